@@ -1,0 +1,97 @@
+"""SpMM: a sparse matrix times a dense one, ``out[i] = sum_e value[e] * x[col[e]]``.
+
+The matrix is given by compressed rows: entry ``e`` of row ``i`` lies in
+``crow[i] <= e < crow[i + 1]``. The gradient for ``x`` is the same product with
+the transpose, whose rows the caller passes so that they are built once; the
+gradient for ``value`` is an SDDMM. Memory is O(E + N F), never N x N or E x F.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gebt.kernels._choose import Implementation, choose, never, refuses_csr
+from gebt.kernels._csr import Transpose, csr, entry_rows
+from gebt.kernels._register import register
+
+
+def reference_spmm(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
+    """The truth: one message per entry, added up at its row."""
+    out = x.new_zeros(crow.numel() - 1, x.shape[1])
+    return out.index_add(0, entry_rows(crow), value[:, None] * x[col])
+
+
+def torch_spmm(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
+    """torch's CSR product (MKL on CPU, cuSPARSE on CUDA)."""
+    if col.numel() == 0 or x.shape[1] == 0:
+        return x.new_zeros(crow.numel() - 1, x.shape[1])
+    return csr(crow, col, value, x.shape[0]) @ x
+
+
+IMPLEMENTATIONS = (
+    Implementation("torch", torch_spmm, lambda crow, col, value, x: refuses_csr(x)),
+    Implementation("reference", reference_spmm, never),
+)
+
+
+def _run(crow: Tensor, col: Tensor, value: Tensor, x: Tensor, *_: Any) -> Tensor:
+    run = choose("spmm", IMPLEMENTATIONS, crow, col, value, x)
+    return run(crow, col, value, x)
+
+
+def _fake(crow: Tensor, col: Tensor, value: Tensor, x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(crow.shape[0] - 1, x.shape[1])
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    crow, col, value, x, t_crow, t_col, t_order = ctx.saved_tensors
+    _, _, needs_value, needs_x, *_ = ctx.needs_input_grad
+    grad = grad.contiguous()
+    for_value = for_x = None
+    if needs_value:
+        for_value = torch.ops.gebt.sddmm(crow, col, grad, x, None, None, None)
+    if needs_x:
+        if t_order is None:
+            raise ValueError("spmm needs `transpose` for the gradient of `x`.")
+        for_x = spmm(t_crow, t_col, value.index_select(0, t_order), grad)
+    return None, None, for_value, for_x, None, None, None
+
+
+def _flops(crow: Any, col: Any, value: Any, x: Any, *_: Any, **__: Any) -> int:
+    return 2 * col[0] * x[1]
+
+
+_spmm = register(
+    "spmm(Tensor crow, Tensor col, Tensor value, Tensor x,"
+    " Tensor? t_crow, Tensor? t_col, Tensor? t_order) -> Tensor",
+    run=_run,
+    fake=_fake,
+    backward=_backward,
+    flops=_flops,
+)
+
+
+def spmm(
+    crow: Tensor,
+    col: Tensor,
+    value: Tensor,
+    x: Tensor,
+    transpose: Transpose | None = None,
+) -> Tensor:
+    """Multiply a sparse matrix (N, M) by a dense one (M, F).
+
+    Differentiable once in ``value`` and in ``x``.
+
+    Args:
+        crow: (N + 1,) row starts, int32 or int64.
+        col: (E,) columns, same dtype.
+        value: (E,) entries, same dtype as ``x``.
+        x: (M, F).
+        transpose: ``(crow, col, order)`` of the transposed matrix, entry ``e`` of
+            which is entry ``order[e]`` of this one; needed for ``x``'s gradient.
+
+    Returns:
+        (N, F).
+    """
+    return _spmm(crow, col, value, x, *(transpose or (None, None, None)))
