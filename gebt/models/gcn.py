@@ -1,0 +1,111 @@
+"""The graph convolutional network of Kipf and Welling (ICLR 2017)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gebt.models._layers import Features, Linear, dropout, take_rows
+from gebt.sparse import SparseMatrix
+
+
+def gcn_norm(adjacency: SparseMatrix) -> SparseMatrix:
+    """``D^-1/2 (A + I) D^-1/2`` with D the sum of |value| over a row, plus 1.
+
+    Differentiable in the values, through the degrees too. Kept with the adjacency
+    while its values are constant.
+    """
+
+    def build() -> SparseMatrix:
+        scale = (adjacency.row_sum_of_magnitudes() + 1).rsqrt()
+        looped = adjacency.with_diagonal()
+        left = scale.index_select(0, looped.pattern.row)
+        right = scale.index_select(0, looped.pattern.col)
+        return looped.with_value(left * looped.value * right)
+
+    return adjacency.derived("gcn_norm", build)
+
+
+class GCNLayer(nn.Module):
+    """``A (X W) + b``; compaction may give ``linear`` a bias, inside the product."""
+
+    def __init__(self, in_width: int, out_width: int, *, inner_bias: bool = False):
+        super().__init__()
+        self.linear = Linear(in_width, out_width, bias=inner_bias)
+        self.bias = nn.Parameter(torch.zeros(out_width))
+
+    def reset_parameters(self) -> None:
+        """Reset the linear map, zero the bias."""
+        self.linear.reset_parameters()
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Features, adjacency: SparseMatrix) -> Tensor:
+        """(M, F) and a normalised (N, M) to (N, H)."""
+        return adjacency @ self.linear(x) + self.bias
+
+
+class GCN(nn.Module):
+    """GCN with ReLU between layers and dropout before each, features included.
+
+    Args:
+        num_features: F.
+        hidden: width of the hidden layer, or a sequence with the width of each.
+        num_classes: C.
+        dropout: share of entries dropped before each layer during training.
+        inner_bias: give each linear map a bias of its own; only `compact` asks.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        hidden: int | Sequence[int],
+        num_classes: int,
+        *,
+        dropout: float = 0.5,
+        inner_bias: bool = False,
+    ):
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must lie in [0, 1), got {dropout}.")
+        self.hidden = [hidden] if isinstance(hidden, int) else list(hidden)
+        self.dropout = dropout
+        self.inner_bias = inner_bias
+        widths = [num_features, *self.hidden, num_classes]
+        self.layers = nn.ModuleList(
+            GCNLayer(a, b, inner_bias=inner_bias)
+            for a, b in zip(widths, widths[1:], strict=False)
+        )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What this model was built with, for files that must rebuild it."""
+        return {
+            "num_features": self.layers[0].linear.weight.shape[0],
+            "hidden": self.hidden,
+            "num_classes": self.layers[-1].linear.weight.shape[1],
+            "dropout": self.dropout,
+            "inner_bias": self.inner_bias,
+        }
+
+    def forward(
+        self, x: Features, adjacency: SparseMatrix, rows: Tensor | None = None
+    ) -> Tensor:
+        """Class scores before the softmax.
+
+        Args:
+            x: (N, F) features, dense or sparse.
+            adjacency: (N, N) without self-loops, not normalised.
+            rows: (R,) the nodes wanted, None for all; nothing that they do not
+                depend on is computed.
+
+        Returns:
+            (R, C), or (N, C).
+        """
+        read, hops = gcn_norm(adjacency).hops(rows, len(self.layers))
+        x = take_rows(x, read)
+        for layer, hop in zip(self.layers, hops, strict=True):
+            if layer is not self.layers[0]:
+                x = x.relu()
+            x = layer(dropout(x, self.dropout, self.training), hop)
+        return x
