@@ -221,7 +221,7 @@ class MaskDistanceDetector:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on later: tensors, numbers and strings only."""
         return {
-            "options": self._options(),
+            "options": self.options(),
             "groups": {
                 name: [(key, list(shape)) for key, shape in parts]
                 for name, parts in self._groups.items()
@@ -239,7 +239,7 @@ class MaskDistanceDetector:
         Raises:
             ValueError: if that detector had other options.
         """
-        theirs, ours = state["options"], self._options()
+        theirs, ours = state["options"], self.options()
         if theirs != ours:
             differing = {k: (theirs.get(k), v) for k, v in ours.items()}
             raise ValueError(
@@ -258,7 +258,8 @@ class MaskDistanceDetector:
         self._first = dict(state["first"])
         self.history = [Reading(**reading) for reading in state["history"]]
 
-    def _options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """What it was created with, as numbers and strings."""
         return {
             "threshold": self.threshold,
             "window": self.window,

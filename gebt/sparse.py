@@ -260,6 +260,10 @@ class SparseMatrix:
         """The same positions with other values (E,)."""
         return SparseMatrix(self.pattern, value)
 
+    def detach(self) -> "SparseMatrix":
+        """The same matrix with constant values."""
+        return self.with_value(self.value.detach())
+
     def derived(self, key: Any, build: Callable[[], T]) -> T:
         """``build()``, kept with this matrix as long as its values are constant."""
         if self.value.requires_grad:

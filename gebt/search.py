@@ -1,0 +1,208 @@
+"""The co-optimisation loop: train links and weights until their masks settle."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gebt.detector import MaskDistanceDetector
+from gebt.graph import Graph
+from gebt.masks import check_ratio
+from gebt.models import describe_model
+from gebt.penalties import ADMM
+from gebt.pruner import ModelPruner, Scope, Unit, apply_masks
+from gebt.sparsifier import GraphSparsifier
+from gebt.tasks import NodeClassification
+from gebt.ticket import Ticket, current_versions
+from gebt.training import (
+    Epoch,
+    check_epochs,
+    check_finite,
+    copy_state,
+    evaluate,
+    make_optimizer,
+    run,
+    seeded,
+)
+
+FROZEN_THRESHOLD = 0.1
+"""Default detector threshold when the weights are frozen (Algorithm 1)."""
+
+
+def find_ticket(
+    model: nn.Module,
+    graph: Graph,
+    *,
+    graph_ratio: float = 0.2,
+    weight_ratio: float = 0.9,
+    detector: MaskDistanceDetector | None = None,
+    epochs: int = 100,
+    lr: float = 0.01,
+    graph_lr: float = 0.001,
+    weight_decay: float = 5e-4,
+    penalty: ADMM | None = None,
+    update_weights: bool = True,
+    alternate: bool = False,
+    mask_weights: bool = False,
+    scope: Scope = "global",
+    unit: Unit = "element",
+    seed: int = 0,
+    task: NodeClassification | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Ticket:
+    """Draw a joint early-bird ticket (Algorithm 2 of You et al. 2022).
+
+    Trains one score per link together with the weights, and stops when the masks
+    that pruning would give have stopped changing. Departs from the paper in that
+
+    1. one score belongs to each undirected link, so that A stays symmetric;
+    2. weights and scores take one shared backward (``alternate`` for the paper's);
+    3. the mask distance is the detector's default, not the paper's, which depends
+       on the first distance seen (`MaskDistanceDetector` has the paper's rules).
+
+    Algorithm 1 (GEB) is ``train`` and then this with ``update_weights=False`` and
+    ``weight_ratio=0``.
+
+    Args:
+        model: as for `train`; trained in place, as far as the search gets.
+        graph: with a training split.
+        graph_ratio: share of links to remove, in [0, 1).
+        weight_ratio: share of prunable weights to remove, in [0, 1).
+        detector: a new detector; its ``watch`` chooses the stop criterion among
+            the groups ``"graph"`` and ``"weights"``.
+        epochs: epochs allowed.
+        lr: learning rate of the weights.
+        graph_lr: learning rate of the link scores.
+        weight_decay: on the parameters of the model's first layer.
+        penalty: L_reg of Eq. 3, or none.
+        update_weights: False freezes the weights.
+        alternate: update the weights, then run forward again for the scores.
+        mask_weights: multiply the weights by their masks each epoch, as the
+            paper's code does.
+        scope: how weights are ranked, see `ModelPruner`.
+        unit: what is pruned of a weight, see `ModelPruner`.
+        seed: for dropout; torch's own random state is left as it was.
+        task: what to learn; by default one class per node.
+        on_epoch: called after each epoch.
+
+    Returns:
+        The ticket. If the masks never settle within ``epochs``, it is drawn at the
+        last one, says so in ``settled``, and a warning is given.
+
+    Raises:
+        ValueError: if an option is out of range, the graph lacks what the task
+            needs, or the loss stops being finite.
+    """
+    task = task or NodeClassification()
+    check_ratio("graph_ratio", graph_ratio)
+    check_ratio("weight_ratio", weight_ratio)
+    if graph_ratio == 0 and weight_ratio == 0:
+        raise ValueError(
+            "`graph_ratio` and `weight_ratio` are both 0: there is nothing to prune."
+        )
+    if not update_weights and weight_ratio > 0:
+        raise ValueError(
+            f"`weight_ratio` is {weight_ratio}, but with `update_weights=False` the "
+            "weights' mask never changes. Set `weight_ratio=0`."
+        )
+    check_epochs(epochs)
+    task.check(graph)
+    if detector is None:
+        detector = MaskDistanceDetector(
+            threshold=0.1 if update_weights else FROZEN_THRESHOLD
+        )
+    elif detector.history:
+        raise ValueError(
+            f"`detector` has already seen {len(detector.history)} updates. "
+            "Give each search a new one."
+        )
+    sparsifier = GraphSparsifier(graph)
+    pruner = ModelPruner(model, weight_ratio, scope=scope, unit=unit) if weight_ratio else None
+    first_weights = copy_state(model)
+    weights = [p for p in model.parameters() if p.requires_grad] if update_weights else []
+    scores = [sparsifier.score]
+    weight_step = make_optimizer(model, lr, weight_decay)
+    score_step = torch.optim.Adam(scores, lr=graph_lr, fused=True)
+
+    def backward(parameters: list[Any]) -> Tensor:
+        output = run(model, graph.x, sparsifier(), task.rows(graph, "train"))
+        loss = task.loss(output, graph, "train")
+        regularised = loss if penalty is None else loss + penalty(sparsifier.score)
+        for parameter in parameters:
+            parameter.grad = None
+        regularised.backward(inputs=parameters)
+        return loss
+
+    distances: list[dict[str, float]] = []
+    masks: dict[str, Tensor] = {}
+    link_mask = torch.ones_like(sparsifier.score, dtype=torch.bool)
+    settled = False
+    with seeded(seed, graph.adjacency.device):
+        for epoch in range(1, epochs + 1):
+            model.train()
+            if alternate and update_weights:
+                loss = backward(weights)
+                weight_step.step()
+                backward(scores)
+            else:
+                loss = backward(weights + scores)
+                if update_weights:
+                    weight_step.step()
+            score_step.step()
+            if penalty is not None:
+                penalty.update(sparsifier.score)
+            groups: dict[str, Any] = {}
+            if graph_ratio:
+                groups["graph"] = link_mask = sparsifier.mask(graph_ratio)
+            if pruner:
+                groups["weights"] = masks = pruner.masks()
+            reading = detector.update(groups)
+            if mask_weights:
+                apply_masks(model, masks)
+            value = check_finite(loss, epoch)
+            adjacency = sparsifier().detach()
+            val = evaluate(model, graph, "val", adjacency=adjacency, task=task)
+            distances.append({**reading.distances, "joint": reading.joint})
+            if on_epoch:
+                on_epoch(Epoch(epoch, value, val, distances[-1]))
+            if settled := reading.settled:
+                break
+    if not settled:
+        warnings.warn(
+            f"the masks did not settle within {epochs} epochs (distance "
+            f"{detector.history[-1].joint:.3g}, threshold {detector.threshold:g}): "
+            "the ticket is the last epoch's. Allow more epochs.",
+            stacklevel=2,
+        )
+    return Ticket(
+        link_mask=link_mask,
+        link_score=sparsifier.score.detach().clone(),
+        weight_masks=masks,
+        weights=copy_state(model),
+        first_weights=first_weights,
+        epoch=epoch,
+        settled=settled,
+        share_untouched=sparsifier.share_untouched(),
+        distances=tuple(distances),
+        options={
+            "graph_ratio": graph_ratio,
+            "weight_ratio": weight_ratio,
+            "epochs": epochs,
+            "lr": lr,
+            "graph_lr": graph_lr,
+            "weight_decay": weight_decay,
+            "penalty": None if penalty is None else f"ADMM(rho={penalty.rho})",
+            "update_weights": update_weights,
+            "alternate": alternate,
+            "mask_weights": mask_weights,
+            "scope": scope,
+            "unit": unit,
+            "detector": detector.options(),
+        },
+        seed=seed,
+        dataset={"name": graph.name, "fingerprint": graph.fingerprint()},
+        model=describe_model(model),
+        versions=current_versions(),
+    )

@@ -1,0 +1,211 @@
+"""The ticket: the only thing that passes from search to retraining."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from gebt import __version__
+from gebt.files import read_tensors, write_tensors
+from gebt.graph import Graph
+from gebt.pruner import apply_masks, check_masks
+
+Weights = Literal["inherit", "rewind", "fresh"]
+Links = Literal["learned", "binary"]
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Ticket:
+    """A joint early-bird ticket.
+
+    Attributes:
+        link_mask: (L,) boolean, True = kept.
+        link_score: (L,) learned factor of each link's edge weights.
+        weight_masks: boolean masks by parameter name; empty if none were pruned.
+        weights: the model's state when the ticket was drawn, unpruned.
+        first_weights: its state when the search began.
+        epoch: completed search epochs when it was drawn.
+        settled: whether the masks had settled; False says that the epochs ran out.
+        share_untouched: share of links that no gradient ever reached, whose order
+            therefore carries no information.
+        distances: per epoch, each group's mask distance and ``joint``.
+        options: the options of the search.
+        seed: its seed.
+        dataset: the graph's ``name`` and ``fingerprint``.
+        model: a description of the model, see `gebt.models.describe_model`.
+        versions: of gebt, torch and Python that drew it.
+    """
+
+    link_mask: Tensor
+    link_score: Tensor
+    weight_masks: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+    first_weights: Mapping[str, Tensor]
+    epoch: int
+    settled: bool
+    share_untouched: float
+    distances: tuple[Mapping[str, float], ...]
+    options: Mapping[str, Any]
+    seed: int
+    dataset: Mapping[str, str]
+    model: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    @property
+    def links_kept(self) -> int:
+        """Number of kept links."""
+        return int(self.link_mask.count_nonzero())
+
+    @property
+    def weights_kept(self) -> int:
+        """Number of kept weights, of all that could be pruned."""
+        return sum(int(m.count_nonzero()) for m in self.weight_masks.values())
+
+    @property
+    def num_weights(self) -> int:
+        """Number of weights that could be pruned."""
+        return sum(m.numel() for m in self.weight_masks.values())
+
+    def open(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        *,
+        weights: Weights = "inherit",
+        links: Links = "learned",
+    ) -> Graph:
+        """Prune a graph and load the ticket's pruned weights into a model.
+
+        Args:
+            model: of the searched model's shape; changed in place.
+            graph: the graph that was searched; not changed.
+            weights: ``"inherit"`` those of the draw, as the paper does;
+                ``"rewind"`` to those the search began with; ``"fresh"`` leaves the
+                model's own, masked.
+            links: ``"learned"`` keeps the learned link values, ``"binary"`` sets
+                kept links back to the graph's own edge weights.
+
+        Returns:
+            The pruned graph.
+
+        Raises:
+            ValueError: if the ticket is for another graph or another model.
+        """
+        for name, value, known in (("weights", weights, Weights), ("links", links, Links)):
+            if value not in get_args(known):
+                raise ValueError(
+                    f"`{name}` must be one of {get_args(known)}, got {value!r}."
+                )
+        if (found := graph.fingerprint()) != self.dataset["fingerprint"]:
+            raise ValueError(
+                f"the ticket was drawn on the graph {self.dataset['name']!r} with the "
+                f"fingerprint {self.dataset['fingerprint'][:12]}, but this is "
+                f"{graph.name!r} with {found[:12]}. Load the graph it was drawn on."
+            )
+        self._check_model(model)
+        device = graph.adjacency.device
+        state = {"inherit": self.weights, "rewind": self.first_weights}.get(weights)
+        if state is not None:
+            model.load_state_dict(dict(state))
+        apply_masks(model, {n: m.to(device) for n, m in self.weight_masks.items()})
+        score = self.link_score.to(device) if links == "learned" else None
+        return graph.keep_links(self.link_mask.to(device), score)
+
+    def _check_model(self, model: nn.Module) -> None:
+        found = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+        wanted = {name: tuple(t.shape) for name, t in self.weights.items()}
+        if found != wanted:
+            differing = sorted(set(found.items()) ^ set(wanted.items()))
+            raise ValueError(
+                f"the ticket was drawn for a model {self.model['class']} whose "
+                f"parameters differ from this {type(model).__name__}'s: {differing}."
+            )
+        check_masks(model, self.weight_masks)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file; all that is not a tensor is in its header."""
+        tensors = {"link_mask": self.link_mask, "link_score": self.link_score}
+        for prefix, group in self._groups().items():
+            tensors |= {f"{prefix}/{name}": t for name, t in group.items()}
+        header = {
+            "kind": "ticket",
+            "format": _FORMAT,
+            **{name: getattr(self, name) for name in _HEADER},
+        }
+        write_tensors(Path(path), tensors, header)
+
+    def _groups(self) -> dict[str, Mapping[str, Tensor]]:
+        return {
+            "weight_masks": self.weight_masks,
+            "weights": self.weights,
+            "first_weights": self.first_weights,
+        }
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Ticket":
+        """Read a ticket; nothing is unpickled.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is truncated, corrupt, not a ticket, or of a format
+                that this version does not know.
+        """
+        tensors, header = read_tensors(Path(path), "ticket")
+        if header.get("format") != _FORMAT:
+            raise ValueError(
+                f"{path} has the ticket format {header.get('format')}, this version "
+                f"of gebt reads {_FORMAT}. Draw it again or install the matching gebt."
+            )
+        groups: dict[str, dict[str, Tensor]] = {
+            "weight_masks": {},
+            "weights": {},
+            "first_weights": {},
+        }
+        try:
+            for key, tensor in tensors.items():
+                group, _, name = key.partition("/")
+                if name:
+                    groups[group][name] = tensor
+            ticket = cls(
+                link_mask=tensors["link_mask"],
+                link_score=tensors["link_score"],
+                **groups,
+                **{name: header[name] for name in _HEADER},
+            )
+        except KeyError as error:
+            raise ValueError(
+                f"{path} is not a whole ticket: it lacks {error}. Draw it again."
+            ) from error
+        if (
+            ticket.link_mask.dtype != torch.bool
+            or ticket.link_mask.shape != ticket.link_score.shape
+        ):
+            raise ValueError(f"{path} holds link masks and scores that do not match.")
+        return ticket
+
+
+_HEADER = (
+    "epoch",
+    "settled",
+    "share_untouched",
+    "distances",
+    "options",
+    "seed",
+    "dataset",
+    "model",
+    "versions",
+)
+
+
+def current_versions() -> dict[str, str]:
+    """Versions of gebt, torch and Python."""
+    return {
+        "gebt": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

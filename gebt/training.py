@@ -1,0 +1,220 @@
+"""The training loop. Retraining a ticket is this loop with masks kept."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gebt.graph import Graph
+from gebt.pruner import apply_masks, check_masks
+from gebt.sparse import SparseMatrix
+from gebt.tasks import NodeClassification, Part
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch found.
+
+    Attributes:
+        epoch: completed epochs, this one included.
+        loss: training loss, with dropout, before the step.
+        val: validation score after the step, percent; NaN without validation nodes.
+        distances: mask distance per group, and ``joint``; empty outside a search.
+    """
+
+    epoch: int
+    loss: float
+    val: float
+    distances: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `train` did; the model holds the weights of ``best_epoch``.
+
+    Attributes:
+        history: one `Epoch` each.
+        best_epoch: first epoch with the best validation score, counted from 1; the
+            last one where there are no validation nodes.
+        val: its validation score, percent.
+    """
+
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    val: float
+
+
+def train(
+    model: nn.Module,
+    graph: Graph,
+    *,
+    keep: Mapping[str, Tensor] | None = None,
+    epochs: int = 100,
+    lr: float = 0.01,
+    weight_decay: float = 5e-4,
+    seed: int = 0,
+    task: NodeClassification | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Training:
+    """Train a model in place and leave it at its best validation epoch.
+
+    Adam; weight decay on the first layer, as Kipf and Welling do. Only the rows
+    that the loss or the score reads are computed, where the model can do that.
+
+    Args:
+        model: a module with ``forward(x, adjacency)`` or, to compute only some
+            nodes' outputs, ``forward(x, adjacency, rows)``.
+        graph: with a training split.
+        keep: boolean masks by parameter name; what they drop stays zero.
+        epochs: number of epochs, at least 1.
+        lr: learning rate.
+        weight_decay: on the parameters of the model's first layer.
+        seed: for dropout; torch's own random state is left as it was.
+        task: what to learn; by default one class per node.
+        on_epoch: called after each epoch.
+
+    Raises:
+        ValueError: if the graph lacks what the task needs, a mask does not fit, or
+            the loss stops being finite.
+    """
+    task = task or NodeClassification()
+    check_epochs(epochs)
+    task.check(graph)
+    keep = keep or {}
+    check_masks(model, keep)
+    apply_masks(model, keep)
+    optimizer = make_optimizer(model, lr, weight_decay)
+    history: list[Epoch] = []
+    best, best_epoch = -math.inf, 0
+    best_state: dict[str, Tensor] = {}
+    with seeded(seed, graph.adjacency.device):
+        for epoch in range(1, epochs + 1):
+            model.train()
+            rows = task.rows(graph, "train")
+            output = run(model, graph.x, graph.adjacency, rows)
+            loss = task.loss(output, graph, "train")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            apply_masks(model, keep)
+            value = check_finite(loss, epoch)
+            val = evaluate(model, graph, "val", task=task)
+            if math.isnan(val) or val > best:
+                best, best_epoch = val, epoch
+                best_state = copy_state(model)
+            history.append(Epoch(epoch, value, val, {}))
+            if on_epoch:
+                on_epoch(history[-1])
+    model.load_state_dict(best_state)
+    return Training(tuple(history), best_epoch, best)
+
+
+def evaluate(
+    model: nn.Module,
+    graph: Graph,
+    part: Part = "test",
+    *,
+    adjacency: SparseMatrix | None = None,
+    task: NodeClassification | None = None,
+) -> float:
+    """The task's score of a model on one part of the split.
+
+    Args:
+        model: as for `train`; left in evaluation mode.
+        graph: with that part in its split.
+        part: ``"train"``, ``"val"`` or ``"test"``.
+        adjacency: to use instead of the graph's own.
+        task: what is scored; by default accuracy.
+
+    Returns:
+        Percent; NaN if the part has no nodes.
+    """
+    task = task or NodeClassification()
+    rows = task.rows(graph, part)
+    if rows.numel() == 0:
+        return math.nan
+    model.eval()
+    with torch.no_grad():
+        output = run(model, graph.x, adjacency or graph.adjacency, rows)
+    return task.score(output, graph, part)
+
+
+def run(
+    model: nn.Module, x: Any, adjacency: SparseMatrix, rows: Tensor | None
+) -> Tensor:
+    """A model's outputs for some nodes; a model that cannot choose computes all."""
+    if rows is None:
+        return model(x, adjacency)
+    if "rows" in inspect.signature(model.forward).parameters:
+        return model(x, adjacency, rows)
+    return model(x, adjacency).index_select(0, rows)
+
+
+def make_optimizer(
+    model: nn.Module, lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Adam over a model, decaying the layer that holds its first parameter."""
+    named = list(model.named_parameters())
+    if not named:
+        raise ValueError(f"{type(model).__name__} has no parameters to train.")
+    layer = _first_layer(model)
+    first = [p for name, p in named if name.startswith(layer)]
+    rest = [p for name, p in named if not name.startswith(layer)]
+    groups = [
+        {"params": first, "weight_decay": weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    return torch.optim.Adam(groups, lr=lr, fused=True)
+
+
+def _first_layer(model: nn.Module) -> str:
+    """Name prefix of the first layer: a child, or an item of a list of layers."""
+    prefix, module = "", model
+    while True:
+        children = [
+            (name, child)
+            for name, child in module.named_children()
+            if any(True for _ in child.parameters())
+        ]
+        if not children:
+            return prefix
+        name, child = children[0]
+        prefix += f"{name}."
+        if not isinstance(child, nn.ModuleList | nn.Sequential):
+            return prefix
+        module = child
+
+
+def check_epochs(epochs: int) -> None:
+    """Raise a ValueError unless there is at least one epoch."""
+    if epochs < 1:
+        raise ValueError(f"`epochs` must be at least 1, got {epochs}.")
+
+
+def check_finite(loss: Tensor, epoch: int) -> float:
+    """The loss as a number, or a ValueError that says when it diverged."""
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise ValueError(
+            f"the loss became {value} in epoch {epoch}. Try a smaller learning rate."
+        )
+    return value
+
+
+def copy_state(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of a model's parameters and buffers."""
+    return {name: t.detach().clone() for name, t in model.state_dict().items()}
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Any:
+    """Draw from the seed inside the block, leave torch's random state as it was."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
