@@ -7,6 +7,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gebt import kernels, models
+    from gebt.compaction import compact, load_compact, save_compact
+    from gebt.cost import Cost, measure_cost
     from gebt.datasets import load
     from gebt.detector import MaskDistanceDetector, Reading
     from gebt.graph import Graph, Split
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 # Loaded at first use: the detector alone needs neither PyG nor the models.
 _ROOMS = {
     "ADMM": "penalties",
+    "Cost": "cost",
     "Graph": "graph",
     "GraphSparsifier": "sparsifier",
     "MaskDistanceDetector": "detector",
@@ -32,13 +35,17 @@ _ROOMS = {
     "SparseMatrix": "sparse",
     "Split": "graph",
     "Ticket": "ticket",
+    "compact": "compaction",
     "evaluate": "training",
     "find_ticket": "search",
     "keep_top": "masks",
     "kernels": "",
     "load": "datasets",
+    "load_compact": "compaction",
+    "measure_cost": "cost",
     "models": "",
     "random_links": "sparsifier",
+    "save_compact": "compaction",
     "train": "training",
 }
 

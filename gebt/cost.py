@@ -1,0 +1,147 @@
+"""What inference costs: operations, bytes, milliseconds and memory, measured."""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gebt.graph import Graph
+from gebt.models import GCN
+from gebt.sparse import SparseMatrix
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one forward over all nodes, in evaluation mode.
+
+    Attributes:
+        macs_paper: multiply-accumulates by the paper's convention, see `paper_macs`;
+            None for a model it has none for.
+        macs_executed: multiply-accumulates of the matrix products that ran.
+        parameter_bytes: of the model's parameters.
+        index_bytes: of the positions of the adjacency and of sparse features.
+        latency_ms: median time of a forward, milliseconds.
+        peak_mib: largest memory of the process (on CUDA: allocated on the device)
+            during a forward, MiB.
+    """
+
+    macs_paper: int | None
+    macs_executed: int
+    parameter_bytes: int
+    index_bytes: int
+    latency_ms: float
+    peak_mib: float
+
+
+def measure_cost(model: nn.Module, graph: Graph, *, repeats: int = 50) -> Cost:
+    """Measure a model's inference on all nodes of a graph.
+
+    Args:
+        model: with ``forward(x, adjacency)``; left in evaluation mode.
+        graph: what it runs on.
+        repeats: timed forwards, after five untimed ones.
+    """
+    model.eval()
+    matrices = [graph.adjacency]
+    if isinstance(graph.x, SparseMatrix):
+        matrices.append(graph.x)
+    with torch.no_grad():
+
+        def forward() -> object:
+            return model(graph.x, graph.adjacency)
+
+        with FlopCounterMode(display=False) as counter:
+            forward()
+        times = time_calls(forward, repeats, graph.adjacency.device)
+        with peak_memory(graph.adjacency.device) as peak:
+            forward()
+    return Cost(
+        macs_paper=paper_macs(model, graph),
+        macs_executed=counter.get_total_flops() // 2,
+        parameter_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        index_bytes=sum(
+            t.numel() * t.element_size()
+            for m in matrices
+            for t in (m.pattern.crow, m.pattern.col)
+        ),
+        latency_ms=1000 * statistics.median(times),
+        peak_mib=peak[0],
+    )
+
+
+def paper_macs(model: nn.Module, graph: Graph) -> int | None:
+    """Inference MACs as the paper counts them.
+
+    Dense features, aggregated first in layer 1: ``N * (weights kept) + E * F``, with
+    E = twice the links kept, no self-loops, no aggregation in later layers.
+
+    Args:
+        model: with pruned weights set to zero.
+        graph: pruned, with its features as they were searched.
+
+    Source: decoded from the tables of You et al. 2022, which it reproduces.
+    """
+    if not isinstance(model, GCN):
+        return None
+    kept = sum(int(layer.linear.weight.count_nonzero()) for layer in model.layers)
+    return graph.num_nodes * kept + graph.adjacency.pattern.nnz * graph.num_features
+
+
+def time_calls(
+    call: Callable[[], object], repeats: int, device: torch.device
+) -> list[float]:
+    """Seconds of each of ``repeats`` calls, after five that are not counted."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    for _ in range(5):
+        call()
+    times = []
+    for _ in range(repeats):
+        wait()
+        start = time.perf_counter()
+        call()
+        wait()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[list[float]]:
+    """The largest memory in use inside the block, MiB, in a list filled at its end.
+
+    On CUDA what torch has allocated there; else the process's resident memory. Where
+    the system cannot reset its high-water mark (only Linux can), the mark since the
+    start of the process.
+    """
+    peak: list[float] = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield peak
+        peak.append(torch.cuda.max_memory_allocated(device) / 2**20)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+    yield peak
+    peak.append(_resident_high_water_mib())
+
+
+def _resident_high_water_mib() -> float:
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+    except (OSError, IndexError):
+        unit = 1 if sys.platform == "darwin" else 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
