@@ -38,10 +38,10 @@ def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
             f"cannot compact a {type(model).__name__}: gebt knows the structure of GCN."
         )
     layers = list(model.layers)
-    weights = [layer.linear.weight for layer in layers]
+    weights = [layer.weight for layer in layers]
     biases = [layer.bias for layer in layers]
     inner = [
-        torch.zeros_like(layer.bias) if layer.linear.bias is None else layer.linear.bias
+        torch.zeros_like(layer.bias) if layer.inner_bias is None else layer.inner_bias
         for layer in layers
     ]
     if weights[0].shape[0] != graph.num_features:
@@ -66,10 +66,10 @@ def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
         inner_bias=any(bool(b.any()) for b in inner),
     ).to(weights[0])
     for k, layer in enumerate(small.layers):
-        layer.linear.weight.copy_(weights[k][live[k]][:, live[k + 1]])
+        layer.weight.copy_(weights[k][live[k]][:, live[k + 1]])
         layer.bias.copy_(biases[k][live[k + 1]])
-        if layer.linear.bias is not None:
-            layer.linear.bias.copy_(inner[k][live[k + 1]])
+        if layer.inner_bias is not None:
+            layer.inner_bias.copy_(inner[k][live[k + 1]])
 
     x = graph.x
     if not live[0].all():

@@ -33,7 +33,7 @@ def backend(name: str) -> Iterator[None]:
     arguments raises, and says why.
 
     Args:
-        name: ``"torch"`` or ``"reference"``.
+        name: ``"torch"``, ``"bag"`` or ``"reference"``.
     """
     global _asked
     before, _asked = _asked, name

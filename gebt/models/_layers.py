@@ -1,44 +1,25 @@
-"""What the models share: a linear map of sparse or dense features, and dropout."""
-
-import math
+"""What the models share: dropout, row selection and products of sparse features."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import pad
 
 from gebt.sparse import SparseMatrix
 
 Features = Tensor | SparseMatrix
 
 
-class Linear(nn.Module):
-    """``x @ weight + bias`` for dense or sparse ``x``.
+def widen(weight: Tensor, x: Features) -> Tensor:
+    """Pad a narrow (F, H) weight or (H,) bias to 16 columns where that is faster.
 
-    The weight is (in, out), as the papers write X W: a row belongs to an input,
-    and sparse features multiply it without a transposed copy.
-
-    Args:
-        in_width: F.
-        out_width: H.
-        bias: whether there is one; it starts at zero.
+    Whoever multiplies by it cuts the result back to H columns. Measured with MKL at
+    (3327, 16) @ (16, 7): 187 us as it is, 45 us padded; the gradient for the weight
+    162 us and 31 us.
     """
-
-    def __init__(self, in_width: int, out_width: int, *, bias: bool = False):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(in_width, out_width))
-        self.bias = nn.Parameter(torch.empty(out_width)) if bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Glorot-uniform weight, zero bias."""
-        limit = math.sqrt(6 / max(1, sum(self.weight.shape)))
-        nn.init.uniform_(self.weight, -limit, limit)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-    def forward(self, x: Features) -> Tensor:
-        """(N, F) to (N, H)."""
-        out = x @ self.weight
-        return out if self.bias is None else out + self.bias
+    width = weight.shape[-1]
+    if width >= 16 or isinstance(x, SparseMatrix) or not x.is_cpu or x.shape[1] > 64:
+        return weight
+    return pad(weight, (0, 16 - width))
 
 
 def dropout(x: Features, p: float, training: bool) -> Features:

@@ -1,12 +1,13 @@
 """The graph convolutional network of Kipf and Welling (ICLR 2017)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gebt.models._layers import Features, Linear, dropout, take_rows
+from gebt.models._layers import Features, dropout, take_rows, widen
 from gebt.sparse import SparseMatrix
 
 
@@ -28,21 +29,33 @@ def gcn_norm(adjacency: SparseMatrix) -> SparseMatrix:
 
 
 class GCNLayer(nn.Module):
-    """``A (X W) + b``; compaction may give ``linear`` a bias, inside the product."""
+    """``A (X W + c) + b``; c, the inner bias, is there only after compaction.
+
+    The weight is (in, out), as the paper writes X W: a row belongs to an input, and
+    sparse features multiply it without a transposed copy.
+    """
 
     def __init__(self, in_width: int, out_width: int, *, inner_bias: bool = False):
         super().__init__()
-        self.linear = Linear(in_width, out_width, bias=inner_bias)
-        self.bias = nn.Parameter(torch.zeros(out_width))
+        self.weight = nn.Parameter(torch.empty(in_width, out_width))
+        self.bias = nn.Parameter(torch.empty(out_width))
+        self.inner_bias = nn.Parameter(torch.empty(out_width)) if inner_bias else None
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Reset the linear map, zero the bias."""
-        self.linear.reset_parameters()
+        """Glorot-uniform weight, zero biases."""
+        limit = math.sqrt(6 / max(1, sum(self.weight.shape)))
+        nn.init.uniform_(self.weight, -limit, limit)
         nn.init.zeros_(self.bias)
+        if self.inner_bias is not None:
+            nn.init.zeros_(self.inner_bias)
 
     def forward(self, x: Features, adjacency: SparseMatrix) -> Tensor:
         """(M, F) and a normalised (N, M) to (N, H)."""
-        return adjacency @ self.linear(x) + self.bias
+        out = x @ widen(self.weight, x)
+        if self.inner_bias is not None:
+            out = out + widen(self.inner_bias, x)
+        return (adjacency @ out)[:, : self.bias.shape[0]] + self.bias
 
 
 class GCN(nn.Module):
@@ -53,7 +66,7 @@ class GCN(nn.Module):
         hidden: width of the hidden layer, or a sequence with the width of each.
         num_classes: C.
         dropout: share of entries dropped before each layer during training.
-        inner_bias: give each linear map a bias of its own; only `compact` asks.
+        inner_bias: add one inside each product with A; only `compact` asks.
     """
 
     def __init__(
@@ -81,9 +94,9 @@ class GCN(nn.Module):
     def arguments(self) -> dict[str, Any]:
         """What this model was built with, for files that must rebuild it."""
         return {
-            "num_features": self.layers[0].linear.weight.shape[0],
+            "num_features": self.layers[0].weight.shape[0],
             "hidden": self.hidden,
-            "num_classes": self.layers[-1].linear.weight.shape[1],
+            "num_classes": self.layers[-1].weight.shape[1],
             "dropout": self.dropout,
             "inner_bias": self.inner_bias,
         }
@@ -104,8 +117,8 @@ class GCN(nn.Module):
         """
         read, hops = gcn_norm(adjacency).hops(rows, len(self.layers))
         x = take_rows(x, read)
-        for layer, hop in zip(self.layers, hops, strict=True):
-            if layer is not self.layers[0]:
+        for depth, (layer, hop) in enumerate(zip(self.layers, hops, strict=True)):
+            if depth:
                 x = x.relu()
             x = layer(dropout(x, self.dropout, self.training), hop)
         return x
