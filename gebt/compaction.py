@@ -37,7 +37,7 @@ def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
         raise ValueError(
             f"cannot compact a {type(model).__name__}: gebt knows the structure of GCN."
         )
-    layers = list(model.layers)
+    layers = model.gcn_layers()
     weights = [layer.weight for layer in layers]
     biases = [layer.bias for layer in layers]
     inner = [
@@ -65,7 +65,7 @@ def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
         dropout=model.dropout,
         inner_bias=any(bool(b.any()) for b in inner),
     ).to(weights[0])
-    for k, layer in enumerate(small.layers):
+    for k, layer in enumerate(small.gcn_layers()):
         layer.weight.copy_(weights[k][live[k]][:, live[k + 1]])
         layer.bias.copy_(biases[k][live[k + 1]])
         if layer.inner_bias is not None:
@@ -73,8 +73,10 @@ def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
 
     x = graph.x
     if not live[0].all():
-        sparse = isinstance(x, SparseMatrix)
-        x = x.select_columns(live[0]) if sparse else x[:, live[0]]
+        if isinstance(x, SparseMatrix):
+            x = x.select_columns(live[0])
+        else:
+            x = x[:, live[0]]
     adjacency, link = graph.adjacency, graph.link
     counts = adjacency.value != 0
     if not counts.all():
@@ -131,9 +133,7 @@ def load_compact(path: str | Path) -> tuple[nn.Module, Graph]:
 
     def matrix(name: str) -> SparseMatrix:
         rows, cols = header["shapes"][name]
-        pattern = Pattern(
-            tensors[f"{name}/crow"], tensors[f"{name}/col"], (rows, cols)
-        )
+        pattern = Pattern(tensors[f"{name}/crow"], tensors[f"{name}/col"], (rows, cols))
         return SparseMatrix(pattern, tensors[f"{name}/value"])
 
     def group(prefix: str) -> dict[str, Tensor]:

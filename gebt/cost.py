@@ -91,7 +91,7 @@ def paper_macs(model: nn.Module, graph: Graph) -> int | None:
     """
     if not isinstance(model, GCN):
         return None
-    kept = sum(int(layer.weight.count_nonzero()) for layer in model.layers)
+    kept = sum(int(layer.weight.count_nonzero()) for layer in model.gcn_layers())
     return graph.num_nodes * kept + graph.adjacency.pattern.nnz * graph.num_features
 
 

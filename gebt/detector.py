@@ -182,14 +182,16 @@ class MaskDistanceDetector:
         if flat.device.type == "cpu":  # numpy counts 4 times as fast there
             bits = flat.numpy()
             vectors = [bits, *(bits ^ then.numpy() for then in self._masks)]
-            counts = [[np.count_nonzero(v[s]) for s in slices] for v in vectors]
+            counts = [[int(np.count_nonzero(v[s])) for s in slices] for v in vectors]
         else:  # one transfer for all of them
             rows = torch.stack([flat, *(flat ^ then for then in self._masks)])
             by_group = [rows[:, s].count_nonzero(dim=1) for s in slices]
             counts = torch.stack(by_group, dim=1).tolist()
         return [dict(zip(sizes, row, strict=True)) for row in counts]
 
-    def _scaled(self, name: str, size: int, kept: int, then: int, hamming: int) -> float:
+    def _scaled(
+        self, name: str, size: int, kept: int, then: int, hamming: int
+    ) -> float:
         if hamming == 0:
             return 0.0
         if self.scale == "reachable":

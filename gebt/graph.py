@@ -222,7 +222,8 @@ def _features(x: Any) -> Tensor | SparseMatrix:
     sparse = None
     if x.layout != torch.strided:
         coo = x.to_sparse_coo().coalesce()
-        sparse = SparseMatrix.from_coo(*coo.indices(), coo.values(), tuple(x.shape))
+        row, col = coo.indices()
+        sparse = SparseMatrix.from_coo(row, col, coo.values(), (x.shape[0], x.shape[1]))
     values = x if sparse is None else sparse.value
     if not values.is_floating_point():
         values = values.float()

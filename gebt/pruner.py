@@ -75,7 +75,9 @@ class ModelPruner:
         scores = [self._score(w) for w in self.weights.values()]
         if self.scope == "global":
             sizes = [s.numel() for s in scores]
-            pooled = keep_top(torch.cat([s.flatten() for s in scores]), self.prune_ratio)
+            pooled = keep_top(
+                torch.cat([s.flatten() for s in scores]), self.prune_ratio
+            )
             kept = list(pooled.split(sizes))
         else:
             kept = [keep_top(s, self.prune_ratio) for s in scores]

@@ -119,14 +119,18 @@ def find_ticket(
             "Give each search a new one."
         )
     sparsifier = GraphSparsifier(graph)
-    pruner = ModelPruner(model, weight_ratio, scope=scope, unit=unit) if weight_ratio else None
+    pruner = None
+    if weight_ratio:
+        pruner = ModelPruner(model, weight_ratio, scope=scope, unit=unit)
     first_weights = copy_state(model)
-    weights = [p for p in model.parameters() if p.requires_grad] if update_weights else []
-    scores = [sparsifier.score]
+    weights: list[Tensor] = []
+    if update_weights:
+        weights += [p for p in model.parameters() if p.requires_grad]
+    scores: list[Tensor] = [sparsifier.score]
     weight_step = make_optimizer(model, lr, weight_decay)
     score_step = torch.optim.Adam(scores, lr=graph_lr, fused=True)
 
-    def backward(parameters: list[Any]) -> Tensor:
+    def backward(parameters: list[Tensor]) -> Tensor:
         output = run(model, graph.x, sparsifier(), task.rows(graph, "train"))
         loss = task.loss(output, graph, "train")
         regularised = loss if penalty is None else loss + penalty(sparsifier.score)

@@ -35,7 +35,8 @@ class GraphSparsifier(nn.Module):
         full = self._graph.adjacency
         # index_select, not score[link]: its gradient repeats bit for bit on
         # several threads.
-        return full.with_value(full.value * self.score.index_select(0, self._graph.link))
+        score = self.score.index_select(0, self._graph.link)
+        return full.with_value(full.value * score)
 
     def mask(self, prune_ratio: float) -> Tensor:
         """(L,) boolean mask that keeps the links of largest |score|."""

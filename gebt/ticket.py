@@ -96,7 +96,8 @@ class Ticket:
         Raises:
             ValueError: if the ticket is for another graph or another model.
         """
-        for name, value, known in (("weights", weights, Weights), ("links", links, Links)):
+        chosen = (("weights", weights, Weights), ("links", links, Links))
+        for name, value, known in chosen:
             if value not in get_args(known):
                 raise ValueError(
                     f"`{name}` must be one of {get_args(known)}, got {value!r}."
@@ -174,7 +175,9 @@ class Ticket:
             ticket = cls(
                 link_mask=tensors["link_mask"],
                 link_score=tensors["link_score"],
-                **groups,
+                weight_masks=groups["weight_masks"],
+                weights=groups["weights"],
+                first_weights=groups["first_weights"],
                 **{name: header[name] for name in _HEADER},
             )
         except KeyError as error:

@@ -12,7 +12,10 @@ with warnings.catch_warnings():
     # torch says once per process that CSR is in beta; said here, to nobody.
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor(
-        torch.tensor([0, 0]), torch.tensor([], dtype=torch.long), torch.tensor([]), (1, 1)
+        torch.tensor([0, 0]),
+        torch.tensor([], dtype=torch.long),
+        torch.tensor([]),
+        (1, 1),
     )
 
 

@@ -52,13 +52,15 @@ def register(
     # Not with a separate `setup_context`: torch then inspects the signature at
     # every call, which takes as long as the dispatcher.
     methods = {"forward": staticmethod(forward), "backward": staticmethod(once)}
-    eager = type(name, (torch.autograd.Function,), methods)
+    eager: Any = type(name, (torch.autograd.Function,), methods)
 
     def call(*args: Tensor | None) -> Tensor:
         observed = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
         if observed:
             return registered(*args)
-        if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in args):
+        if torch.is_grad_enabled() and any(
+            a is not None and a.requires_grad for a in args
+        ):
             return eager.apply(*args)
         return run(*args)
 

@@ -23,7 +23,7 @@ def reference_sddmm(crow: Tensor, col: Tensor, left: Tensor, right: Tensor) -> T
 
 
 def torch_sddmm(crow: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """torch's `sampled_addmm`, padded where it is slow."""
+    """Torch's `sampled_addmm`, padded where it is slow."""
     if col.numel() == 0 or left.shape[1] == 0:
         return left.new_zeros(col.numel())
     if left.shape[1] < _NARROWEST:

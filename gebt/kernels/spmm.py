@@ -24,7 +24,7 @@ def reference_spmm(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tenso
 
 
 def torch_spmm(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
-    """torch's CSR product (MKL on CPU, cuSPARSE on CUDA)."""
+    """Torch's CSR product (MKL on CPU, cuSPARSE on CUDA)."""
     if col.numel() == 0 or x.shape[1] == 0:
         return x.new_zeros(crow.numel() - 1, x.shape[1])
     return csr(crow, col, value, x.shape[0]) @ x

@@ -90,13 +90,17 @@ class GCN(nn.Module):
             for a, b in zip(widths, widths[1:], strict=False)
         )
 
+    def gcn_layers(self) -> list[GCNLayer]:
+        """The layers, first one first."""
+        return [layer for layer in self.layers if isinstance(layer, GCNLayer)]
+
     @property
     def arguments(self) -> dict[str, Any]:
         """What this model was built with, for files that must rebuild it."""
         return {
-            "num_features": self.layers[0].weight.shape[0],
+            "num_features": self.gcn_layers()[0].weight.shape[0],
             "hidden": self.hidden,
-            "num_classes": self.layers[-1].weight.shape[1],
+            "num_classes": self.gcn_layers()[-1].weight.shape[1],
             "dropout": self.dropout,
             "inner_bias": self.inner_bias,
         }
@@ -116,9 +120,9 @@ class GCN(nn.Module):
             (R, C), or (N, C).
         """
         read, hops = gcn_norm(adjacency).hops(rows, len(self.layers))
-        x = take_rows(x, read)
+        h: Any = take_rows(x, read)
         for depth, (layer, hop) in enumerate(zip(self.layers, hops, strict=True)):
             if depth:
-                x = x.relu()
-            x = layer(dropout(x, self.dropout, self.training), hop)
-        return x
+                h = h.relu()
+            h = layer(dropout(h, self.dropout, self.training), hop)
+        return h

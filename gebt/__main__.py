@@ -1,0 +1,5 @@
+"""``python -m gebt``."""
+
+from gebt.cli import main
+
+main()

@@ -1,0 +1,539 @@
+"""The command line. The only room that prints; torch is imported by the commands."""
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gebt import __version__
+
+if TYPE_CHECKING:
+    from gebt.graph import Graph
+    from gebt.pipeline import OnEpoch, Options
+    from gebt.training import Epoch
+
+app = typer.Typer(
+    name="gebt",
+    help="Graph early-bird tickets: train a sparse graph and sparse GCN weights "
+    "together, stop when both are stable, retrain only those, and run them faster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+out_console = Console()
+_SMALL = 20_000_000
+"""Entries of features and adjacency below which one thread is used: on two a Cora
+epoch is no faster, and far slower as soon as something else wants a core."""
+
+
+class Device(StrEnum):
+    """Where to run."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+DatasetName = Annotated[
+    str, typer.Argument(help="Graph to load; see [bold]gebt datasets[/].")
+]
+TicketPath = Annotated[
+    Path, typer.Argument(metavar="TICKET", help="A ticket.safetensors file.")
+]
+GraphRatio = Annotated[
+    float, typer.Option(help="Share of links to remove, in [0, 1).", metavar="SHARE")
+]
+WeightRatio = Annotated[
+    float, typer.Option(help="Share of weights to remove, in [0, 1).", metavar="SHARE")
+]
+Hidden = Annotated[int, typer.Option(help="Width of the hidden layer.")]
+Epochs = Annotated[
+    int, typer.Option(help="Epochs of each training; the search may use as many.")
+]
+Seed = Annotated[int, typer.Option(help="First seed.")]
+Threshold = Annotated[
+    float, typer.Option(help="Mask distance below which a ticket counts as stable.")
+]
+Window = Annotated[
+    int, typer.Option(help="Comparisons that must all be below the threshold.")
+]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the datasets; by default $GEBT_DATA, else ./data.",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder to write; by default runs/<dataset>-<time>.",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace files in an existing folder.")
+]
+DeviceOption = Annotated[Device, typer.Option(help="Where to run; auto takes a GPU.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="Print nothing but the folder's name.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.")
+    ] = False,
+) -> None:
+    if version:
+        print(f"gebt {__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def run(
+    dataset: DatasetName,
+    graph_ratio: GraphRatio = 0.2,
+    weight_ratio: WeightRatio = 0.9,
+    hidden: Hidden = 16,
+    epochs: Epochs = 100,
+    seeds: Annotated[int, typer.Option(help="How many seeds to run.")] = 1,
+    seed: Seed = 0,
+    threshold: Threshold = 0.1,
+    window: Window = 3,
+    root: Root = None,
+    out: Out = None,
+    force: Force = False,
+    device: DeviceOption = Device.auto,
+    quiet: Quiet = False,
+) -> None:
+    """Train dense, draw the joint ticket, retrain it, compact it, compare the two."""
+    from gebt.files import new_folder, write_json
+    from gebt.pipeline import Options, best_run, collect, run_seed
+
+    options = Options(graph_ratio, weight_ratio, hidden, epochs, threshold, window)
+    _check_something_to_prune(options)
+    if seeds < 1:
+        raise ValueError(f"`--seeds` must be at least 1, got {seeds}.")
+    graph = _load(dataset, root, device)
+    folder = new_folder(out or _default_folder(graph.name), force=force)
+    runs = []
+    with _progress(epochs, seeds, quiet) as show:
+        for each in range(seed, seed + seeds):
+            runs.append(run_seed(graph, options, each, show))
+            if seeds > 1:
+                runs[-1].save(folder / f"seed-{each}")
+            best_run(runs).save(folder)
+            metrics = collect(graph.name, options, runs)
+            write_json(folder / "metrics.json", metrics)
+    if not quiet:
+        out_console.print(_table(metrics))
+        _tell_of_unsettled(metrics)
+    _tell_folder(folder, quiet)
+
+
+@app.command()
+def search(
+    dataset: DatasetName,
+    graph_ratio: GraphRatio = 0.2,
+    weight_ratio: WeightRatio = 0.9,
+    hidden: Hidden = 16,
+    epochs: Epochs = 100,
+    seed: Seed = 0,
+    threshold: Threshold = 0.1,
+    window: Window = 3,
+    root: Root = None,
+    out: Out = None,
+    force: Force = False,
+    device: DeviceOption = Device.auto,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a joint ticket and write it, without retraining it."""
+    from gebt import pipeline
+    from gebt.files import new_folder, write_csv
+
+    options = pipeline.Options(
+        graph_ratio, weight_ratio, hidden, epochs, threshold, window
+    )
+    _check_something_to_prune(options)
+    graph = _load(dataset, root, device)
+    folder = new_folder(out or _default_folder(graph.name), force=force)
+    model = pipeline.new_gcn(graph, hidden, seed)
+    with _progress(epochs, 1, quiet) as show:
+        recorder = pipeline.Recorder(show)
+        with recorder.phase("search") as hook:
+            ticket = pipeline.search(model, graph, options, seed, hook)
+    ticket.save(folder / "ticket.safetensors")
+    write_csv(folder / "history.csv", recorder.rows)
+    if not quiet:
+        found = pipeline.describe(ticket, model)
+        state = "settled" if ticket.settled else "[bold]not settled[/]"
+        out_console.print(
+            f"Ticket drawn at epoch {ticket.epoch} ({state}) in "
+            f"{recorder.seconds['search']:.2f} s: "
+            f"{_share(found['links_kept'], found['links'])} links, "
+            f"{_share(found['weights_kept'], found['weights'])} weights."
+        )
+        if ticket.share_untouched:
+            out_console.print(
+                f"{ticket.share_untouched:.0%} of the links never received a gradient; "
+                "among them the first were kept."
+            )
+    _tell_folder(folder, quiet)
+
+
+@app.command()
+def retrain(
+    ticket_path: TicketPath,
+    epochs: Epochs = 100,
+    root: Root = None,
+    out: Out = None,
+    force: Force = False,
+    device: DeviceOption = Device.auto,
+    quiet: Quiet = False,
+) -> None:
+    """Retrain a ticket with its inherited weights, compact it, and measure it."""
+    from gebt import pipeline
+    from gebt.compaction import save_compact
+    from gebt.files import new_folder, write_csv, write_json
+    from gebt.models import build_model
+    from gebt.ticket import Ticket
+    from gebt.training import check_epochs
+
+    check_epochs(epochs)
+    ticket = Ticket.load(ticket_path)
+    graph = _load(ticket.dataset["name"], root, device)
+    model = build_model(dict(ticket.model)).to(graph.adjacency.device)
+    ticket.open(model, graph)  # a ticket that does not fit fails before any folder
+    folder = new_folder(out or _default_folder(graph.name), force=force)
+    with _progress(epochs, 1, quiet) as show:
+        recorder = pipeline.Recorder(show)
+        done = pipeline.retrain(ticket, model, graph, epochs, recorder)
+    save_compact(folder / "compact.safetensors", done.model, done.graph)
+    write_csv(folder / "history.csv", recorder.rows)
+    metrics = {
+        "dataset": graph.name,
+        "ticket": pipeline.describe(ticket, model),
+        "retrained": done.scores,
+        "seconds": recorder.seconds,
+        "cpu_seconds": recorder.cpu_seconds,
+        "inference_ms": {"ticket": done.compact.latency_ms},
+        "macs": {
+            "paper": {"ticket": done.masked.macs_paper},
+            "executed": {"ticket": done.compact.macs_executed},
+        },
+    }
+    write_json(folder / "metrics.json", metrics)
+    if not quiet:
+        out_console.print(
+            f"Retrained in {recorder.seconds['retrain']:.2f} s: test "
+            f"{done.scores['test']:.1f}%, validation {done.scores['val']:.1f}%, "
+            f"inference {done.compact.latency_ms:.2f} ms."
+        )
+    _tell_folder(folder, quiet)
+
+
+@app.command()
+def cost(
+    ticket_path: TicketPath, root: Root = None, device: DeviceOption = Device.auto
+) -> None:
+    """Measure what inference costs: dense, masked ticket, compact ticket."""
+    from gebt.compaction import compact
+    from gebt.cost import measure_cost
+    from gebt.models import build_model
+    from gebt.ticket import Ticket
+
+    ticket = Ticket.load(ticket_path)
+    graph = _load(ticket.dataset["name"], root, device)
+    model = build_model(dict(ticket.model)).to(graph.adjacency.device)
+    small = ticket.open(model, graph)
+    dense = build_model(dict(ticket.model)).to(graph.adjacency.device)
+    dense.load_state_dict(dict(ticket.weights))
+    costs = {
+        "dense": measure_cost(dense, graph),
+        "ticket, masked": measure_cost(model, small),
+        "ticket, compact": measure_cost(*compact(model, small)),
+    }
+    table = Table(title=f"One forward over {graph.name}", title_justify="left")
+    table.add_column("")
+    for name in costs:
+        table.add_column(name, justify="right")
+    for title, show in (
+        ("inference, ms (median)", lambda c: f"{c.latency_ms:.2f}"),
+        ("MACs, paper's convention", lambda c: _millions(c.macs_paper)),
+        ("MACs executed", lambda c: _millions(c.macs_executed)),
+        ("parameters, KiB", lambda c: f"{c.parameter_bytes / 1024:.1f}"),
+        ("index bytes, KiB", lambda c: f"{c.index_bytes / 1024:.1f}"),
+        ("peak memory, MiB", lambda c: f"{c.peak_mib:.0f}"),
+    ):
+        table.add_row(title, *(show(c) for c in costs.values()))
+    out_console.print(table)
+    out_console.print(
+        "The compact form's MACs by the paper's convention count only the features "
+        "it still reads.",
+        style="dim",
+    )
+
+
+@app.command()
+def datasets(root: Root = None) -> None:
+    """List the graphs that can be loaded and whether they are on disk."""
+    from gebt.datasets import DATASETS, find_root
+
+    folder = find_root(root)
+    table = Table(title=f"Datasets below {folder}", title_justify="left")
+    for title in ("name", "on disk", "what"):
+        table.add_column(title)
+    for name, dataset in DATASETS.items():
+        built_in = "built in" if not dataset.files else ""
+        there = "yes" if dataset.on_disk(folder) else "no"
+        table.add_row(name, built_in or there, dataset.about)
+    out_console.print(table)
+
+
+def main() -> None:
+    """Run the command line: every error is one line and exit code 2."""
+    warnings.showwarning = _show_warning
+    # typer vendors click in its newer releases, so its classes are found this way.
+    usage_error: Any = typer.BadParameter.__mro__[2]
+    try:
+        code = app(standalone_mode=False, prog_name="gebt")
+    except KeyboardInterrupt:
+        _fail("interrupted; what was finished before is in the output folder.", 130)
+    except typer.Abort:
+        _fail("interrupted.", 130)
+    except (ValueError, OSError) as error:
+        _fail(str(error))
+    except usage_error as error:
+        message = getattr(error, "format_message", error.__str__)()
+        if not message:  # the help was asked for and printed
+            sys.exit(getattr(error, "exit_code", 2))
+        _fail(f"{message} See `gebt --help`.")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int = 2) -> None:
+    print(f"gebt: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"gebt: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _check_something_to_prune(options: "Options") -> None:
+    if options.graph_ratio == 0 and options.weight_ratio == 0:
+        raise ValueError(
+            "`--graph-ratio` and `--weight-ratio` are both 0: nothing to prune."
+        )
+
+
+def _load(dataset: str, root: Path | None, device: Device) -> "Graph":
+    import torch
+
+    from gebt.datasets import load
+
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise ValueError(
+            "`--device cuda` was asked for, but torch sees no CUDA device. Use "
+            "`--device cpu`, or install a CUDA build of torch on a machine with a GPU."
+        )
+    graph = load(dataset, root)
+    size = graph.adjacency.pattern.nnz + graph.x.shape[0] * graph.x.shape[1]
+    if size < _SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    on_gpu = device is Device.cuda or (
+        device is Device.auto and torch.cuda.is_available()
+    )
+    return graph.to("cuda") if on_gpu else graph
+
+
+def _default_folder(dataset: str) -> Path:
+    base = Path("runs") / f"{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, number = base, 2
+    while folder.exists():
+        folder, number = base.with_name(f"{base.name}-{number}"), number + 1
+    return folder
+
+
+@contextmanager
+def _progress(epochs: int, seeds: int, quiet: bool) -> Iterator["OnEpoch | None"]:
+    """A live line per phase on a terminal, a plain line per phase elsewhere."""
+    if quiet:
+        yield None
+    elif out_console.is_terminal:
+        with Progress(
+            TextColumn("{task.description:<8}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed:>3}/{task.total}"),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+            console=out_console,
+        ) as bars:
+            yield _live(bars, epochs, seeds)
+    else:
+        yield _plain(epochs)
+
+
+def _live(bars: Progress, epochs: int, seeds: int) -> "OnEpoch":
+    total = bars.add_task("seeds", total=seeds, state="") if seeds > 1 else None
+    tasks: dict[str, Any] = {}
+
+    def show(phase: str, epoch: "Epoch") -> None:
+        if epoch.epoch == 1 and phase in tasks:
+            for task in tasks.values():
+                bars.remove_task(task)
+            tasks.clear()
+            if total is not None:
+                bars.advance(total)
+        if phase not in tasks:
+            for other in tasks.values():
+                bars.stop_task(other)
+            tasks[phase] = bars.add_task(phase, total=epochs, state="")
+        bars.update(tasks[phase], completed=epoch.epoch, state=_state(epoch))
+
+    return show
+
+
+def _plain(epochs: int) -> "OnEpoch":
+    started = time.perf_counter()
+    every = max(1, epochs // 4)
+
+    def show(phase: str, epoch: "Epoch") -> None:
+        if epoch.epoch % every == 0:
+            passed = time.perf_counter() - started
+            print(
+                f"{passed:6.1f} s  {phase:<8} epoch {epoch.epoch:>3}/{epochs}  "
+                f"{_state(epoch)}",
+                flush=True,
+            )
+
+    return show
+
+
+def _state(epoch: "Epoch") -> str:
+    text = f"loss {epoch.loss:.3f}  val {epoch.val:5.1f}%"
+    if epoch.distances:
+        parts = [
+            f"{name} {epoch.distances[name]:.3f}"
+            for name in ("graph", "weights", "joint")
+            if name in epoch.distances
+        ]
+        text += "  distance " + ", ".join(parts)
+    return text
+
+
+def _table(metrics: dict[str, Any]) -> Table:
+    mean, std = metrics["summary"]["mean"], metrics["summary"]["std"]
+    n = metrics["summary"]["n"]
+
+    def number(*path: str, digits: int = 1, scale: float = 1.0, unit: str = "") -> str:
+        a: Any = mean
+        b: Any = std
+        for key in path:
+            a, b = a[key], b[key]
+        text = f"{a / scale:.{digits}f}"
+        return text + (f" ± {b / scale:.{digits}f}" if n > 1 else "") + unit
+
+    def ratio(name: str, *path: str) -> str:
+        values: Any = mean[name]
+        for key in path:
+            values = values[key]
+        return f"{values['dense'] / values['ticket']:.1f}x less"
+
+    seconds = mean["cpu_seconds"]
+    found = mean["ticket"]
+    title = f"{metrics['dataset']}, {n} seed{'s' if n > 1 else ''}" + (
+        ", mean ± standard deviation" if n > 1 else ""
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in ("dense", "ticket", ""):
+        table.add_column(name, justify="right")
+    gain = mean["retrained"]["test"] - mean["dense"]["test"]
+    table.add_row(
+        "test accuracy, %",
+        number("dense", "test"),
+        number("retrained", "test"),
+        f"{gain:+.1f}",
+    )
+    table.add_row(
+        "val accuracy, %", number("dense", "val"), number("retrained", "val"), ""
+    )
+    settled = sum(run["ticket"]["settled"] for run in metrics["runs"])
+    table.add_row(
+        "epoch drawn", "", number("ticket", "epoch", digits=0), f"{settled}/{n} settled"
+    )
+    for what in ("links", "weights"):
+        table.add_row(
+            f"{what} kept",
+            f"{found[what]:,.0f}",
+            f"{found[f'{what}_kept']:,.0f}",
+            f"{found[f'{what}_kept'] / found[what]:.0%}",
+        )
+    table.add_row(
+        "training, CPU s",
+        number("cpu_seconds", "dense", digits=2),
+        f"{seconds['search'] + seconds['retrain']:.2f}",
+        f"= {seconds['search']:.2f} + {seconds['retrain']:.2f}",
+    )
+    wall = mean["seconds"]
+    table.add_row(
+        "training, s",
+        number("seconds", "dense", digits=2),
+        f"{wall['search'] + wall['retrain']:.2f}",
+        f"= {wall['search']:.2f} + {wall['retrain']:.2f}",
+    )
+    table.add_row(
+        "inference, ms",
+        number("inference_ms", "dense", digits=2),
+        number("inference_ms", "ticket", digits=2),
+        ratio("inference_ms"),
+    )
+    for name, title in (("paper", "MACs, paper's"), ("executed", "MACs executed")):
+        table.add_row(
+            title,
+            number("macs", name, "dense", digits=2, scale=1e6, unit=" M"),
+            number("macs", name, "ticket", digits=2, scale=1e6, unit=" M"),
+            ratio("macs", name),
+        )
+    return table
+
+
+def _tell_of_unsettled(metrics: dict[str, Any]) -> None:
+    late = [r["seed"] for r in metrics["runs"] if not r["ticket"]["settled"]]
+    if late:
+        out_console.print(
+            f"Not settled within {metrics['options']['epochs']} epochs: seed "
+            f"{', '.join(map(str, late))}. Their tickets are the last epoch's."
+        )
+
+
+def _tell_folder(folder: Path, quiet: bool) -> None:
+    if quiet:
+        print(folder)
+    else:
+        # Plain print: rich would wrap a long path.
+        print(f"Written: {folder}{os.sep}")
+
+
+def _share(kept: int, total: int) -> str:
+    return f"{kept:,} of {total:,}"
+
+
+def _millions(count: int | None) -> str:
+    return "-" if count is None else f"{count / 1e6:.2f} M"
