@@ -58,10 +58,14 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
 ) -> None:
-    """Write a safetensors file whose header carries ``header`` as JSON."""
+    """Write a safetensors file whose metadata carries ``header`` as JSON.
+
+    Under one key: safetensors writes several in random order, and equal contents
+    should give equal files.
+    """
     owned = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    text = {key: json.dumps(_finite(value)) for key, value in header.items()}
-    write_bytes(path, save(owned, metadata=text))
+    text = json.dumps(_finite(header), allow_nan=False)
+    write_bytes(path, save(owned, metadata={"gebt": text}))
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -79,9 +83,9 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         raise FileNotFoundError(f"there is no {kind} file at {path}.")
     try:
         with safe_open(path, framework="pt") as file:
-            text = file.metadata() or {}
+            text = (file.metadata() or {}).get("gebt", "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = {key: json.loads(value) for key, value in text.items()}
+        header = json.loads(text)
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is not a readable {kind} file (truncated or corrupt: {error}). "

@@ -1,0 +1,283 @@
+"""The command line in real processes: what it prints, writes and refuses."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+import gebt
+from gebt import cli
+
+FAST = ("--epochs", "12", "--threshold", "2")
+
+
+def run_gebt(*args, cwd, **env):
+    """`python -m gebt` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "gebt", *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def gebt_here(tmp_path, monkeypatch, capsys):
+    """The same command line in this process: starting torch takes seconds."""
+
+    def call(*args):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["gebt", *map(str, args)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        with pytest.raises(SystemExit) as stop, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as Python does by default, for most
+            warnings.simplefilter("default", UserWarning)
+            cli.main()
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(args, stop.value.code, out, err)
+
+    return call
+
+
+def assert_refused(result, *words):
+    assert result.returncode == 2, result
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("gebt: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """A short run of two seeds on digits: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    result = run_gebt("run", "digits", "--seeds", 2, "--out", folder, *FAST, cwd="/")
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_run_prints_progress_and_one_table(digits_run):
+    folder, result = digits_run
+    for phase in ("dense", "retrain"):
+        assert f"{phase} " in result.stdout
+    assert "val " in result.stdout and "epoch  12/12" in result.stdout
+    assert "digits, 2 seeds, mean ± standard deviation" in result.stdout
+    for title in ("test accuracy", "epoch drawn", "links kept", "inference, ms"):
+        assert title in result.stdout
+    assert str(folder) in result.stdout
+
+
+def test_metrics_hold_every_promised_number(digits_run):
+    folder, _ = digits_run
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics) == {"dataset", "options", "runs", "summary"}
+    assert metrics["dataset"] == "digits"
+    assert metrics["options"]["graph_ratio"] == 0.2
+    assert [run["seed"] for run in metrics["runs"]] == [0, 1]
+    for run in metrics["runs"]:
+        assert set(run) == {
+            "seed", "dense", "ticket", "retrained", "seconds", "cpu_seconds",
+            "inference_ms", "macs", "peak_mib",
+        }  # fmt: skip
+        assert set(run["dense"]) == set(run["retrained"]) == {"val", "test"}
+        assert 1 < run["dense"]["test"] <= 100, "accuracies are percent"
+        assert run["ticket"]["links"] == 10_071
+        assert run["ticket"]["links_kept"] == 10_071 - int(0.2 * 10_071)
+        assert run["ticket"]["weights"] == 64 * 16 + 16 * 10
+        assert run["ticket"]["weights_kept"] == 1184 - int(0.9 * 1184)
+        assert run["ticket"]["settled"] is True
+        phases = {"dense", "search", "retrain"}
+        assert set(run["seconds"]) == set(run["cpu_seconds"]) == phases
+        assert set(run["inference_ms"]) == {"dense", "ticket"}
+        assert set(run["macs"]) == {"paper", "executed"}
+        for macs in run["macs"].values():
+            assert macs["ticket"] < macs["dense"]
+        assert run["peak_mib"] > 50
+    tests = [run["retrained"]["test"] for run in metrics["runs"]]
+    summary = metrics["summary"]
+    assert summary["n"] == 2
+    assert summary["mean"]["retrained"]["test"] == pytest.approx(sum(tests) / 2)
+    deviation = abs(tests[0] - tests[1]) / 2**0.5
+    assert summary["std"]["retrained"]["test"] == pytest.approx(deviation)
+
+
+def test_the_top_level_holds_the_seed_that_validates_best(digits_run):
+    folder, _ = digits_run
+    metrics = json.loads((folder / "metrics.json").read_text())
+    best = max(metrics["runs"], key=lambda run: run["retrained"]["val"])["seed"]
+    assert metrics["summary"]["best_seed"] == best
+    for name in ("ticket.safetensors", "compact.safetensors", "history.csv"):
+        top = (folder / name).read_bytes()
+        assert top == (folder / f"seed-{best}" / name).read_bytes()
+    assert gebt.Ticket.load(folder / "ticket.safetensors").seed == best
+
+
+def test_the_written_compact_model_scores_what_the_metrics_say(digits_run):
+    folder, _ = digits_run
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for run in metrics["runs"]:
+        path = folder / f"seed-{run['seed']}" / "compact.safetensors"
+        model, graph = gebt.load_compact(path)
+        assert gebt.evaluate(model, graph) == run["retrained"]["test"]
+
+
+def test_history_has_a_row_per_epoch_and_phase(digits_run):
+    folder, _ = digits_run
+    with open(folder / "seed-0" / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    drawn = gebt.Ticket.load(folder / "seed-0" / "ticket.safetensors").epoch
+    phases = [row["phase"] for row in rows]
+    assert phases == ["dense"] * 12 + ["search"] * drawn + ["retrain"] * 12
+    assert float(rows[0]["loss"]) > 0
+    search = [row for row in rows if row["phase"] == "search"]
+    assert 0 <= float(search[-1]["distance_joint"]) < 2
+    assert rows[0]["distance_joint"] == ""
+
+
+def test_search_retrain_and_cost_do_the_steps_one_by_one(
+    gebt_here, tmp_path, digits_run
+):
+    folder, _ = digits_run
+    drawn = gebt_here("search", "digits", "--out", "s", *FAST)
+    assert drawn.returncode == 0, drawn.stderr
+    assert "Ticket drawn at epoch" in drawn.stdout
+    # The same seed and options draw the same ticket, to the byte.
+    ticket = tmp_path / "s" / "ticket.safetensors"
+    assert (
+        ticket.read_bytes() == (folder / "seed-0" / "ticket.safetensors").read_bytes()
+    )
+
+    result = gebt_here("retrain", ticket, "--out", "r", "--epochs", 12)
+    assert result.returncode == 0, result.stderr
+    ours = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    theirs = json.loads((folder / "metrics.json").read_text())["runs"][0]
+    assert ours["retrained"] == theirs["retrained"]
+    assert (tmp_path / "r" / "compact.safetensors").is_file()
+
+    result = gebt_here("cost", ticket)
+    assert result.returncode == 0, result.stderr
+    assert "MACs executed" in result.stdout and "ticket, compact" in result.stdout
+
+
+def test_an_unsettled_search_says_so(gebt_here, tmp_path):
+    args = ("--epochs", 5, "--threshold", "1e-6", "--out", "o")
+    result = gebt_here("search", "digits", *args)
+    assert result.returncode == 0
+    assert "not settled" in result.stdout
+    [line] = result.stderr.strip().splitlines()
+    assert "did not settle within 5 epochs" in line
+    assert not gebt.Ticket.load(tmp_path / "o" / "ticket.safetensors").settled
+
+
+def test_quiet_prints_the_folder_alone(tmp_path):
+    result = run_gebt("run", "digits", "--quiet", *FAST, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    [line] = result.stdout.splitlines()
+    assert line.startswith("runs/digits-")
+    assert (tmp_path / line / "metrics.json").is_file()
+
+
+def test_datasets_lists_what_is_on_disk(gebt_here, tmp_path):
+    result = gebt_here("datasets", "--root", tmp_path)
+    assert result.returncode == 0
+    for name, there in (("digits", "built in"), ("cora", "no"), ("pubmed", "no")):
+        assert any(
+            name in line and there in line for line in result.stdout.splitlines()
+        )
+
+
+def test_help_and_version_read_well(gebt_here, tmp_path):
+    text = gebt_here("--help").stdout
+    for command in ("run", "search", "retrain", "cost", "datasets"):
+        assert command in text
+    text = gebt_here("run", "--help").stdout
+    for flag in "graph-ratio weight-ratio hidden epochs seeds seed threshold".split():
+        assert f"--{flag}" in text
+    version = gebt_here("--version")
+    assert version.stdout.strip() == f"gebt {gebt.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["run", "digits", "--graph-ratio", "1"], ["graph_ratio", "[0, 1)", "1.0"]),
+        (["run", "digits", "--weight-ratio", "-0.1"], ["weight_ratio", "-0.1"]),
+        (
+            ["run", "digits", "--graph-ratio", "0", "--weight-ratio", "0"],
+            ["nothing to prune"],
+        ),
+        (["run", "digits", "--seeds", "0"], ["--seeds", "at least 1"]),
+        (["run", "digits", "--epochs", "0"], ["epochs", "at least 1"]),
+        (["run", "digits", "--hidden", "0"], ["hidden", "at least 1"]),
+        (["run", "digits", "--threshold", "0"], ["threshold", "positive"]),
+        (["run", "digits", "--window", "0"], ["window", "at least 1"]),
+        (["run", "digits", "--epochs", "many"], ["--epochs", "integer"]),
+        (["run", "digtis"], ["digtis", "Did you mean 'digits'"]),
+        (["run"], ["dataset", "gebt --help"]),
+        (["walk"], ["walk"]),
+        (["run", "digits", "--nonsense"], ["--nonsense"]),
+        (["cost", "absent.safetensors"], ["no ticket file"]),
+        (["retrain", "absent.safetensors"], ["no ticket file"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(gebt_here, tmp_path, args, words):
+    assert_refused(gebt_here(*args), *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_cuda_asked_for_and_absent_is_one_line(tmp_path):
+    result = run_gebt(
+        "run", "digits", "--device", "cuda", cwd=tmp_path, CUDA_VISIBLE_DEVICES=""
+    )
+    assert_refused(result, "no CUDA device", "--device cpu")
+
+
+def test_a_graph_that_is_not_there_is_one_line_that_says_what_to_put_where(
+    gebt_here, tmp_path
+):
+    if not _offline(tmp_path):
+        pytest.skip("the download worked: this machine has a network")
+    root = tmp_path / "empty"
+    result = gebt_here("run", "cora", "--root", root)
+    assert_refused(result, "Cora/raw/ind.cora.x", str(root), "--root")
+
+
+def _offline(tmp_path):
+    import socket
+
+    try:
+        socket.create_connection(("github.com", 443), timeout=3).close()
+    except OSError:
+        return True
+    return False
+
+
+def test_an_existing_folder_is_kept_unless_forced(gebt_here, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
+    result = gebt_here("run", "digits", "--out", folder, *FAST)
+    assert_refused(result, "not empty", "--force")
+    assert [p.name for p in folder.iterdir()] == ["thesis.txt"]
+    result = gebt_here("run", "digits", "--out", folder, "--force", *FAST)
+    assert result.returncode == 0, result.stderr
+    assert (folder / "thesis.txt").read_text() == "years of work"
+    assert (folder / "metrics.json").is_file()
+
+
+def test_a_truncated_ticket_is_one_line(gebt_here, tmp_path, digits_run):
+    folder, _ = digits_run
+    whole = (folder / "ticket.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    for command in ("cost", "retrain"):
+        result = gebt_here(command, "cut.safetensors")
+        assert_refused(result, "not a readable ticket")
+    result = gebt_here("cost", folder / "compact.safetensors")
+    assert_refused(result, "not a gebt ticket")
