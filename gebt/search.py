@@ -22,9 +22,10 @@ from gebt.training import (
     check_finite,
     copy_state,
     evaluate,
-    make_optimizer,
+    parameter_groups,
     run,
     seeded,
+    trainable,
 )
 
 FROZEN_THRESHOLD = 0.04
@@ -128,20 +129,21 @@ def find_ticket(
     if weight_ratio:
         pruner = ModelPruner(model, weight_ratio, scope=scope, unit=unit)
     first_weights = copy_state(model)
-    weights: list[Tensor] = []
-    if update_weights:
-        weights += [p for p in model.parameters() if p.requires_grad]
+    weights = trainable(model) if update_weights else []
     scores: list[Tensor] = [sparsifier.score]
-    weight_step = make_optimizer(model, lr, weight_decay)
-    score_step = torch.optim.Adam(scores, lr=graph_lr, fused=True)
+    groups = parameter_groups(model, lr, weight_decay) if update_weights else []
+    groups.append({"params": scores, "lr": graph_lr})
+    optimizer = torch.optim.Adam(groups, fused=True)
 
-    def backward(parameters: list[Tensor]) -> Tensor:
+    def step(parameters: list[Tensor]) -> Tensor:
+        """One forward and backward; only these parameters are updated."""
         output = run(model, graph.x, sparsifier(), task.rows(graph, "train"))
         loss = task.loss(output, graph, "train")
         regularised = loss if penalty is None else loss + penalty(sparsifier.score)
-        for parameter in parameters:
+        for parameter in weights + scores:
             parameter.grad = None
         regularised.backward(inputs=parameters)
+        optimizer.step()
         return loss
 
     distances: list[dict[str, float]] = []
@@ -152,25 +154,21 @@ def find_ticket(
         for epoch in range(1, epochs + 1):
             model.train()
             if alternate and update_weights:
-                loss = backward(weights)
-                weight_step.step()
-                backward(scores)
+                loss = step(weights)
+                step(scores)
             else:
-                loss = backward(weights + scores)
-                if update_weights:
-                    weight_step.step()
-            score_step.step()
+                loss = step(weights + scores)
+            value = check_finite(loss, epoch)
             if penalty is not None:
                 penalty.update(sparsifier.score)
-            groups: dict[str, Any] = {}
+            found: dict[str, Any] = {}
             if graph_ratio:
-                groups["graph"] = link_mask = sparsifier.mask(graph_ratio)
+                found["graph"] = link_mask = sparsifier.mask(graph_ratio)
             if pruner:
-                groups["weights"] = masks = pruner.masks()
-            reading = detector.update(groups)
+                found["weights"] = masks = pruner.masks()
+            reading = detector.update(found)
             if mask_weights:
                 apply_masks(model, masks)
-            value = check_finite(loss, epoch)
             adjacency = sparsifier().detach()
             val = evaluate(model, graph, "val", adjacency=adjacency, task=task)
             distances.append({**reading.distances, "joint": reading.joint})

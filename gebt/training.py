@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -88,7 +89,9 @@ def train(
     keep = keep or {}
     check_masks(model, keep)
     apply_masks(model, keep)
-    optimizer = make_optimizer(model, lr, weight_decay)
+    parameters = trainable(model)
+    groups = parameter_groups(model, lr, weight_decay)
+    optimizer = torch.optim.Adam(groups, fused=True)
     history: list[Epoch] = []
     best, best_epoch = -math.inf, 0
     best_state: dict[str, Tensor] = {}
@@ -98,10 +101,12 @@ def train(
             rows = task.rows(graph, "train")
             output = run(model, graph.x, graph.adjacency, rows)
             loss = task.loss(output, graph, "train")
-            optimizer.zero_grad()
-            loss.backward()
+            for parameter in parameters:
+                parameter.grad = None
+            loss.backward(inputs=parameters)
             optimizer.step()
-            apply_masks(model, keep)
+            if keep:
+                apply_masks(model, keep)
             value = check_finite(loss, epoch)
             val = evaluate(model, graph, "val", task=task)
             if math.isnan(val) or val > best:
@@ -150,26 +155,37 @@ def run(
     """A model's outputs for some nodes; a model that cannot choose computes all."""
     if rows is None:
         return model(x, adjacency)
-    if "rows" in inspect.signature(model.forward).parameters:
+    if _takes_rows(type(model).forward):
         return model(x, adjacency, rows)
     return model(x, adjacency).index_select(0, rows)
 
 
-def make_optimizer(
-    model: nn.Module, lr: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """Adam over a model, decaying the layer that holds its first parameter."""
-    named = list(model.named_parameters())
-    if not named:
+@lru_cache(maxsize=64)
+def _takes_rows(forward: Callable[..., Tensor]) -> bool:
+    return "rows" in inspect.signature(forward).parameters
+
+
+def trainable(model: nn.Module) -> list[Tensor]:
+    """The parameters that take gradients, at least one."""
+    parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
         raise ValueError(f"{type(model).__name__} has no parameters to train.")
+    return parameters
+
+
+def parameter_groups(
+    model: nn.Module, lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """An optimiser's groups: the first layer decays, the rest does not."""
     layer = _first_layer(model)
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     first = [p for name, p in named if name.startswith(layer)]
     rest = [p for name, p in named if not name.startswith(layer)]
     groups = [
-        {"params": first, "weight_decay": weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+        {"params": first, "lr": lr, "weight_decay": weight_decay},
+        {"params": rest, "lr": lr, "weight_decay": 0.0},
     ]
-    return torch.optim.Adam(groups, lr=lr, fused=True)
+    return [group for group in groups if group["params"]]
 
 
 def _first_layer(model: nn.Module) -> str:
