@@ -86,7 +86,8 @@ def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
 
 def _read_by_something(weights: Sequence[Tensor]) -> list[Tensor]:
     """Per width, features first, which units some output depends on."""
-    live = [torch.ones_like(weights[-1][0], dtype=torch.bool)]
+    outputs = weights[-1].shape[1]
+    live = [torch.ones(outputs, dtype=torch.bool, device=weights[-1].device)]
     for weight in reversed(weights):
         live.insert(0, (weight[:, live[0]] != 0).any(dim=1))
     return live
@@ -133,7 +134,16 @@ def load_compact(path: str | Path) -> tuple[nn.Module, Graph]:
 
     def matrix(name: str) -> SparseMatrix:
         rows, cols = header["shapes"][name]
-        pattern = Pattern(tensors[f"{name}/crow"], tensors[f"{name}/col"], (rows, cols))
+        crow, col = tensors[f"{name}/crow"], tensors[f"{name}/col"]
+        if (
+            crow.numel() != rows + 1
+            or int(crow[0]) != 0
+            or int(crow[-1]) != col.numel()
+            or bool((crow.diff() < 0).any())
+            or bool(((col < 0) | (col >= cols)).any())
+        ):
+            raise KeyError(f"a valid pattern for {name}")
+        pattern = Pattern(crow, col, (rows, cols))
         return SparseMatrix(pattern, tensors[f"{name}/value"])
 
     def group(prefix: str) -> dict[str, Tensor]:
@@ -153,7 +163,7 @@ def load_compact(path: str | Path) -> tuple[nn.Module, Graph]:
             split=Split(**split) if split else None,
             name=header["graph"]["name"],
         )
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"{path} is not a whole compact model ({error}). Write it again."
         ) from error

@@ -76,7 +76,14 @@ def _planetoid(name: str, title: str, about: str) -> Dataset:
             _download(root, title, missing)
         from torch_geometric.io import read_planetoid_data
 
-        data = read_planetoid_data(str(root / title / "raw"), name)
+        raw = root / title / "raw"
+        try:
+            data = read_planetoid_data(str(raw), name)
+        except Exception as error:
+            raise ValueError(
+                f"the files of {title} in {raw} are truncated or corrupt "
+                f"({type(error).__name__}: {error}). Delete them to download again."
+            ) from error
         data.x = data.x / data.x.sum(dim=1, keepdim=True).clamp(min=1)
         return Graph.from_pyg(data, name=name)
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -63,7 +64,12 @@ def write_tensors(
     Under one key: safetensors writes several in random order, and equal contents
     should give equal files.
     """
-    owned = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    # Clones: safetensors refuses tensors that share memory.
+    layout = torch.contiguous_format
+    owned = {
+        name: t.detach().cpu().clone(memory_format=layout)
+        for name, t in tensors.items()
+    }
     text = json.dumps(_finite(header), allow_nan=False)
     write_bytes(path, save(owned, metadata={"gebt": text}))
 

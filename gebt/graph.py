@@ -156,6 +156,8 @@ class Graph:
             value: (L,) a factor for each link's edge weights, or None.
         """
         _check_links("keep", keep, self.num_links)
+        if keep.dtype != torch.bool:
+            raise ValueError(f"`keep` must be boolean, True = kept, got {keep.dtype}.")
         weights = self.adjacency.value
         if value is not None:
             _check_links("value", value, self.num_links)
@@ -170,6 +172,7 @@ class Graph:
     def fingerprint(self) -> str:
         """A hash of features, adjacency, link ids and labels, not of the split."""
         digest = hashlib.sha256()
+        digest.update(f"{tuple(self.x.shape)}{self.num_links}".encode())
         parts = [
             self.adjacency.pattern.crow,
             self.adjacency.pattern.col,
@@ -328,8 +331,17 @@ def _split(data: Any, given: Mapping[str, Tensor] | None, n: int) -> Split | Non
             index = None if mask is None else mask.nonzero().squeeze(1)
         if index is None:
             if part == "train":
-                return None
+                if given is None:
+                    return None
+                raise ValueError(
+                    f"`split` must name the training nodes 'train', got {list(given)}."
+                )
             index = torch.empty(0, dtype=torch.int64)
+        if index.dtype not in (torch.int32, torch.int64):
+            raise ValueError(
+                f"the {part} split must hold integer node indices, got {index.dtype}. "
+                "Turn a mask into indices with `mask.nonzero().squeeze(1)`."
+            )
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < n:
             raise ValueError(
                 f"the {part} split must hold node indices in [0, {n}), got "

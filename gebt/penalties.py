@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gebt.masks import keep_top
+from gebt.masks import check_ratio, keep_top
 
 
 class ADMM:
@@ -24,7 +24,7 @@ class ADMM:
         if not rho > 0:
             raise ValueError(f"`rho` must be positive, got {rho}.")
         self.rho = rho
-        self.prune_ratio = prune_ratio
+        self.prune_ratio = check_ratio("prune_ratio", prune_ratio)
         self._dual: Tensor | None = None
         self._target: Tensor | None = None
 

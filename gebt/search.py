@@ -1,7 +1,8 @@
 """The co-optimisation loop: train links and weights until their masks settle."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -130,6 +131,7 @@ def find_ticket(
         pruner = ModelPruner(model, weight_ratio, scope=scope, unit=unit)
     first_weights = copy_state(model)
     weights = trainable(model) if update_weights else []
+    learnable: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
     scores: list[Tensor] = [sparsifier.score]
     groups = parameter_groups(model, lr, weight_decay) if update_weights else []
     groups.append({"params": scores, "lr": graph_lr})
@@ -137,12 +139,11 @@ def find_ticket(
 
     def step(parameters: list[Tensor]) -> Tensor:
         """One forward and backward; only these parameters are updated."""
-        output = run(model, graph.x, sparsifier(), task.rows(graph, "train"))
-        loss = task.loss(output, graph, "train")
-        regularised = loss if penalty is None else loss + penalty(sparsifier.score)
-        for parameter in weights + scores:
-            parameter.grad = None
-        regularised.backward(inputs=parameters)
+        with _only(parameters, learnable + scores):
+            output = run(model, graph.x, sparsifier(), task.rows(graph, "train"))
+            loss = task.loss(output, graph, "train")
+            regularised = loss if penalty is None else loss + penalty(sparsifier.score)
+            regularised.backward()
         optimizer.step()
         return loss
 
@@ -213,3 +214,19 @@ def find_ticket(
         model=describe_model(model),
         versions=current_versions(),
     )
+
+
+@contextmanager
+def _only(parameters: list[Tensor], of: list[Tensor]) -> Iterator[None]:
+    """Inside, no other parameter is differentiated; no earlier gradient remains."""
+    wanted = {id(p) for p in parameters}
+    frozen = [p for p in of if id(p) not in wanted]
+    for parameter in of:
+        parameter.grad = None
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)

@@ -184,6 +184,10 @@ class Ticket:
             raise ValueError(
                 f"{path} is not a whole ticket: it lacks {error}. Draw it again."
             ) from error
+        if "fingerprint" not in ticket.dataset or "class" not in ticket.model:
+            raise ValueError(
+                f"{path} does not say which graph and model it is for. Draw it again."
+            )
         if (
             ticket.link_mask.dtype != torch.bool
             or ticket.link_mask.shape != ticket.link_score.shape

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,7 @@ def train(
     task = task or NodeClassification()
     check_epochs(epochs)
     task.check(graph)
-    keep = keep or {}
+    keep = {n: m.to(graph.adjacency.device) for n, m in (keep or {}).items()}
     check_masks(model, keep)
     apply_masks(model, keep)
     parameters = trainable(model)
@@ -140,6 +140,8 @@ def evaluate(
         Percent; NaN if the part has no nodes.
     """
     task = task or NodeClassification()
+    if part not in get_args(Part):
+        raise ValueError(f"`part` must be one of {get_args(Part)}, got {part!r}.")
     rows = task.rows(graph, part)
     if rows.numel() == 0:
         return math.nan
@@ -189,7 +191,10 @@ def parameter_groups(
 
 
 def _first_layer(model: nn.Module) -> str:
-    """Name prefix of the first layer: a child, or an item of a list of layers."""
+    """Name prefix of the first layer: a child, or an item of a list of layers.
+
+    A module that only wraps one other is looked through.
+    """
     prefix, module = "", model
     while True:
         children = [
@@ -197,11 +202,12 @@ def _first_layer(model: nn.Module) -> str:
             for name, child in module.named_children()
             if any(True for _ in child.parameters())
         ]
-        if not children:
+        if not children or any(True for _ in module.parameters(recurse=False)):
             return prefix
         name, child = children[0]
         prefix += f"{name}."
-        if not isinstance(child, nn.ModuleList | nn.Sequential):
+        is_list = isinstance(child, nn.ModuleList | nn.Sequential)
+        if not is_list and len(children) > 1:
             return prefix
         module = child
 

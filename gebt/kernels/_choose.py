@@ -32,7 +32,8 @@ def backend(name: str) -> Iterator[None]:
     arguments raises, and says why.
 
     Args:
-        name: ``"torch"``, ``"bag"`` or ``"reference"``.
+        name: ``"torch"`` or ``"reference"``, which every kernel has, or ``"bag"``,
+            which only `spmm` has.
     """
     global _asked
     before, _asked = _asked, name

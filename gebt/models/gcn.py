@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gebt.models._layers import Features, dropout, take_rows, widen
+from gebt.models._layers import Features, dropout, take_rows, wide_product
 from gebt.sparse import SparseMatrix
 
 
@@ -52,9 +52,7 @@ class GCNLayer(nn.Module):
 
     def forward(self, x: Features, adjacency: SparseMatrix) -> Tensor:
         """(M, F) and a normalised (N, M) to (N, H)."""
-        out = x @ widen(self.weight, x)
-        if self.inner_bias is not None:
-            out = out + widen(self.inner_bias, x)
+        out = wide_product(x, self.weight, self.inner_bias)
         return (adjacency @ out)[:, : self.bias.shape[0]] + self.bias
 
 

@@ -1,0 +1,138 @@
+"""Fixtures shared by every test: a fixed seed, loud garbage memory, small graphs."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from gebt import Graph
+
+_NO_CUDA = "needs a CUDA device: torch.cuda.is_available() is False here"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "cuda" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=_NO_CUDA))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed_and_loud_memory(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fix torch's seed, and let memory that nobody wrote hold NaN.
+
+    torch fills `empty` with NaN (the largest integer, True) only in deterministic
+    mode. On CPU that mode forbids none of the operations gebt uses. It is left off
+    for CUDA tests, where it forbids some, and what promises to repeat bit for bit
+    without it is tested in a subprocess of its own.
+    """
+    torch.manual_seed(0)
+    loud = "cuda" not in request.keywords
+    before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = loud
+    torch.use_deterministic_algorithms(loud)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = before
+
+
+def _make_data(
+    *,
+    nodes: int = 120,
+    classes: int = 3,
+    features: int = 24,
+    p_in: float = 0.12,
+    p_out: float = 0.01,
+    sparse: bool = False,
+    seed: int = 0,
+) -> Any:
+    """A stochastic block model as PyG ``Data``: homophilous, undirected, split.
+
+    Node ``i`` is of class ``i % classes``. Features are noise plus the class's own
+    direction; with ``sparse``, words of which each class prefers its own share, at
+    most one in ten set. 40 % of the nodes train, 30 % validate, 30 % test.
+    """
+    from torch_geometric.data import Data
+
+    draw = torch.Generator().manual_seed(seed)
+    y = torch.arange(nodes) % classes
+    same = y[:, None] == y[None, :]
+    chance = torch.where(same, p_in, p_out)
+    upper = (torch.rand(nodes, nodes, generator=draw) < chance).triu(1)
+    # A ring inside each class: no node is isolated, so every node can be learned.
+    ring = torch.arange(nodes - classes)
+    upper[ring, ring + classes] = True
+    edge_index = (upper | upper.t()).nonzero().t().contiguous()
+    own = torch.arange(features)[None, :] % classes == y[:, None]
+    if sparse:
+        word = torch.rand(nodes, features, generator=draw)
+        x = (word < torch.where(own, 0.2, 0.02)).float()
+    else:
+        x = torch.randn(nodes, features, generator=draw) + own.float()
+    order = torch.randperm(nodes, generator=draw)
+    parts = dict(
+        zip(
+            ("train_mask", "val_mask", "test_mask"),
+            order.tensor_split([int(0.4 * nodes), int(0.7 * nodes)]),
+            strict=True,
+        )
+    )
+    masks = {
+        name: torch.zeros(nodes, dtype=torch.bool).index_fill(0, index, True)
+        for name, index in parts.items()
+    }
+    return Data(x=x, edge_index=edge_index, y=y, **masks)
+
+
+@pytest.fixture
+def make_data() -> Callable[..., Any]:
+    """Factory of small seeded PyG graphs; see `_make_data` for the options."""
+    return _make_data
+
+
+@pytest.fixture
+def make_graph() -> Callable[..., "Graph"]:
+    """Factory of the same as `gebt.Graph`; same options as `make_data`."""
+    import gebt
+
+    def make(**options: Any) -> "Graph":
+        return gebt.Graph.from_pyg(_make_data(**options), name="blocks")
+
+    return make
+
+
+@pytest.fixture
+def data() -> Any:
+    """The default small PyG graph: 120 nodes, 3 classes, 24 dense features."""
+    return _make_data()
+
+
+@pytest.fixture
+def graph(make_graph: Callable[..., "Graph"]) -> "Graph":
+    """`data` as a `gebt.Graph`."""
+    return make_graph()
+
+
+@pytest.fixture
+def sparse_graph(make_graph: Callable[..., "Graph"]) -> "Graph":
+    """As `graph`, with features so sparse that gebt keeps them sparse."""
+    return make_graph(sparse=True)
+
+
+@pytest.fixture
+def planetoid_root() -> Path:
+    """The folder with the raw files of Cora and CiteSeer, or a skip."""
+    given = os.environ.get("GEBT_DATA")
+    if given:
+        root = Path(given)
+        if all((root / name / "raw").is_dir() for name in ("Cora", "CiteSeer")):
+            return root
+    pytest.skip(
+        "set GEBT_DATA to a folder that holds Cora/raw and CiteSeer/raw "
+        f"(it is {given!r})"
+    )

@@ -1,0 +1,175 @@
+import csv
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gebt import files
+
+
+def test_write_bytes_makes_folders_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "a" / "b" / "c.bin"
+    files.write_bytes(path, b"one")
+    files.write_bytes(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [p.name for p in path.parent.iterdir()] == ["c.bin"]
+
+
+def test_a_written_file_has_the_usual_permissions(tmp_path):
+    files.write_bytes(tmp_path / "ours", b"")
+    (tmp_path / "theirs").write_bytes(b"")
+    modes = [stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("ours", "theirs")]
+    assert modes[0] == modes[1]
+
+
+def test_a_write_that_fails_midway_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    files.write_bytes(path, b"old")
+
+    def disk_full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_bytes(path, b"new and longer")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_write_cut_short_leaves_the_old_file_whole(tmp_path):
+    path = tmp_path / "result.json"
+    files.write_bytes(path, b"old")
+    with pytest.raises(TypeError):
+        files.write_bytes(path, "text, not bytes")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_content_that_cannot_be_written_does_not_touch_the_file(tmp_path):
+    path = tmp_path / "result.json"
+    files.write_json(path, {"fine": 1})
+    with pytest.raises(TypeError):
+        files.write_json(path, {"bad": object()})
+    assert json.loads(path.read_text()) == {"fine": 1}
+
+
+def test_json_is_strict_and_numbers_that_are_not_finite_become_null(tmp_path):
+    path = tmp_path / "result.json"
+    nan, inf = float("nan"), float("inf")
+    content = {"a": nan, "b": [inf, 1.5, (-inf, {"c": nan})], "d": "NaN", "e": True}
+    files.write_json(path, content)
+    text = path.read_text()
+    assert text.endswith("}\n")
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    assert json.loads(text, parse_constant=refuse) == {
+        "a": None,
+        "b": [None, 1.5, [None, {"c": None}]],
+        "d": "NaN",
+        "e": True,
+    }
+
+
+def test_csv_has_the_first_row_s_columns(tmp_path):
+    path = tmp_path / "rows.csv"
+    files.write_csv(path, [{"a": 1, "b": "x, y"}, {"b": "é", "a": 2}])
+    assert path.read_bytes() == 'a,b\n1,"x, y"\n2,é\n'.encode()
+    with path.open(newline="", encoding="utf-8") as file:
+        assert [row["b"] for row in csv.DictReader(file)] == ["x, y", "é"]
+    with pytest.raises(ValueError, match="fields not in fieldnames: 'c'"):
+        files.write_csv(path, [{"a": 1}, {"a": 2, "c": 3}])
+
+
+def tensors_of_every_kind() -> dict[str, torch.Tensor]:
+    return {
+        "mask": torch.tensor([True, False, True]),
+        "weight": torch.randn(3, 4).t(),  # not contiguous
+        "learned": torch.nn.Parameter(torch.randn(5)),
+        "wide": torch.ones(1).expand(6),
+        "half": torch.randn(2).bfloat16(),
+        "none": torch.empty(0, 3),
+        "index": torch.tensor([2**40]),
+    }
+
+
+def test_tensors_and_header_come_back_as_they_were(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = tensors_of_every_kind()
+    header = {
+        "kind": "ticket",
+        "epoch": 3,
+        "options": {"lr": 0.1},
+        "loss": float("nan"),
+    }
+    files.write_tensors(path, tensors, header)
+    found, read = files.read_tensors(path, "ticket")
+    assert read == {"kind": "ticket", "epoch": 3, "options": {"lr": 0.1}, "loss": None}
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor.detach())
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    path = tmp_path / "a.safetensors"
+    files.write_tensors(path, tensors_of_every_kind(), {"kind": "ticket"})
+    return path
+
+
+@pytest.mark.parametrize("keep", [0, 5, 40, -1])
+def test_a_truncated_file_is_refused(whole, keep):
+    whole.write_bytes(whole.read_bytes()[:keep])
+    words = r"a\.safetensors is not a readable ticket file \(truncated or corrupt"
+    with pytest.raises(ValueError, match=words):
+        files.read_tensors(whole, "ticket")
+
+
+def test_a_file_of_something_else_is_refused(whole):
+    whole.write_bytes(b"PK\x03\x04" + bytes(200))
+    with pytest.raises(ValueError, match="not a readable ticket file"):
+        files.read_tensors(whole, "ticket")
+
+
+def test_a_file_of_another_kind_is_refused(whole):
+    with pytest.raises(ValueError, match="not a gebt model.*kind = 'ticket'"):
+        files.read_tensors(whole, "model")
+    for metadata in (None, {"kind": "ticket"}, {"format": "pt"}):  # somebody else's
+        save_file({"a": torch.ones(2)}, whole, metadata=metadata)
+        with pytest.raises(ValueError, match="ticket"):
+            files.read_tensors(whole, "ticket")
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(FileNotFoundError, match="there is no ticket file at"):
+            files.read_tensors(path, "ticket")
+
+
+def test_new_folder_takes_a_new_or_empty_one(tmp_path):
+    path = tmp_path / "a" / "b"
+    assert files.new_folder(path) == path and path.is_dir()
+    assert files.new_folder(path) == path
+
+
+def test_new_folder_refuses_one_with_something_in_it_unless_forced(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    with pytest.raises(FileExistsError, match="is not empty.*--force"):
+        files.new_folder(tmp_path)
+    assert files.new_folder(tmp_path, force=True) == tmp_path
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_new_folder_refuses_a_file(tmp_path, force):
+    path = tmp_path / "file"
+    path.write_text("kept")
+    with pytest.raises(FileExistsError, match="exists and is not a folder"):
+        files.new_folder(path, force=force)
+    assert path.read_text() == "kept"

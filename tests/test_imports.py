@@ -1,0 +1,157 @@
+"""Who imports whom, and what `import gebt` costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gebt
+
+PACKAGE = Path(gebt.__file__).parent
+
+# DESIGN.md, "Who may import whom": a room imports from lower layers only.
+LAYERS = [
+    {"kernels", "masks", "detector", "files"},
+    {"sparse"},
+    {"graph", "models", "pruner", "penalties"},
+    {"tasks", "datasets", "sparsifier", "ticket"},
+    {"training"},
+    {"search", "compaction", "cost"},
+    {"pipeline"},
+    {"cli", "__main__"},
+]
+LAYER = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}
+# `python -m gebt` is nothing but a call of the command line.
+WITHIN_A_LAYER = {("__main__", "cli")}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """Rooms of gebt that a file imports anywhere in it; "" is the package itself."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "gebt":
+                names += [f"gebt.{alias.name}" for alias in node.names]
+            else:
+                names.append(node.module or "")
+    rooms = {
+        name.split(".")[1] if "." in name else "" for name in names if is_ours(name)
+    }
+    public = set(gebt._ROOMS)
+    assert not rooms & public - set(LAYER), f"{path} imports by way of `gebt` itself"
+    return {"" if room == "__version__" else room for room in rooms}
+
+
+def is_ours(module: str) -> bool:
+    return module.split(".")[0] == "gebt"
+
+
+FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_imports_from_lower_layers_only(path):
+    room = room_of(path)
+    assert room in LAYER, f"{room} is in no layer: add it to DESIGN.md and here"
+    for other in rooms_imported(path) - {room, ""}:
+        allowed = LAYER[other] < LAYER[room] or (room, other) in WITHIN_A_LAYER
+        assert allowed, f"{room} (layer {LAYER[room]}) imports {other} ({LAYER[other]})"
+
+
+@pytest.mark.parametrize("room", ["masks", "detector", "files", "kernels"])
+def test_the_lowest_layer_imports_nothing_of_gebt(room):
+    paths = [p for p in FILES if room_of(p) == room]
+    assert paths
+    assert set().union(*map(rooms_imported, paths)) <= {room}
+
+
+def test_models_never_see_a_graph_and_only_the_command_line_prints():
+    for path in FILES:
+        room = room_of(path)
+        if room in ("models", "detector"):
+            assert "graph" not in rooms_imported(path)
+        if room not in ("cli", "__main__"):
+            calls = [n for n in ast.walk(ast.parse(path.read_text())) if called(n)]
+            assert not [n for n in calls if called(n) == "print"], path
+
+
+def called(node: ast.AST) -> str | None:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return node.func.id
+    return None
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level modules loaded by a fresh interpreter that ran the code."""
+    tail = "\nimport sys; print(); print(*{m.split('.')[0] for m in sys.modules})"
+    command = [sys.executable, "-c", code + tail]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(run.stdout.splitlines()[-1].split())
+
+
+def test_import_gebt_imports_neither_torch_nor_pyg():
+    modules = modules_after("import gebt; gebt.__version__; dir(gebt)")
+    assert "gebt" in modules
+    assert not modules & {"torch", "torch_geometric", "numpy", "sklearn"}
+
+
+def test_a_search_on_tensors_does_not_need_pyg():
+    modules = modules_after("import gebt; gebt.find_ticket; gebt.Graph; gebt.load")
+    assert not modules & {"torch_geometric", "sklearn", "ogb", "matplotlib"}
+
+
+def test_help_imports_neither_torch_nor_pyg():
+    code = """
+import runpy, sys
+sys.argv = ["gebt", "--help"]
+try:
+    runpy.run_module("gebt", run_name="__main__")
+except SystemExit as done:
+    assert not done.code, done.code
+"""
+    modules = modules_after(code)
+    assert "gebt" in modules
+    assert not modules & {"torch_geometric", "sklearn"}
+
+
+def test_help_as_a_user_calls_it():
+    command = [sys.executable, "-m", "gebt", "--help"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "usage" in run.stdout.lower()
+
+
+def test_every_public_name_resolves_to_what_says_so():
+    assert gebt.__all__ == sorted(set(gebt.__all__))
+    for name in gebt.__all__:
+        thing = getattr(gebt, name)
+        assert thing.__name__.split(".")[-1] == name
+        assert thing.__doc__, name
+    assert set(gebt.__all__) < set(dir(gebt))
+
+
+def test_type_checkers_see_the_same_names():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = [n for n in tree.body if isinstance(n, ast.If)]
+    imports = [n for n in block.body if isinstance(n, ast.ImportFrom)]
+    listed = {alias.name: n.module for n in imports for alias in n.names}
+    assert set(listed) == set(gebt.__all__)
+    for name, module in listed.items():
+        room = gebt._ROOMS[name]
+        assert module == (f"gebt.{room}" if room else "gebt")
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(
+        AttributeError, match="module 'gebt' has no attribute 'nothing'"
+    ):
+        gebt.nothing  # noqa: B018
+    assert not hasattr(gebt, "torch")
