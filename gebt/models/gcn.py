@@ -52,8 +52,12 @@ class GCNLayer(nn.Module):
 
     def forward(self, x: Features, adjacency: SparseMatrix) -> Tensor:
         """(M, F) and a normalised (N, M) to (N, H)."""
-        out = wide_product(x, self.weight, self.inner_bias)
-        return (adjacency @ out)[:, : self.bias.shape[0]] + self.bias
+        out = adjacency @ wide_product(x, self.weight, self.inner_bias)
+        width = self.bias.shape[0]
+        # In place, as no gradient needs the product: a fresh (N, H) costs page faults.
+        return (
+            out.add_(self.bias) if out.shape[1] == width else out[:, :width] + self.bias
+        )
 
 
 class GCN(nn.Module):
@@ -121,6 +125,6 @@ class GCN(nn.Module):
         h: Any = take_rows(x, read)
         for depth, (layer, hop) in enumerate(zip(self.layers, hops, strict=True)):
             if depth:
-                h = h.relu()
+                h = h.relu_()
             h = layer(dropout(h, self.dropout, self.training), hop)
         return h
