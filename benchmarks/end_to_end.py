@@ -7,6 +7,8 @@ features and hidden layer, Adam 0.01, weight decay 5e-4 on the first layer, eval
 each epoch, 100 epochs), the same without dropout on the features, and drawing and
 retraining a ticket at 0.2/0.9. CPU seconds; medians, minimum and maximum.
 
+Inference: turns of 20 calls on end, as a service makes them.
+
     python benchmarks/end_to_end.py [--repeats 5] [--graphs cora citeseer] [--root DIR]
 
 Prints tables and writes results/end_to_end.csv.
@@ -128,15 +130,19 @@ def check(graph: gebt.Graph, peer: Peer, model: torch.nn.Module, small: gebt.Gra
 
 
 def in_turn(
-    calls: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float]
+    calls: dict[str, Callable[[], object]],
+    turns: int,
+    clock: Callable[[], float],
+    each: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of each call, one after the other, ``repeats`` times over."""
+    """Seconds of a call: in each turn every competitor runs ``each`` times on end."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
+    for _ in range(turns):
         for name, call in calls.items():
             start = clock()
-            call()
-            times[name].append(clock() - start)
+            for _ in range(each):
+                call()
+            times[name].append((clock() - start) / each)
     return times
 
 
@@ -300,8 +306,8 @@ def main() -> None:
                 "gebt, dense": lambda m=dense, g=graph: m(g.x, g.adjacency),
                 "ticket": lambda m=fast, g=compact: m(g.x, g.adjacency),
             }
-            in_turn(calls, 20, time.perf_counter)
-            inference = in_turn(calls, 40 * args.repeats, time.perf_counter)
+            in_turn(calls, 2, time.perf_counter, each=20)
+            inference = in_turn(calls, 20 * args.repeats, time.perf_counter, each=20)
         tell(name, "inference, ms", inference, 1000, {"PyG": forward})
 
     table = Table(title="search epochs: time in the detector", title_justify="left")

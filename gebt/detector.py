@@ -15,7 +15,6 @@ Source: You et al. 2022, Algorithms 1 and 2.
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -27,6 +26,9 @@ Compare = Literal["window", "previous"]
 Combine = Literal["sum", "mean"]
 Group = Tensor | Mapping[str, Tensor]
 Shapes = dict[str, list[tuple[str, torch.Size]]]
+Bits = list[list[int]] | Tensor
+"""On CPU each part of each group as one long integer, which Python compares in few
+steps; elsewhere all masks in one boolean vector."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,10 @@ class MaskDistanceDetector:
         self.warmup = warmup
         self.history: list[Reading] = []
         self._groups: Shapes = {}
-        self._masks: deque[Tensor] = deque(maxlen=self._lookback)
-        self._kept: deque[dict[str, int]] = deque(maxlen=self._lookback)
-        self._queue: deque[dict[str, float]] = deque(maxlen=window)
+        self._sizes: dict[str, int] = {}
+        self._masks: deque[Any] = deque(maxlen=self._lookback)
+        self._kept: deque[list[int]] = deque(maxlen=self._lookback)
+        self._queue: deque[list[float]] = deque(maxlen=window)
         self._first: dict[str, float] = {}
 
     @property
@@ -135,59 +138,100 @@ class MaskDistanceDetector:
             ValueError: if the groups or shapes differ from the first update's, a
                 watched group is missing, or no watched mask can ever change.
         """
-        parts = {name: _parts(group) for name, group in masks.items()}
-        self._check(parts)
-        # One owned vector: earlier masks must not change under the detector.
-        flat = torch.cat([m.flatten() for group in parts.values() for _, m in group])
-        sizes = {n: sum(m.numel() for _, m in group) for n, group in parts.items()}
-        kept, *hamming = self._count(flat, sizes)
-        watched = [n for n in self.watch or sizes if 0 < kept[n] < sizes[n]]
+        bits = self._bits(masks)
+        sizes = self._sizes
+        kept, *hamming = self._count(bits)
+        comparisons = [
+            [
+                self._scaled(name, size, *counts)
+                for (name, size), *counts in zip(
+                    sizes.items(), kept, then, far, strict=True
+                )
+            ]
+            for then, far in zip(self._kept, hamming, strict=True)
+        ]
+        watched = [
+            i
+            for i, (name, size) in enumerate(sizes.items())
+            if 0 < kept[i] < size and (self.watch is None or name in self.watch)
+        ]
         if not watched:
             raise ValueError(
                 "no watched mask can change: each of "
                 f"{list(self.watch or sizes)} keeps all or none of its entries. "
                 "Prune at least one of them at a ratio above 0."
             )
-        comparisons = [
-            {n: self._scaled(n, sizes[n], kept[n], then[n], far[n]) for n in sizes}
-            for then, far in zip(self._kept, hamming, strict=True)
-        ]
         if self.compare == "window":
             self._queue.clear()
         self._queue.extend(comparisons)
-        self._masks.append(flat)
+        self._masks.append(bits)
         self._kept.append(kept)
 
-        share = 1 if self.combine == "sum" else 1 / len(watched)
-        nan = float("nan")
-        joint = max(
-            (share * sum(d[n] for n in watched) for d in self._queue), default=nan
-        )
+        queue, nan = self._queue, float("nan")
+        joint = max([sum([d[i] for i in watched]) for d in queue], default=nan)
+        if self.combine == "mean":
+            joint /= len(watched)
+        largest = [max(d) for d in zip(*queue, strict=True)] or [nan] * len(sizes)
         epoch = len(self.history) + 1
         reading = Reading(
             epoch=epoch,
-            distances={n: max((d[n] for d in self._queue), default=nan) for n in sizes},
+            distances=dict(zip(sizes, largest, strict=True)),
             joint=joint,
-            settled=len(self._queue) == self.window
+            settled=len(queue) == self.window
             and joint < self.threshold
             and epoch > self.warmup,
         )
         self.history.append(reading)
         return reading
 
-    def _count(self, flat: Tensor, sizes: dict[str, int]) -> list[dict[str, int]]:
+    def _bits(self, masks: Mapping[str, Group]) -> Bits:
+        """Check the masks and copy them, so that none changes under us."""
+        found: Shapes = {}
+        pieces: list[list[Tensor]] = []
+        for name, group in masks.items():
+            parts = group if isinstance(group, Mapping) else {"": group}
+            found[name] = [_check_mask(name, key, part) for key, part in parts.items()]
+            pieces.append(list(parts.values()))
+        if not found or found != self._groups:
+            self._start(found)
+        if pieces[0][0].is_cpu:
+            return [[_integer(part) for part in parts] for parts in pieces]
+        return torch.cat([part.flatten() for parts in pieces for part in parts])
+
+    def _start(self, found: Shapes) -> None:
+        if self._groups:
+            raise ValueError(
+                "`masks` must have the same groups and shapes at every update: "
+                f"expected {_describe(self._groups)}, got {_describe(found)}. "
+                "Start a new detector if the model has changed."
+            )
+        if not found:
+            raise ValueError("`masks` is empty: give at least one group.")
+        if empty := [name for name, shapes in found.items() if not shapes]:
+            raise ValueError(f"`masks[{empty[0]!r}]` has no masks in it.")
+        if missing := set(self.watch or ()) - set(found):
+            raise ValueError(
+                f"`watch` names {sorted(missing)}, but `masks` has only the "
+                f"groups {list(found)}."
+            )
+        self._lay_out(found)
+
+    def _lay_out(self, groups: Shapes) -> None:
+        self._groups = groups
+        self._sizes = {
+            name: sum(shape.numel() for _, shape in shapes)
+            for name, shapes in groups.items()
+        }
+
+    def _count(self, bits: Bits) -> list[list[int]]:
         """Per group, the kept entries, then the Hamming distance to each old mask."""
-        ends = list(accumulate(sizes.values()))
-        slices = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
-        if flat.device.type == "cpu":  # numpy counts 4 times as fast there
-            bits = flat.numpy()
-            vectors = [bits, *(bits ^ then.numpy() for then in self._masks)]
-            counts = [[int(np.count_nonzero(v[s])) for s in slices] for v in vectors]
-        else:  # one transfer for all of them
-            rows = torch.stack([flat, *(flat ^ then for then in self._masks)])
-            by_group = [rows[:, s].count_nonzero(dim=1) for s in slices]
-            counts = torch.stack(by_group, dim=1).tolist()
-        return [dict(zip(sizes, row, strict=True)) for row in counts]
+        if isinstance(bits, list):
+            kept = [sum([part.bit_count() for part in group]) for group in bits]
+            return [kept, *[_differing(bits, then) for then in self._masks]]
+        rows = torch.stack([torch.zeros_like(bits), *self._masks]) ^ bits
+        groups = rows.split(list(self._sizes.values()), dim=1)
+        counts = torch.stack([group.count_nonzero(dim=1) for group in groups], dim=1)
+        return counts.tolist()  # one transfer for all of them
 
     def _scaled(
         self, name: str, size: int, kept: int, then: int, hamming: int
@@ -202,24 +246,6 @@ class MaskDistanceDetector:
             return hamming / size
         return hamming / self._first.setdefault(name, hamming)
 
-    def _check(self, masks: Mapping[str, list[tuple[str, Tensor]]]) -> None:
-        found = {name: _shapes(name, parts) for name, parts in masks.items()}
-        if not self._groups:
-            if missing := set(self.watch or ()) - set(found):
-                raise ValueError(
-                    f"`watch` names {sorted(missing)}, but `masks` has only the "
-                    f"groups {list(found)}."
-                )
-            if not found:
-                raise ValueError("`masks` is empty: give at least one group.")
-            self._groups = found
-        elif found != self._groups:
-            raise ValueError(
-                "`masks` must have the same groups and shapes at every update: "
-                f"expected {_describe(self._groups)}, got {_describe(found)}. "
-                "Start a new detector if the model has changed."
-            )
-
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on later: tensors, numbers and strings only."""
         return {
@@ -229,8 +255,8 @@ class MaskDistanceDetector:
                 for name, parts in self._groups.items()
             },
             "masks": list(self._masks),
-            "kept": [dict(k) for k in self._kept],
-            "queue": [dict(q) for q in self._queue],
+            "kept": [list(k) for k in self._kept],
+            "queue": [list(q) for q in self._queue],
             "first": dict(self._first),
             "history": [asdict(r) for r in self.history],
         }
@@ -250,13 +276,15 @@ class MaskDistanceDetector:
                 f"{ {k: v for k, v in differing.items() if v[0] != v[1]} }. "
                 "Create the detector with the saved ones."
             )
-        self._groups = {
-            name: [(key, torch.Size(shape)) for key, shape in parts]
-            for name, parts in state["groups"].items()
-        }
+        self._lay_out(
+            {
+                name: [(key, torch.Size(shape)) for key, shape in parts]
+                for name, parts in state["groups"].items()
+            }
+        )
         self._masks = deque(state["masks"], maxlen=self._lookback)
-        self._kept = deque((dict(k) for k in state["kept"]), maxlen=self._lookback)
-        self._queue = deque((dict(q) for q in state["queue"]), maxlen=self.window)
+        self._kept = deque(map(list, state["kept"]), maxlen=self._lookback)
+        self._queue = deque(map(list, state["queue"]), maxlen=self.window)
         self._first = dict(state["first"])
         self.history = [Reading(**reading) for reading in state["history"]]
 
@@ -279,21 +307,25 @@ def _check_choice(name: str, value: str, choices: Any) -> None:
         raise ValueError(f"`{name}` must be one of {known}, got {value!r}.")
 
 
-def _parts(group: Group) -> list[tuple[str, Tensor]]:
-    return list(group.items()) if isinstance(group, Mapping) else [("", group)]
+def _check_mask(name: str, key: str, mask: Any) -> tuple[str, torch.Size]:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        where = f"[{name!r}]" + (f"[{key!r}]" if key else "")
+        raise TypeError(
+            f"`masks{where}` must be a boolean tensor, True = kept, got {got}."
+        )
+    return key, mask.shape
 
 
-def _shapes(name: str, parts: list[tuple[str, Tensor]]) -> list[tuple[str, torch.Size]]:
-    for key, mask in parts:
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            where = f"`masks[{name!r}][{key!r}]`" if key else f"`masks[{name!r}]`"
-            raise TypeError(
-                f"{where} must be a boolean tensor, True = kept, got {got}."
-            )
-    if not parts:
-        raise ValueError(f"`masks[{name!r}]` has no masks in it.")
-    return [(key, mask.shape) for key, mask in parts]
+def _integer(mask: Tensor) -> int:
+    return int.from_bytes(np.packbits(mask.numpy()).tobytes(), "little")
+
+
+def _differing(a: list[list[int]], b: list[list[int]]) -> list[int]:
+    return [
+        sum([(i ^ j).bit_count() for i, j in zip(mine, theirs, strict=True)])
+        for mine, theirs in zip(a, b, strict=True)
+    ]
 
 
 def _describe(groups: Shapes) -> str:

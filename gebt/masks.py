@@ -39,37 +39,45 @@ def keep_top(scores: Tensor, prune_ratio: float) -> Tensor:
     Source: You et al. 2022, Sec. 3.2, magnitude pruning.
     """
     check_ratio("prune_ratio", prune_ratio)
-    magnitude = scores.detach().abs().flatten()
-    drop = magnitude.numel() - num_kept(magnitude.numel(), prune_ratio)
-    if magnitude.numel() and magnitude.max().isnan():
-        raise ValueError(
-            "`scores` holds NaN, which has no rank. Has the training diverged? "
-            "Try a smaller learning rate."
-        )
+    scores = scores.detach()
+    drop = scores.numel() - num_kept(scores.numel(), prune_ratio)
+    if scores.numel() == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    on_cpu = scores.device.type == "cpu" and scores.dtype != torch.bfloat16
+    return (numpy_keep if on_cpu else reference_keep)(scores, drop)
+
+
+def reference_keep(scores: Tensor, drop: int) -> Tensor:
+    """Drop the ``drop`` smallest; no data-dependent shape, one check for NaN."""
+    magnitude = scores.abs().flatten()
+    if magnitude.isnan().any():
+        raise ValueError(_NAN)
     if drop == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    on_cpu = magnitude.device.type == "cpu" and magnitude.dtype != torch.bfloat16
-    keep = numpy_keep if on_cpu else reference_keep
-    return keep(magnitude, drop).view(scores.shape)
-
-
-def reference_keep(magnitude: Tensor, drop: int) -> Tensor:
-    """Drop the ``drop`` smallest of a vector; no data-dependent shape, no sync."""
     # All above the smallest kept magnitude are kept, and of those equal to it the
     # first few, so that the count is exact.
     threshold = magnitude.kthvalue(drop + 1).values
     above = magnitude > threshold
     equal = magnitude == threshold
     wanted = magnitude.numel() - drop - above.sum()
-    return above | (equal & (equal.cumsum(0) <= wanted))
+    return (above | (equal & (equal.cumsum(0) <= wanted))).view(scores.shape)
 
 
-def numpy_keep(magnitude: Tensor, drop: int) -> Tensor:
+def numpy_keep(scores: Tensor, drop: int) -> Tensor:
     """`reference_keep` on CPU: numpy selects and compares 5 times as fast there."""
-    values = magnitude.numpy()
-    threshold = np.partition(values, drop)[drop]
-    keep = values >= threshold
-    surplus = np.count_nonzero(keep) - (values.size - drop)
+    magnitude = np.abs(scores.numpy())
+    ordered = np.partition(magnitude, drop, axis=None)
+    if magnitude.dtype.kind == "f" and np.isnan(ordered[drop:].max()):
+        raise ValueError(_NAN)  # NaN is ordered last
+    threshold = ordered[drop]
+    keep = magnitude >= threshold
+    surplus = np.count_nonzero(keep) - (magnitude.size - drop)
     if surplus:
-        keep[np.flatnonzero(values == threshold)[-surplus:]] = False
+        keep.flat[np.flatnonzero(magnitude == threshold)[-surplus:]] = False
     return torch.from_numpy(keep)
+
+
+_NAN = (
+    "`scores` holds NaN, which has no rank. Has the training diverged? "
+    "Try a smaller learning rate."
+)

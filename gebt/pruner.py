@@ -74,17 +74,17 @@ class ModelPruner:
         """Boolean masks by parameter name, True = kept, shaped like the weights."""
         scores = [self._score(w) for w in self.weights.values()]
         if self.scope == "global":
-            sizes = [s.numel() for s in scores]
             pooled = keep_top(
                 torch.cat([s.flatten() for s in scores]), self.prune_ratio
             )
-            kept = list(pooled.split(sizes))
+            flat = pooled.split_with_sizes([s.numel() for s in scores])
+            kept = [k.view(s.shape) for k, s in zip(flat, scores, strict=True)]
         else:
             kept = [keep_top(s, self.prune_ratio) for s in scores]
-        return {
-            name: k.view(s.shape).expand(w.shape)
-            for (name, w), s, k in zip(self.weights.items(), scores, kept, strict=True)
-        }
+        if self.unit != "element":
+            weights = self.weights.values()
+            kept = [k.expand_as(w) for k, w in zip(kept, weights, strict=True)]
+        return dict(zip(self.weights, kept, strict=True))
 
     def _score(self, weight: Tensor) -> Tensor:
         if self.unit == "element":
