@@ -189,13 +189,14 @@ def main() -> None:
     args = parser.parse_args()
     tasks = [(g, s, args.root) for g in args.graphs for s in range(args.seeds)]
     rows: list[dict] = []
+    header = f"# {environment()}\n"
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         for done, found in enumerate(pool.imap(one_seed, tasks), start=1):
             rows += found
             print(f"{done} of {len(tasks)} seeds done", flush=True)
             with open(args.out, "w", newline="") as file:
-                file.write(f"# {environment()}\n")
+                file.write(header)
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)

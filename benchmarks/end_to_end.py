@@ -232,6 +232,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     console = Console(width=100)
     rows: list[dict[str, object]] = []
+    header = f"# {environment()}\n"
 
     def tell(
         graph: str,
@@ -341,7 +342,7 @@ def main() -> None:
     path = RESULTS / "end_to_end.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
-        file.write(f"# {environment()}\n")
+        file.write(header)
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

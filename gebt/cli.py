@@ -378,10 +378,10 @@ def _progress(epochs: int, seeds: int, quiet: bool) -> Iterator["OnEpoch | None"
     elif out_console.is_terminal:
         with Progress(
             TextColumn("{task.description:<8}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=10),
             TextColumn("{task.completed:>3}/{task.total}"),
+            TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
             console=out_console,
         ) as bars:
             yield _live(bars, epochs, seeds)
@@ -398,13 +398,13 @@ def _live(bars: Progress, epochs: int, seeds: int) -> "OnEpoch":
             for task in tasks.values():
                 bars.remove_task(task)
             tasks.clear()
-            if total is not None:
-                bars.advance(total)
         if phase not in tasks:
             for other in tasks.values():
                 bars.stop_task(other)
             tasks[phase] = bars.add_task(phase, total=epochs, state="")
         bars.update(tasks[phase], completed=epoch.epoch, state=_state(epoch))
+        if total is not None and phase == "retrain" and epoch.epoch == epochs:
+            bars.advance(total)
 
     return show
 
@@ -429,11 +429,11 @@ def _state(epoch: "Epoch") -> str:
     text = f"loss {epoch.loss:.3f}  val {epoch.val:5.1f}%"
     if epoch.distances:
         parts = [
-            f"{name} {epoch.distances[name]:.3f}"
+            f"{name} {epoch.distances[name]:.2f}"
             for name in ("graph", "weights", "joint")
             if name in epoch.distances
         ]
-        text += "  distance " + ", ".join(parts)
+        text += "  distance: " + ", ".join(parts)
     return text
 
 
