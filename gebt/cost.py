@@ -4,9 +4,10 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,7 +48,7 @@ def measure_cost(model: nn.Module, graph: Graph, *, repeats: int = 50) -> Cost:
     Args:
         model: with ``forward(x, adjacency)``; left in evaluation mode.
         graph: what it runs on.
-        repeats: timed forwards, after five untimed ones.
+        repeats: timed forwards, rounded up to a multiple of ten.
     """
     model.eval()
     matrices = [graph.adjacency]
@@ -60,7 +61,6 @@ def measure_cost(model: nn.Module, graph: Graph, *, repeats: int = 50) -> Cost:
 
         with FlopCounterMode(display=False) as counter:
             forward()
-        times = time_calls(forward, repeats, graph.adjacency.device)
         with peak_memory(graph.adjacency.device) as peak:
             forward()
     return Cost(
@@ -72,9 +72,30 @@ def measure_cost(model: nn.Module, graph: Graph, *, repeats: int = 50) -> Cost:
             for m in matrices
             for t in (m.pattern.crow, m.pattern.col)
         ),
-        latency_ms=1000 * statistics.median(times),
+        latency_ms=latencies([(model, graph)], repeats=repeats)[0],
         peak_mib=peak[0],
     )
+
+
+@torch.no_grad()
+def latencies(
+    runs: Sequence[tuple[nn.Module, Graph]], *, repeats: int = 50
+) -> list[float]:
+    """Median milliseconds of a forward of each model on its graph.
+
+    Models are timed in turns of ten calls, so that a machine that changes its speed
+    changes it for all of them.
+
+    Args:
+        runs: models with their graphs; left in evaluation mode.
+        repeats: timed forwards of each, rounded up to whole turns.
+    """
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(-(-repeats // 10)):
+        for found, (model, graph) in zip(times, runs, strict=True):
+            forward = partial(model.eval(), graph.x, graph.adjacency)
+            found += time_calls(forward, 10, graph.adjacency.device)
+    return [1000 * statistics.median(found) for found in times]
 
 
 def paper_macs(model: nn.Module, graph: Graph) -> int | None:
