@@ -412,15 +412,16 @@ def _live(bars: Progress, epochs: int, seeds: int) -> "OnEpoch":
 def _plain(epochs: int) -> "OnEpoch":
     started = time.perf_counter()
     every = max(1, epochs // 4)
+    waiting: list[str] = []  # the last line, until it is due or its phase is over
 
     def show(phase: str, epoch: "Epoch") -> None:
+        if epoch.epoch == 1 and waiting:
+            print(waiting.pop(), flush=True)
+        passed = time.perf_counter() - started
+        counter = f"epoch {epoch.epoch:>3}/{epochs}"
+        waiting[:] = [f"{passed:6.1f} s  {phase:<8} {counter}  {_state(epoch)}"]
         if epoch.epoch % every == 0:
-            passed = time.perf_counter() - started
-            print(
-                f"{passed:6.1f} s  {phase:<8} epoch {epoch.epoch:>3}/{epochs}  "
-                f"{_state(epoch)}",
-                flush=True,
-            )
+            print(waiting.pop(), flush=True)
 
     return show
 
@@ -453,7 +454,8 @@ def _table(metrics: dict[str, Any]) -> Table:
         values: Any = mean[name]
         for key in path:
             values = values[key]
-        return f"{values['dense'] / values['ticket']:.1f}x less"
+        less = values["dense"] / values["ticket"]
+        return f"{less:.1f}x less" if less >= 1 else f"{1 / less:.1f}x more"
 
     seconds = mean["cpu_seconds"]
     found = mean["ticket"]

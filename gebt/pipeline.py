@@ -134,6 +134,8 @@ def run_seed(
     """Train dense, draw the joint ticket, retrain it, compact it, measure both."""
     recorder = Recorder(on_epoch)
     with peak_memory(graph.adjacency.device) as peak:
+        # Untimed: with its first optimiser torch imports its compiler, over a second.
+        train(new_gcn(graph, options.hidden, seed), graph, epochs=1)
         dense = new_gcn(graph, options.hidden, seed)
         with recorder.phase("dense") as hook:
             training = train(

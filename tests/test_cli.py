@@ -65,7 +65,7 @@ def digits_run(tmp_path_factory):
 
 def test_run_prints_progress_and_one_table(digits_run):
     folder, result = digits_run
-    for phase in ("dense", "retrain"):
+    for phase in ("dense", "search", "retrain"):
         assert f"{phase} " in result.stdout
     assert "val " in result.stdout and "epoch  12/12" in result.stdout
     assert "digits, 2 seeds, mean ± standard deviation" in result.stdout
