@@ -88,8 +88,8 @@ def _rows(graph: gebt.Graph, seed: int) -> Iterator[dict]:
         for links, variant in _with_controls(ticket, seed).items():
             if links == "all":
                 continue
-            model = new_gcn(graph, HIDDEN, seed + 1000)
-            small = variant.open(model, graph, weights="fresh")
+            model = new_gcn(graph, HIDDEN, seed)
+            small = variant.open(model, graph, weights="fresh", seed=seed + 1000)
             done = gebt.train(model, small, seed=seed)
             yield row("GEB, from scratch", links, model, small, done.val, ticket)
 

@@ -1,5 +1,4 @@
 # ruff: noqa: F401 (the imports below are for type checkers)
-# ruff: noqa: F401 (the imports below are for type checkers)
 """Graph early-bird tickets: train a sparse graph and sparse weights together."""
 
 from importlib import import_module

@@ -1,6 +1,7 @@
 """The command line. The only room that prints; torch is imported by the commands."""
 
 import os
+import re
 import sys
 import time
 import warnings
@@ -61,7 +62,7 @@ Hidden = Annotated[int, typer.Option(help="Width of the hidden layer.")]
 Epochs = Annotated[
     int, typer.Option(help="Epochs of each training; the search may use as many.")
 ]
-Seed = Annotated[int, typer.Option(help="First seed.")]
+Seed = Annotated[int, typer.Option(help="First seed.", min=0, max=2**32)]
 Threshold = Annotated[
     float, typer.Option(help="Mask distance below which a ticket counts as stable.")
 ]
@@ -122,7 +123,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Train dense, draw the joint ticket, retrain it, compact it, compare the two."""
-    from gebt.files import new_folder, write_json
+    from gebt.files import write_json
     from gebt.pipeline import Options, best_run, collect, run_seed
 
     options = Options(graph_ratio, weight_ratio, hidden, epochs, threshold, window)
@@ -130,7 +131,7 @@ def run(
     if seeds < 1:
         raise ValueError(f"`--seeds` must be at least 1, got {seeds}.")
     graph = _load(dataset, root, device)
-    folder = new_folder(out or _default_folder(graph.name), force=force)
+    folder = _new_folder(out or _default_folder(graph.name), force)
     runs = []
     with _progress(epochs, seeds, quiet) as show:
         for each in range(seed, seed + seeds):
@@ -164,14 +165,14 @@ def search(
 ) -> None:
     """Draw a joint ticket and write it, without retraining it."""
     from gebt import pipeline
-    from gebt.files import new_folder, write_csv
+    from gebt.files import write_csv
 
     options = pipeline.Options(
         graph_ratio, weight_ratio, hidden, epochs, threshold, window
     )
     _check_something_to_prune(options)
     graph = _load(dataset, root, device)
-    folder = new_folder(out or _default_folder(graph.name), force=force)
+    folder = _new_folder(out or _default_folder(graph.name), force)
     model = pipeline.new_gcn(graph, hidden, seed)
     with _progress(epochs, 1, quiet) as show:
         recorder = pipeline.Recorder(show)
@@ -209,7 +210,7 @@ def retrain(
     """Retrain a ticket with its inherited weights, compact it, and measure it."""
     from gebt import pipeline
     from gebt.compaction import save_compact
-    from gebt.files import new_folder, write_csv, write_json
+    from gebt.files import write_csv, write_json
     from gebt.models import build_model
     from gebt.ticket import Ticket
     from gebt.training import check_epochs
@@ -219,7 +220,7 @@ def retrain(
     graph = _load(ticket.dataset["name"], root, device)
     model = build_model(dict(ticket.model)).to(graph.adjacency.device)
     ticket.open(model, graph)  # a ticket that does not fit fails before any folder
-    folder = new_folder(out or _default_folder(graph.name), force=force)
+    folder = _new_folder(out or _default_folder(graph.name), force)
     with _progress(epochs, 1, quiet) as show:
         recorder = pipeline.Recorder(show)
         done = pipeline.retrain(ticket, model, graph, epochs, recorder)
@@ -312,18 +313,25 @@ def main() -> None:
     usage_error: Any = typer.BadParameter.__mro__[2]
     try:
         code = app(standalone_mode=False, prog_name="gebt")
-    except KeyboardInterrupt:
-        _fail("interrupted; what was finished before is in the output folder.", 130)
-    except typer.Abort:
-        _fail("interrupted.", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(_INTERRUPTED, 130)
     except (ValueError, OSError) as error:
-        _fail(str(error))
+        _fail(_ARGUMENT.sub(lambda m: f"`--{m[1].replace('_', '-')}`", str(error)))
     except usage_error as error:
         message = getattr(error, "format_message", error.__str__)()
         if not message:  # the help was asked for and printed
             sys.exit(getattr(error, "exit_code", 2))
-        _fail(f"{message} See `gebt --help`.")
+        _fail(f"{message.rstrip('.')}. See `gebt --help`.")
+    if code == 130:  # typer's own answer to Ctrl-C
+        _fail(_INTERRUPTED, 130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+_INTERRUPTED = "interrupted; what was finished before is in the output folder."
+_ARGUMENT = re.compile(
+    "`(graph_ratio|weight_ratio|hidden|epochs|threshold|window|seeds|seed)`"
+)
+"""Names that the library's errors give to what is a flag here."""
 
 
 def _fail(message: str, code: int = 2) -> None:
@@ -360,6 +368,27 @@ def _load(dataset: str, root: Path | None, device: Device) -> "Graph":
         device is Device.auto and torch.cuda.is_available()
     )
     return graph.to("cuda") if on_gpu else graph
+
+
+def _new_folder(folder: Path, force: bool) -> Path:
+    """Make the folder; a forced one loses an earlier run's files, and only those."""
+    from gebt.files import new_folder
+
+    new_folder(folder, force=force)
+    for old in [folder, *folder.glob("seed-*")]:
+        for name in _OUTPUTS:
+            (old / name).unlink(missing_ok=True)
+        if old != folder and not any(old.iterdir()):
+            old.rmdir()
+    return folder
+
+
+_OUTPUTS = (
+    "ticket.safetensors",
+    "compact.safetensors",
+    "history.csv",
+    "metrics.json",
+)
 
 
 def _default_folder(dataset: str) -> Path:

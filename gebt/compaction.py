@@ -94,7 +94,16 @@ def _read_by_something(weights: Sequence[Tensor]) -> list[Tensor]:
 
 
 def save_compact(path: str | Path, model: nn.Module, graph: Graph) -> None:
-    """Write a compact model and its graph to one safetensors file."""
+    """Write a compact model and its graph to one safetensors file.
+
+    Raises:
+        ValueError: if the model is not one that `load_compact` can rebuild.
+    """
+    if not isinstance(model, GCN):
+        raise ValueError(
+            f"cannot save a {type(model).__name__} as a compact model: `load_compact` "
+            "could not rebuild it. gebt knows GCN."
+        )
     tensors = {f"model/{name}": t for name, t in model.state_dict().items()}
     matrices = {"adjacency": graph.adjacency}
     if isinstance(graph.x, SparseMatrix):

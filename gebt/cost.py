@@ -145,21 +145,32 @@ def peak_memory(device: torch.device) -> Iterator[list[float]]:
     the system cannot reset its high-water mark (only Linux can), the mark since the
     start of the process.
     """
-    peak: list[float] = []
+    # Blocks nest: starting one resets the mark, so the others take it over first.
+    seen = [0.0]
+    for block in _open_blocks:
+        block[0] = max(block[0], _high_water_mib(device))
+    _open_blocks.append(seen)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        yield peak
-        peak.append(torch.cuda.max_memory_allocated(device) / 2**20)
-        return
+    else:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            pass
+    peak: list[float] = []
     try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-    yield peak
-    peak.append(_resident_high_water_mib())
+        yield peak
+    finally:
+        _open_blocks.remove(seen)
+    peak.append(max(seen[0], _high_water_mib(device)))
 
 
-def _resident_high_water_mib() -> float:
+_open_blocks: list[list[float]] = []
+
+
+def _high_water_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 2**10

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -96,6 +97,9 @@ def _download(root: Path, title: str, missing: list[str]) -> None:
     try:
         Planetoid(str(root), title)
     except Exception as error:
+        for folder in (root / title / "raw", root / title):
+            with suppress(OSError):  # only what the attempt left empty
+                folder.rmdir()
         raise FileNotFoundError(
             f"{title} is not in {root.absolute()} and could not be downloaded "
             f"({type(error).__name__}). Put these files of "

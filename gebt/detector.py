@@ -97,6 +97,8 @@ class MaskDistanceDetector:
         _check_choice("combine", combine, Combine)
         if isinstance(watch, str):
             watch = (watch,)
+        if watch is not None and not (watch := tuple(watch)):
+            raise ValueError("`watch` is empty: name a group, or leave it out for all.")
         self.threshold = threshold
         self.window = window
         self.scale = scale
@@ -186,6 +188,8 @@ class MaskDistanceDetector:
 
     def _bits(self, masks: Mapping[str, Group]) -> Bits:
         """Check the masks and copy them, so that none changes under us."""
+        if masks.keys() == self._groups.keys():
+            masks = {name: masks[name] for name in self._groups}  # in our order
         found: Shapes = {}
         pieces: list[list[Tensor]] = []
         for name, group in masks.items():
@@ -225,6 +229,14 @@ class MaskDistanceDetector:
 
     def _count(self, bits: Bits) -> list[list[int]]:
         """Per group, the kept entries, then the Hamming distance to each old mask."""
+        if self._masks and type(self._masks[-1]) is not type(bits):
+            # Restored from a state, or the masks have moved to another device.
+            old = [self._vector(mask) for mask in self._masks]
+            self._masks.clear()
+            if isinstance(bits, list):
+                self._masks.extend(self._integers(mask.cpu()) for mask in old)
+            else:
+                self._masks.extend(mask.to(bits.device) for mask in old)
         if isinstance(bits, list):
             kept = [sum([part.bit_count() for part in group]) for group in bits]
             return [kept, *[_differing(bits, then) for then in self._masks]]
@@ -232,6 +244,25 @@ class MaskDistanceDetector:
         groups = rows.split(list(self._sizes.values()), dim=1)
         counts = torch.stack([group.count_nonzero(dim=1) for group in groups], dim=1)
         return counts.tolist()  # one transfer for all of them
+
+    def _vector(self, bits: Bits) -> Tensor:
+        """All of one update's masks as a boolean vector."""
+        if isinstance(bits, Tensor):
+            return bits
+        return torch.cat(
+            [
+                _unpack(part, shape.numel())
+                for group, shapes in zip(bits, self._groups.values(), strict=True)
+                for part, (_, shape) in zip(group, shapes, strict=True)
+            ]
+        )
+
+    def _integers(self, vector: Tensor) -> Bits:
+        """The other way round."""
+        groups = self._groups.values()
+        sizes = [shape.numel() for shapes in groups for _, shape in shapes]
+        parts = iter(vector.split(sizes))
+        return [[_integer(next(parts)) for _ in shapes] for shapes in groups]
 
     def _scaled(
         self, name: str, size: int, kept: int, then: int, hamming: int
@@ -254,7 +285,7 @@ class MaskDistanceDetector:
                 name: [(key, list(shape)) for key, shape in parts]
                 for name, parts in self._groups.items()
             },
-            "masks": list(self._masks),
+            "masks": [self._vector(mask) for mask in self._masks],
             "kept": [list(k) for k in self._kept],
             "queue": [list(q) for q in self._queue],
             "first": dict(self._first),
@@ -319,6 +350,11 @@ def _check_mask(name: str, key: str, mask: Any) -> tuple[str, torch.Size]:
 
 def _integer(mask: Tensor) -> int:
     return int.from_bytes(np.packbits(mask.numpy()).tobytes(), "little")
+
+
+def _unpack(integer: int, size: int) -> Tensor:
+    packed = np.frombuffer(integer.to_bytes(-(-size // 8), "little"), dtype=np.uint8)
+    return torch.from_numpy(np.unpackbits(packed, count=size).astype(bool))
 
 
 def _differing(a: list[list[int]], b: list[list[int]]) -> list[int]:

@@ -1,6 +1,7 @@
 """Every file gebt writes or opens: written whole or not at all, read safely."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -70,8 +71,17 @@ def write_tensors(
         name: t.detach().cpu().clone(memory_format=layout)
         for name, t in tensors.items()
     }
-    text = json.dumps(_finite(header), allow_nan=False)
+    signed = {**header, "sha256": _checksum(owned)}
+    text = json.dumps(_finite(signed), allow_nan=False)
     write_bytes(path, save(owned, metadata={"gebt": text}))
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -97,6 +107,12 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
             f"{path} is not a readable {kind} file (truncated or corrupt: {error}). "
             "Write it again."
         ) from error
+    checksum = header.pop("sha256", None)
+    if header.get("kind") == kind and checksum != _checksum(tensors):
+        raise ValueError(
+            f"{path} is not a readable {kind} file (corrupt: its contents do not match "
+            "its checksum). Write it again."
+        )
     if header.get("kind") != kind:
         raise ValueError(
             f"{path} is a safetensors file, but not a gebt {kind}: its header says "

@@ -129,12 +129,16 @@ class Graph:
         order = order[first]
         row, col = target[order], source[order]
         if directed:
-            link = torch.arange(row.numel())
+            link = torch.arange(row.numel(), device=row.device)
             num_links = row.numel()
         else:
             pair = torch.minimum(row, col) * n + torch.maximum(row, col)
             ids, link = torch.unique(pair, return_inverse=True)
             num_links = ids.numel()
+            # Both directions carry the weight that was listed first for the pair.
+            listed = order.new_full((num_links,), weight.numel())
+            listed = listed.scatter_reduce(0, link, order, "amin")
+            order = listed[link]
         adjacency = SparseMatrix(
             Pattern.from_sorted(row, col, (n, n)), weight[order].contiguous()
         )
@@ -263,7 +267,8 @@ def _edges(data: Any, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tenso
         attribute = getattr(data, "edge_attr", None)
         if attribute is not None and attribute.numel() == index.shape[1]:
             weight = attribute
-    weight = torch.ones(index.shape[1], dtype=dtype) if weight is None else weight
+    if weight is None:
+        weight = torch.ones(index.shape[1], dtype=dtype, device=index.device)
     weight = weight.flatten().to(dtype)
     if weight.numel() != index.shape[1]:
         raise ValueError(
@@ -302,7 +307,7 @@ def _labels(y: Any, n: int) -> Tensor | None:
         return None
     if y.dim() == 2 and y.shape[1] == 1:
         y = y.squeeze(1)
-    if y.shape[0] != n:
+    if y.dim() and y.shape[0] != n:
         raise ValueError(
             f"`data.y` must have one label for each of the {n} nodes of `data.x`, "
             f"got {y.shape[0]}."

@@ -25,6 +25,10 @@ class ADMM:
             raise ValueError(f"`rho` must be positive, got {rho}.")
         self.rho = rho
         self.prune_ratio = check_ratio("prune_ratio", prune_ratio)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the dual of an earlier search."""
         self._dual: Tensor | None = None
         self._target: Tensor | None = None
 

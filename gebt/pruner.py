@@ -58,7 +58,7 @@ class ModelPruner:
         scope: Scope = "global",
         unit: Unit = "element",
     ):
-        check_ratio("weight_ratio", prune_ratio)
+        check_ratio("prune_ratio", prune_ratio)
         for name, value, known in (("scope", scope, Scope), ("unit", unit, Unit)):
             if value not in get_args(known):
                 raise ValueError(

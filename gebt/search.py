@@ -125,6 +125,14 @@ def find_ticket(
             f"`detector` has already seen {len(detector.history)} updates. "
             "Give each search a new one."
         )
+    watched = [g for g, r in (("graph", graph_ratio), ("weights", weight_ratio)) if r]
+    if detector.watch is not None and not set(detector.watch) & set(watched):
+        raise ValueError(
+            f"the detector watches {list(detector.watch)}, but only {watched} can "
+            "change at these ratios."
+        )
+    if penalty is not None:
+        penalty.reset()
     sparsifier = GraphSparsifier(graph)
     pruner = None
     if weight_ratio:

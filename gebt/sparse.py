@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gebt.kernels import spmm
+from gebt.kernels._csr import entry_rows
 
 T = TypeVar("T")
 _INT32_MAX = 2**31 - 1
@@ -27,7 +28,9 @@ class _Recent(dict[Any, Any]):
         if key not in self:
             if len(self) == 8:
                 del self[next(iter(self))]
-            self[key] = build()
+            # What is kept must serve training too.
+            with torch.inference_mode(False):
+                self[key] = build()
         return self[key]
 
 
@@ -63,24 +66,27 @@ class Pattern:
     @cached_property
     def row(self) -> Tensor:
         """(E,) the row of each entry."""
-        rows = torch.arange(self.shape[0], device=self.col.device, dtype=self.col.dtype)
-        return rows.repeat_interleave(self.crow.diff())
+        with torch.inference_mode(False):
+            return entry_rows(self.crow)
 
     @cached_property
     def transpose(self) -> tuple[Tensor, Tensor, Tensor]:
         """``(crow, col, order)``; its entry ``e`` is entry ``order[e]`` here."""
-        col, order = self.col.sort(stable=True)
-        row = self.row.index_select(0, order)
-        turned = Pattern.from_sorted(col, row, (self.shape[1], self.shape[0]))
-        return turned.crow, turned.col, order.to(self.col.dtype)
+        with torch.inference_mode(False):
+            col, order = self.col.sort(stable=True)
+            row = self.row.index_select(0, order)
+            turned = Pattern.from_sorted(col, row, (self.shape[1], self.shape[0]))
+            return turned.crow, turned.col, order.to(self.col.dtype)
 
-    @cached_property
     def with_diagonal(self) -> tuple["Pattern", Tensor]:
         """This square pattern with (i, i) added at each row's end; places of the old.
 
         Returns:
             The pattern of E + N entries, and (E,) where each old entry went.
         """
+        return self._recent.get_or("diagonal", self._with_diagonal)
+
+    def _with_diagonal(self) -> tuple["Pattern", Tensor]:
         n = self.shape[0]
         each = torch.arange(n, device=self.col.device, dtype=self.col.dtype)
         place = (torch.arange(self.nnz, device=self.col.device) + self.row).long()
@@ -157,16 +163,21 @@ class Pattern:
 
 
 class _Same:
-    """A dictionary key that is equal only for the very same tensor."""
+    """A dictionary key that is equal only for the very same tensor, unchanged."""
 
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
+        self.version = None if tensor.is_inference() else tensor._version
 
     def __hash__(self) -> int:
         return id(self.tensor)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.tensor is self.tensor
+        return (
+            isinstance(other, _Same)
+            and other.tensor is self.tensor
+            and other.version == self.version
+        )
 
 
 class SparseMatrix:
@@ -266,7 +277,7 @@ class SparseMatrix:
 
     def derived(self, key: Any, build: Callable[[], T]) -> T:
         """``build()``, kept with this matrix as long as its values are constant."""
-        if self.value.requires_grad:
+        if self.value.requires_grad or self.value.is_inference():
             return build()
         return self._recent.get_or((key, self.value._version), build)
 
@@ -277,7 +288,7 @@ class SparseMatrix:
 
     def with_diagonal(self) -> "SparseMatrix":
         """This square matrix with an entry 1 added on each diagonal position."""
-        pattern, place = self.pattern.with_diagonal
+        pattern, place = self.pattern.with_diagonal()
         ones = self.value.new_ones(pattern.nnz)
         return SparseMatrix(pattern, ones.index_copy(0, place, self.value))
 

@@ -26,6 +26,11 @@ class GraphSparsifier(nn.Module):
 
     def __init__(self, graph: Graph):
         super().__init__()
+        if (present := graph.links_kept) < graph.num_links:
+            raise ValueError(
+                f"the graph {graph.name!r} is already pruned: it has {present} of its "
+                f"{graph.num_links} links. Search the full graph."
+            )
         value = graph.adjacency.value
         self.score = nn.Parameter(value.new_ones(graph.num_links))
         self._graph = graph

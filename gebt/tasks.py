@@ -14,8 +14,6 @@ Part = Literal["train", "val", "test"]
 class NodeClassification:
     """One class per node: cross-entropy loss, accuracy in percent."""
 
-    metric = "accuracy"
-
     def check(self, graph: Graph) -> None:
         """Raise a ValueError unless the graph can be learned from."""
         if graph.y is None:
@@ -43,7 +41,14 @@ class NodeClassification:
 
     def loss(self, output: Tensor, graph: Graph, part: Part) -> Tensor:
         """Mean cross-entropy of the outputs (R, C) of the part's nodes."""
-        return cross_entropy(output, self._labels(graph, part))
+        labels = self._labels(graph, part)
+        try:
+            return cross_entropy(output, labels)
+        except IndexError as error:
+            raise ValueError(
+                f"the model gives {output.shape[1]} classes, but {graph.name!r} has "
+                f"labels up to {int(labels.max())}."
+            ) from error
 
     def score(self, output: Tensor, graph: Graph, part: Part) -> float:
         """Accuracy in percent of the outputs (R, C) of the part's nodes."""
@@ -51,5 +56,6 @@ class NodeClassification:
         return 100 * int(right.count_nonzero()) / right.numel()
 
     def _labels(self, graph: Graph, part: Part) -> Tensor:
-        assert graph.y is not None
+        if graph.y is None:
+            raise ValueError(f"the graph {graph.name!r} has no labels.")
         return graph.y.index_select(0, self.rows(graph, part))

@@ -1,8 +1,8 @@
 """The ticket: the only thing that passes from search to retraining."""
 
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -78,6 +78,7 @@ class Ticket:
         *,
         weights: Weights = "inherit",
         links: Links = "learned",
+        seed: int | None = None,
     ) -> Graph:
         """Prune a graph and load the ticket's pruned weights into a model.
 
@@ -85,10 +86,11 @@ class Ticket:
             model: of the searched model's shape; changed in place.
             graph: the graph that was searched; not changed.
             weights: ``"inherit"`` those of the draw, as the paper does;
-                ``"rewind"`` to those the search began with; ``"fresh"`` leaves the
-                model's own, masked.
+                ``"rewind"`` to those the search began with; ``"fresh"`` draws them
+                again, by every ``reset_parameters`` in the model.
             links: ``"learned"`` keeps the learned link values, ``"binary"`` sets
                 kept links back to the graph's own edge weights.
+            seed: for fresh weights; by default the search's seed plus 1.
 
         Returns:
             The pruned graph.
@@ -113,6 +115,8 @@ class Ticket:
         state = {"inherit": self.weights, "rewind": self.first_weights}.get(weights)
         if state is not None:
             model.load_state_dict(dict(state))
+        else:
+            _reinitialise(model, self.seed + 1 if seed is None else seed)
         apply_masks(model, {n: m.to(device) for n, m in self.weight_masks.items()})
         score = self.link_score.to(device) if links == "learned" else None
         return graph.keep_links(self.link_mask.to(device), score)
@@ -180,6 +184,7 @@ class Ticket:
                 first_weights=groups["first_weights"],
                 **{name: header[name] for name in _HEADER},
             )
+            ticket = replace(ticket, distances=_with_nan(ticket.distances))
         except KeyError as error:
             raise ValueError(
                 f"{path} is not a whole ticket: it lacks {error}. Draw it again."
@@ -196,6 +201,23 @@ class Ticket:
         return ticket
 
 
+def _reinitialise(model: nn.Module, seed: int) -> None:
+    resets: list[Any] = [
+        module.reset_parameters
+        for module in model.modules()
+        if hasattr(module, "reset_parameters")
+    ]
+    if not resets:
+        raise ValueError(
+            f"no part of {type(model).__name__} has a `reset_parameters` to draw fresh "
+            'weights with. Use `weights="rewind"`.'
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for reset in resets:
+            reset()
+
+
 _HEADER = (
     "epoch",
     "settled",
@@ -207,6 +229,17 @@ _HEADER = (
     "model",
     "versions",
 )
+
+
+def _with_nan(
+    distances: Sequence[Mapping[str, float | None]],
+) -> tuple[dict[str, float], ...]:
+    """JSON has no NaN; it was written as null."""
+    nan = float("nan")
+    return tuple(
+        {group: nan if d is None else d for group, d in epoch.items()}
+        for epoch in distances
+    )
 
 
 def current_versions() -> dict[str, str]:

@@ -62,7 +62,7 @@ def train(
     task: NodeClassification | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Training:
-    """Train a model in place and leave it at its best validation epoch.
+    """Train a model in place; leave it at its best validation epoch, in eval mode.
 
     Adam; weight decay on the first layer, as Kipf and Welling do. Only the rows
     that the loss or the score reads are computed, where the model can do that.
@@ -116,6 +116,7 @@ def train(
             if on_epoch:
                 on_epoch(history[-1])
     model.load_state_dict(best_state)
+    model.eval()
     return Training(tuple(history), best_epoch, best)
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -207,19 +208,20 @@ def test_help_and_version_read_well(gebt_here, tmp_path):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["run", "digits", "--graph-ratio", "1"], ["graph_ratio", "[0, 1)", "1.0"]),
-        (["run", "digits", "--weight-ratio", "-0.1"], ["weight_ratio", "-0.1"]),
+        (["run", "digits", "--graph-ratio", "1"], ["--graph-ratio", "[0, 1)", "1.0"]),
+        (["run", "digits", "--weight-ratio", "-0.1"], ["--weight-ratio", "-0.1"]),
         (
             ["run", "digits", "--graph-ratio", "0", "--weight-ratio", "0"],
             ["nothing to prune"],
         ),
         (["run", "digits", "--seeds", "0"], ["--seeds", "at least 1"]),
-        (["run", "digits", "--epochs", "0"], ["epochs", "at least 1"]),
-        (["run", "digits", "--hidden", "0"], ["hidden", "at least 1"]),
+        (["run", "digits", "--epochs", "0"], ["--epochs", "at least 1"]),
+        (["run", "digits", "--hidden", "0"], ["--hidden", "at least 1"]),
         (["run", "digits", "--threshold", "0"], ["threshold", "positive"]),
         (["run", "digits", "--window", "0"], ["window", "at least 1"]),
         (["run", "digits", "--epochs", "many"], ["--epochs", "integer"]),
         (["run", "digtis"], ["digtis", "Did you mean 'digits'"]),
+        (["run", "digits", "--seed", "-1"], ["--seed", "equal to 0"]),
         (["run"], ["dataset", "gebt --help"]),
         (["walk"], ["walk"]),
         (["run", "digits", "--nonsense"], ["--nonsense"]),
@@ -281,3 +283,36 @@ def test_a_truncated_ticket_is_one_line(gebt_here, tmp_path, digits_run):
         assert_refused(result, "not a readable ticket")
     result = gebt_here("cost", folder / "compact.safetensors")
     assert_refused(result, "not a gebt ticket")
+
+
+def test_a_forced_run_leaves_no_file_of_the_earlier_one(gebt_here, tmp_path):
+    folder = tmp_path / "o"
+    for name in ("metrics.json", "seed-3/ticket.safetensors", "seed-3/mine.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("old")
+    result = gebt_here("search", "digits", "--out", folder, "--force", *FAST)
+    assert result.returncode == 0, result.stderr
+    found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert found == {"ticket.safetensors", "history.csv", "seed-3/mine.txt"}
+
+
+def test_an_interrupted_run_says_so_and_keeps_what_was_finished(tmp_path):
+    """Ctrl-C as soon as the second of many seeds has begun."""
+    args = [sys.executable, "-u", "-m", "gebt", "run", "digits", "--seeds", "500"]
+    process = subprocess.Popen(
+        [*args, "--out", "o", *FAST],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = (line for line in process.stdout if "dense" in line)
+    for _ in range(5):  # four lines a phase: the fifth is the second seed's
+        next(lines)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == f"gebt: {cli._INTERRUPTED}"
+    metrics = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert metrics["summary"]["n"] >= 1

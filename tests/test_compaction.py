@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 import gebt
 from gebt import Graph, SparseMatrix, compact, load_compact, save_compact
+from gebt.files import write_tensors
 from gebt.models import GCN
 
 
@@ -299,7 +300,7 @@ def header_of(path):
 def test_a_missing_tensor_is_refused(saved, name):
     tensors, header = load_file(saved), header_of(saved)
     del tensors[name]
-    save_file(tensors, saved, metadata={"gebt": json.dumps(header)})
+    write_tensors(saved, tensors, header)
     with pytest.raises(
         ValueError, match=f"(?s)not a whole compact model.*{name.split('/')[-1]}"
     ):
@@ -308,7 +309,7 @@ def test_a_missing_tensor_is_refused(saved, name):
 
 def test_a_model_that_gebt_does_not_know_is_refused(saved):
     header = header_of(saved) | {"model": {"class": "Elsewhere", "arguments": {}}}
-    save_file(load_file(saved), saved, metadata={"gebt": json.dumps(header)})
+    write_tensors(saved, load_file(saved), header)
     with pytest.raises(ValueError, match="cannot rebuild a model of class 'Elsewhere'"):
         load_compact(saved)
 
@@ -328,6 +329,6 @@ def test_positions_out_of_range_are_refused_on_load(tmp_path, graph, key):
     save_compact(path, *compact(GCN(24, 4, 3), graph))
     tensors, header = load_file(path), header_of(path)
     tensors[key][-1] += 10_000
-    save_file(tensors, path, metadata={"gebt": json.dumps(header)})
+    write_tensors(path, tensors, header)
     with pytest.raises(ValueError, match="not a whole compact model.*adjacency"):
         load_compact(path)

@@ -158,3 +158,12 @@ def test_peak_memory_sees_an_allocation_that_is_gone_again():
     before, during, after = peaks
     assert during - before > 190
     assert during - after > 190
+
+
+def test_peaks_of_nested_blocks_add_nothing_and_lose_nothing():
+    with peak_memory(CPU) as outer:
+        block = torch.ones(100 * 2**18)  # 100 MiB
+        del block
+        with peak_memory(CPU) as inner:
+            pass
+    assert outer[0] > inner[0] + 80

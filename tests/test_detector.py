@@ -396,3 +396,35 @@ def test_cuda_reads_the_same(compare):
         theirs = there.update({name: m.cuda() for name, m in masks.items()})
         assert ours.distances == pytest.approx(theirs.distances, nan_ok=True)
         assert ours.joint == pytest.approx(theirs.joint, nan_ok=True)
+
+
+def test_groups_in_another_order_are_the_same_groups():
+    a, b = torch.rand(50) > 0.5, torch.rand(9) > 0.5
+    detector = MaskDistanceDetector()
+    detector.update({"graph": a, "weights": b})
+    assert detector.update({"weights": b, "graph": a}).joint == 0
+
+
+def test_a_state_survives_torch_save_with_its_safe_defaults(tmp_path):
+    def masks(step):
+        generator = torch.Generator().manual_seed(step)
+        part = torch.rand(7, 3, generator=generator) > 0.5
+        return {
+            "graph": torch.rand(6000, generator=generator) > 0.3,
+            "weights": {"a": part, "b": part[0]},
+        }
+
+    whole, half = MaskDistanceDetector(), MaskDistanceDetector()
+    for step in range(4):
+        whole.update(masks(step))
+        half.update(masks(step))
+    torch.save(half.state_dict(), tmp_path / "state.pt")
+    again = MaskDistanceDetector()
+    again.load_state_dict(torch.load(tmp_path / "state.pt"))
+    for step in range(4, 8):
+        assert again.update(masks(step)) == whole.update(masks(step))
+
+
+def test_watching_nothing_is_refused():
+    with pytest.raises(ValueError, match="`watch` is empty"):
+        MaskDistanceDetector(watch=())

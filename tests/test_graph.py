@@ -407,3 +407,13 @@ def test_the_fingerprint_sees_an_empty_column_of_sparse_features(data):
     narrow = gebt.Graph.from_pyg(data).fingerprint()
     data.x = torch.nn.functional.pad(data.x, (0, 1))
     assert gebt.Graph.from_pyg(data).fingerprint() != narrow
+
+
+def test_an_undirected_link_has_one_weight_the_first_listed(data):
+    import gebt
+
+    data.edge_index = torch.tensor([[0, 1, 2], [1, 0, 1]])
+    data.edge_weight = torch.tensor([1.0, 2.0, 5.0])
+    dense = gebt.Graph.from_pyg(data, directed=False).adjacency.to_dense()
+    assert torch.equal(dense, dense.t())
+    assert (dense[0, 1], dense[1, 2]) == (1, 5)

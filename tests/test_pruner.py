@@ -145,7 +145,7 @@ def test_a_model_with_nothing_to_prune_is_refused(model):
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, float("nan")])
 def test_a_ratio_out_of_range_is_refused(ratio):
-    with pytest.raises(ValueError, match=r"`weight_ratio`.*must lie in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"`prune_ratio`.*must lie in \[0, 1\)"):
         ModelPruner(Two(), ratio)
 
 

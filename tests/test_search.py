@@ -284,7 +284,7 @@ def test_a_used_detector_is_refused(graph):
         ({"unit": "block"}, "`unit` must be one of"),
         (
             {"detector": MaskDistanceDetector(watch="links")},
-            r"`watch` names \['links'\]",
+            r"watches \['links'\]",
         ),
     ],
     ids=lambda v: None if isinstance(v, str) else "-".join(v),
@@ -405,3 +405,25 @@ def test_a_ticket_of_cora_emerges_early(planetoid_root):
     assert ticket.links_kept == 5278 - int(0.2 * 5278)
     weights = 1433 * 16 + 16 * 7
     assert ticket.weights_kept == weights - int(0.9 * weights)
+
+
+def test_a_pruned_graph_is_not_searched(graph):
+    import gebt
+
+    keep = torch.arange(graph.num_links) % 2 == 0
+    with pytest.raises(ValueError, match="already pruned.*Search the full graph"):
+        gebt.find_ticket(gebt.models.GCN(24, 4, 3), graph.keep_links(keep))
+
+
+def test_a_penalty_forgets_an_earlier_search(graph):
+    import gebt
+
+    penalty = gebt.ADMM(0.1, prune_ratio=0.3)
+
+    def search():
+        torch.manual_seed(0)
+        model = gebt.models.GCN(24, 4, 3)
+        detector = gebt.MaskDistanceDetector(threshold=2)
+        return gebt.find_ticket(model, graph, detector=detector, penalty=penalty)
+
+    assert torch.equal(search().link_score, search().link_score)

@@ -137,7 +137,7 @@ def test_with_diagonal_adds_the_identity_after_each_row():
     value = matrix.value.detach().requires_grad_()
     weight = torch.randn(90, dtype=F64)
     (matrix.with_value(value).with_diagonal().value * weight).sum().backward()
-    assert torch.equal(value.grad, weight[matrix.pattern.with_diagonal[1]])
+    assert torch.equal(value.grad, weight[matrix.pattern.with_diagonal()[1]])
 
 
 def test_with_diagonal_of_an_empty_matrix_is_the_identity():
@@ -312,3 +312,27 @@ def test_bad_coordinates_are_refused(row, col, words):
         SparseMatrix.from_coo(
             torch.tensor(row), torch.tensor(col), torch.ones(2), (3, 4)
         )
+
+
+def test_rows_and_hops_follow_an_index_that_is_refilled(graph):
+    from gebt.models import GCN
+
+    model = GCN(graph.num_features, 4, 3).eval()
+    rows = torch.arange(5)
+    model(graph.x, graph.adjacency, rows)
+    rows.copy_(torch.arange(50, 55))
+    expected = model(graph.x, graph.adjacency)[50:55]
+    torch.testing.assert_close(model(graph.x, graph.adjacency, rows), expected)
+
+
+def test_inference_mode_leaves_nothing_that_training_cannot_use(sparse_graph):
+    import gebt
+
+    graph = sparse_graph
+    model = gebt.models.GCN(graph.num_features, 4, 3).eval()
+    with torch.inference_mode():
+        rows = torch.arange(5)
+        some = model(graph.x, graph.adjacency, rows)
+        every = model(graph.x, graph.adjacency)
+    torch.testing.assert_close(some, every[:5])
+    gebt.train(model, graph, epochs=1)

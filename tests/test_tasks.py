@@ -31,7 +31,6 @@ def test_the_score_is_the_percentage_right(graph):
     known = literal(graph, [0, 1, 1, 1], train=[0, 1, 2, 3])
     # Node 1 ties and takes the first class, node 3 is plainly wrong.
     assert NodeClassification().score(OUTPUT, known, "train") == 50.0
-    assert NodeClassification.metric == "accuracy"
 
 
 def test_rows_are_the_nodes_of_the_part(graph):

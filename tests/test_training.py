@@ -312,3 +312,18 @@ def test_weight_decay_looks_through_a_module_that_only_wraps_one():
 def test_an_unknown_part_of_the_split_is_refused(graph):
     with pytest.raises(ValueError, match="`part` must be one of .*'valid'"):
         evaluate(built(graph), graph, "valid")
+
+
+def test_the_model_is_left_in_evaluation_mode_without_validation_too(graph):
+    from dataclasses import replace
+
+    split = replace(graph.split, val=torch.empty(0, dtype=torch.int64))
+    model = built(graph)
+    train(model, replace(graph, split=split), epochs=1)
+    assert not model.training
+
+
+def test_too_few_classes_are_refused(graph):
+    model = GCN(graph.num_features, 4, 2)
+    with pytest.raises(ValueError, match="gives 2 classes, but .* labels up to 2"):
+        train(model, graph, epochs=1)
