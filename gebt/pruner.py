@@ -1,7 +1,7 @@
 """The model pruner: names the prunable weights of a module and masks them."""
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -59,11 +59,8 @@ class ModelPruner:
         unit: Unit = "element",
     ):
         check_ratio("prune_ratio", prune_ratio)
-        for name, value, known in (("scope", scope, Scope), ("unit", unit, Unit)):
-            if value not in get_args(known):
-                raise ValueError(
-                    f"`{name}` must be one of {get_args(known)}, got {value!r}."
-                )
+        check_choice("scope", scope, Scope)
+        check_choice("unit", unit, Unit)
         self.weights = prunable_weights(model)
         self.prune_ratio = prune_ratio
         self.scope = scope
@@ -91,6 +88,12 @@ class ModelPruner:
             return weight
         across = 1 if self.unit == "row" else 0
         return weight.square().mean(dim=across, keepdim=True).sqrt()
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Raise a ValueError unless the value is one of a Literal's."""
+    if value not in get_args(choices):
+        raise ValueError(f"`{name}` must be one of {get_args(choices)}, got {value!r}.")
 
 
 def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gebt import __version__
 from gebt.files import read_tensors, write_tensors
 from gebt.graph import Graph
-from gebt.pruner import apply_masks, check_masks
+from gebt.pruner import apply_masks, check_choice, check_masks
 
 Weights = Literal["inherit", "rewind", "fresh"]
 Links = Literal["learned", "binary"]
@@ -98,12 +98,8 @@ class Ticket:
         Raises:
             ValueError: if the ticket is for another graph or another model.
         """
-        chosen = (("weights", weights, Weights), ("links", links, Links))
-        for name, value, known in chosen:
-            if value not in get_args(known):
-                raise ValueError(
-                    f"`{name}` must be one of {get_args(known)}, got {value!r}."
-                )
+        check_choice("weights", weights, Weights)
+        check_choice("links", links, Links)
         if (found := graph.fingerprint()) != self.dataset["fingerprint"]:
             raise ValueError(
                 f"the ticket was drawn on the graph {self.dataset['name']!r} with the "

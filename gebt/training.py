@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gebt.graph import Graph
-from gebt.pruner import apply_masks, check_masks
+from gebt.pruner import apply_masks, check_choice, check_masks
 from gebt.sparse import SparseMatrix
 from gebt.tasks import NodeClassification, Part
 
@@ -141,8 +141,7 @@ def evaluate(
         Percent; NaN if the part has no nodes.
     """
     task = task or NodeClassification()
-    if part not in get_args(Part):
-        raise ValueError(f"`part` must be one of {get_args(Part)}, got {part!r}.")
+    check_choice("part", part, Part)
     rows = task.rows(graph, part)
     if rows.numel() == 0:
         return math.nan
