@@ -220,7 +220,7 @@ def retrain(
     graph = _load(ticket.dataset["name"], root, device)
     model = build_model(dict(ticket.model)).to(graph.adjacency.device)
     ticket.open(model, graph)  # a ticket that does not fit fails before any folder
-    folder = _new_folder(out or _default_folder(graph.name), force)
+    folder = _new_folder(out or _default_folder(graph.name), force, spare=ticket_path)
     with _progress(epochs, 1, quiet) as show:
         recorder = pipeline.Recorder(show)
         done = pipeline.retrain(ticket, model, graph, epochs, recorder)
@@ -370,14 +370,18 @@ def _load(dataset: str, root: Path | None, device: Device) -> "Graph":
     return graph.to("cuda") if on_gpu else graph
 
 
-def _new_folder(folder: Path, force: bool) -> Path:
-    """Make the folder; a forced one loses an earlier run's files, and only those."""
+def _new_folder(folder: Path, force: bool, spare: Path | None = None) -> Path:
+    """Make the folder; a forced one loses an earlier run's files, and only those.
+
+    Not the file that the command reads, ``spare``.
+    """
     from gebt.files import new_folder
 
     new_folder(folder, force=force)
     for old in [folder, *folder.glob("seed-*")]:
-        for name in _OUTPUTS:
-            (old / name).unlink(missing_ok=True)
+        for file in (old / name for name in _OUTPUTS):
+            if spare is None or file.resolve() != spare.resolve():
+                file.unlink(missing_ok=True)
         if old != folder and not any(old.iterdir()):
             old.rmdir()
     return folder

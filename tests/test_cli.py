@@ -316,3 +316,14 @@ def test_an_interrupted_run_says_so_and_keeps_what_was_finished(tmp_path):
     assert err.strip() == f"gebt: {cli._INTERRUPTED}"
     metrics = json.loads((tmp_path / "o" / "metrics.json").read_text())
     assert metrics["summary"]["n"] >= 1
+
+
+def test_retraining_into_the_tickets_own_folder_keeps_the_ticket(gebt_here, tmp_path):
+    assert gebt_here("search", "digits", "--out", "o", *FAST).returncode == 0
+    ticket = tmp_path / "o" / "ticket.safetensors"
+    before = ticket.read_bytes()
+    args = ("--out", "o", "--force", "--epochs", 2)
+    result = gebt_here("retrain", "o/ticket.safetensors", *args)
+    assert result.returncode == 0, result.stderr
+    assert ticket.read_bytes() == before
+    assert (tmp_path / "o" / "metrics.json").is_file()
