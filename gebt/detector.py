@@ -104,7 +104,7 @@ class MaskDistanceDetector:
         self.scale = scale
         self.compare = compare
         self.combine = combine
-        self.watch = None if watch is None else tuple(watch)
+        self.watch = watch
         self.warmup = warmup
         self.history: list[Reading] = []
         self._groups: Shapes = {}

@@ -14,11 +14,6 @@ def check_ratio(name: str, ratio: float) -> float:
     return ratio
 
 
-def num_kept(size: int, prune_ratio: float) -> int:
-    """How many of ``size`` entries `keep_top` keeps at that ratio."""
-    return size - int(prune_ratio * size)
-
-
 def keep_top(scores: Tensor, prune_ratio: float) -> Tensor:
     """Mark the entries with the largest magnitude.
 
@@ -40,7 +35,7 @@ def keep_top(scores: Tensor, prune_ratio: float) -> Tensor:
     """
     check_ratio("prune_ratio", prune_ratio)
     scores = scores.detach()
-    drop = scores.numel() - num_kept(scores.numel(), prune_ratio)
+    drop = int(prune_ratio * scores.numel())
     if scores.numel() == 0:
         return torch.ones_like(scores, dtype=torch.bool)
     on_cpu = scores.device.type == "cpu" and scores.dtype != torch.bfloat16

@@ -151,12 +151,8 @@ def evaluate(
     return task.score(output, graph, part)
 
 
-def run(
-    model: nn.Module, x: Any, adjacency: SparseMatrix, rows: Tensor | None
-) -> Tensor:
+def run(model: nn.Module, x: Any, adjacency: SparseMatrix, rows: Tensor) -> Tensor:
     """A model's outputs for some nodes; a model that cannot choose computes all."""
-    if rows is None:
-        return model(x, adjacency)
     if _takes_rows(type(model).forward):
         return model(x, adjacency, rows)
     return model(x, adjacency).index_select(0, rows)
