@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from gebt.cost import Cost, measure_cost
     from gebt.datasets import load
     from gebt.detector import MaskDistanceDetector, Reading
-    from gebt.graph import Graph, Split
+    from gebt.graph import Graph, LinkSplit, Split
     from gebt.masks import keep_top
     from gebt.penalties import ADMM
     from gebt.pruner import ModelPruner
     from gebt.search import find_ticket
     from gebt.sparse import SparseMatrix
     from gebt.sparsifier import GraphSparsifier, random_links
-    from gebt.tasks import NodeClassification
+    from gebt.tasks import LinkPrediction, MultiLabel, NodeClassification
     from gebt.ticket import Ticket
     from gebt.training import evaluate, train
 
@@ -29,8 +29,11 @@ _ROOMS = {
     "Cost": "cost",
     "Graph": "graph",
     "GraphSparsifier": "sparsifier",
+    "LinkPrediction": "tasks",
+    "LinkSplit": "graph",
     "MaskDistanceDetector": "detector",
     "ModelPruner": "pruner",
+    "MultiLabel": "tasks",
     "NodeClassification": "tasks",
     "Reading": "detector",
     "SparseMatrix": "sparse",

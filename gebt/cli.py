@@ -5,14 +5,16 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -21,6 +23,10 @@ from gebt import __version__
 if TYPE_CHECKING:
     from gebt.graph import Graph
     from gebt.pipeline import OnEpoch, Options
+    from gebt.recipes import Recipe
+    from gebt.report import Table as PageTable
+    from gebt.tasks import Task
+    from gebt.ticket import Ticket
     from gebt.training import Epoch
 
 app = typer.Typer(
@@ -58,9 +64,37 @@ GraphRatio = Annotated[
 WeightRatio = Annotated[
     float, typer.Option(help="Share of weights to remove, in [0, 1).", metavar="SHARE")
 ]
-Hidden = Annotated[int, typer.Option(help="Width of the hidden layer.")]
+_MODEL = "[dim]default: the model's[/]"
+
+
+def _of_the_model(help_text: str, metavar: str) -> Any:
+    return typer.Option(
+        help=f"{help_text} {_MODEL}", metavar=metavar, show_default=False
+    )
+
+
+Model = Annotated[
+    str, typer.Option(help="Model to train; see [bold]gebt models[/].", metavar="NAME")
+]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="node-classification, multi-label or link-prediction, for which links are "
+        "held out; by default what the labels say.",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
+Hidden = Annotated[int | None, _of_the_model("Width of the hidden layers.", "N")]
+Dropout = Annotated[float | None, _of_the_model("Dropout.", "SHARE")]
+LearningRate = Annotated[
+    float | None, _of_the_model("Learning rate of the weights.", "RATE")
+]
+WeightDecay = Annotated[float | None, _of_the_model("Weight decay.", "RATE")]
 Epochs = Annotated[
-    int, typer.Option(help="Epochs of each training; the search may use as many.")
+    int | None,
+    _of_the_model("Epochs of each training; the search may use as many.", "N"),
 ]
 Seed = Annotated[int, typer.Option(help="First seed.", min=0, max=2**32)]
 Threshold = Annotated[
@@ -110,8 +144,13 @@ def run(
     dataset: DatasetName,
     graph_ratio: GraphRatio = 0.2,
     weight_ratio: WeightRatio = 0.9,
-    hidden: Hidden = 16,
-    epochs: Epochs = 100,
+    model: Model = "gcn",
+    task: TaskName = None,
+    hidden: Hidden = None,
+    dropout: Dropout = None,
+    lr: LearningRate = None,
+    weight_decay: WeightDecay = None,
+    epochs: Epochs = None,
     seeds: Annotated[int, typer.Option(help="How many seeds to run.")] = 1,
     seed: Seed = 0,
     threshold: Threshold = 0.1,
@@ -126,20 +165,21 @@ def run(
     from gebt.files import write_json
     from gebt.pipeline import Options, best_run, collect, run_seed
 
-    options = Options(graph_ratio, weight_ratio, hidden, epochs, threshold, window)
+    recipe = _recipe(model, task, hidden, dropout, lr, weight_decay, epochs)
+    options = Options(recipe, graph_ratio, weight_ratio, threshold, window)
     _check_something_to_prune(options)
     if seeds < 1:
         raise ValueError(f"`--seeds` must be at least 1, got {seeds}.")
-    graph = _load(dataset, root, device)
+    graph, learned = _load(dataset, root, device, task)
     folder = _new_folder(out or _default_folder(graph.name), force)
     runs = []
-    with _progress(epochs, seeds, quiet) as show:
+    with _progress(recipe.epochs, seeds, quiet) as show:
         for each in range(seed, seed + seeds):
-            runs.append(run_seed(graph, options, each, show))
+            runs.append(run_seed(graph, learned, options, each, show))
             if seeds > 1:
                 runs[-1].save(folder / f"seed-{each}")
             best_run(runs).save(folder)
-            metrics = collect(graph.name, options, runs)
+            metrics = collect(graph, learned, options, runs)
             write_json(folder / "metrics.json", metrics)
     if not quiet:
         out_console.print(_table(metrics))
@@ -152,8 +192,13 @@ def search(
     dataset: DatasetName,
     graph_ratio: GraphRatio = 0.2,
     weight_ratio: WeightRatio = 0.9,
-    hidden: Hidden = 16,
-    epochs: Epochs = 100,
+    model: Model = "gcn",
+    task: TaskName = None,
+    hidden: Hidden = None,
+    dropout: Dropout = None,
+    lr: LearningRate = None,
+    weight_decay: WeightDecay = None,
+    epochs: Epochs = None,
     seed: Seed = 0,
     threshold: Threshold = 0.1,
     window: Window = 3,
@@ -167,21 +212,24 @@ def search(
     from gebt import pipeline
     from gebt.files import write_csv
 
-    options = pipeline.Options(
-        graph_ratio, weight_ratio, hidden, epochs, threshold, window
-    )
+    recipe = _recipe(model, task, hidden, dropout, lr, weight_decay, epochs)
+    options = pipeline.Options(recipe, graph_ratio, weight_ratio, threshold, window)
     _check_something_to_prune(options)
-    graph = _load(dataset, root, device)
+    graph, learned = _load(dataset, root, device, task)
     folder = _new_folder(out or _default_folder(graph.name), force)
-    model = pipeline.new_gcn(graph, hidden, seed)
-    with _progress(epochs, 1, quiet) as show:
+    network = pipeline.new_model(graph, recipe, learned, seed)
+    with _progress(recipe.epochs, 1, quiet) as show:
         recorder = pipeline.Recorder(show)
         with recorder.phase("search") as hook:
-            ticket = pipeline.search(model, graph, options, seed, hook)
+            ticket, detector = pipeline.search(
+                network, graph, learned, options, seed, hook
+            )
     ticket.save(folder / "ticket.safetensors")
     write_csv(folder / "history.csv", recorder.rows)
+    if distances := detector.pairs():
+        write_csv(folder / "distances.csv", distances)
     if not quiet:
-        found = pipeline.describe(ticket, model)
+        found = pipeline.describe(ticket, network)
         state = "settled" if ticket.settled else "[bold]not settled[/]"
         out_console.print(
             f"Ticket drawn at epoch {ticket.epoch} ({state}) in "
@@ -192,7 +240,7 @@ def search(
         if ticket.share_untouched:
             out_console.print(
                 f"{ticket.share_untouched:.0%} of the links never received a gradient; "
-                "among them the first were kept."
+                "among them those to keep were drawn."
             )
     _tell_folder(folder, quiet)
 
@@ -200,7 +248,14 @@ def search(
 @app.command()
 def retrain(
     ticket_path: TicketPath,
-    epochs: Epochs = 100,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Epochs of retraining; by default as many as the search was allowed.",
+            metavar="N",
+            show_default=False,
+        ),
+    ] = None,
     root: Root = None,
     out: Out = None,
     force: Force = False,
@@ -216,20 +271,23 @@ def retrain(
     from gebt.ticket import Ticket
     from gebt.training import check_epochs
 
-    check_epochs(epochs)
     ticket = Ticket.load(ticket_path)
-    graph = _load(ticket.dataset["name"], root, device)
+    epochs = ticket.options["epochs"] if epochs is None else epochs
+    check_epochs(epochs)
+    graph, task = _load_of(ticket, root, device)
     model = build_model(dict(ticket.model)).to(graph.adjacency.device)
     ticket.open(model, graph)  # a ticket that does not fit fails before any folder
     folder = _new_folder(out or _default_folder(graph.name), force, spare=ticket_path)
     with _progress(epochs, 1, quiet) as show:
         recorder = pipeline.Recorder(show)
-        done = pipeline.retrain(ticket, model, graph, epochs, recorder)
+        done = pipeline.retrain(ticket, model, graph, task, epochs, recorder)
     save_compact(folder / "compact.safetensors", done.model, done.graph)
     write_csv(folder / "history.csv", recorder.rows)
     [ticket_ms] = latencies([(done.model, done.graph)])
     metrics = {
         "dataset": graph.name,
+        "task": task.name,
+        "metric": task.metric(graph),
         "ticket": pipeline.describe(ticket, model),
         "retrained": done.scores,
         "seconds": recorder.seconds,
@@ -244,7 +302,8 @@ def retrain(
     if not quiet:
         out_console.print(
             f"Retrained in {recorder.seconds['retrain']:.2f} s: test "
-            f"{done.scores['test']:.1f}%, validation {done.scores['val']:.1f}%, "
+            f"{metrics['metric']} {done.scores['test']:.1f}%, validation "
+            f"{done.scores['val']:.1f}%, "
             f"inference {ticket_ms:.2f} ms."
         )
     _tell_folder(folder, quiet)
@@ -261,7 +320,7 @@ def cost(
     from gebt.ticket import Ticket
 
     ticket = Ticket.load(ticket_path)
-    graph = _load(ticket.dataset["name"], root, device)
+    graph, _ = _load_of(ticket, root, device)
     model = build_model(dict(ticket.model)).to(graph.adjacency.device)
     small = ticket.open(model, graph)
     dense = build_model(dict(ticket.model)).to(graph.adjacency.device)
@@ -290,6 +349,132 @@ def cost(
         "it still reads.",
         style="dim",
     )
+
+
+@app.command()
+def reproduce(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="fig1, fig2, fig4, fig6 or table2 of You et al. 2022, with baselines."
+        ),
+    ],
+    graph: Annotated[
+        list[str],
+        typer.Option(help="Graph to run on; give it again for more.", metavar="NAME"),
+    ] = ["cora", "citeseer"],  # noqa: B006 (typer needs a list)
+    seeds: Annotated[int, typer.Option(help="How many seeds to run.", min=1)] = 10,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="At most 20 epochs: shows that all works, not figures."
+        ),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an earlier call stopped.")
+    ] = False,
+    root: Root = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write; by default runs/<name>.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run an experiment of the paper with baselines; writes CSV, figures and a page."""
+    from gebt.report import Table as PageTable
+    from gebt.report import page_of, write_report
+    from gebt.reproduce import find_experiment
+    from gebt.reproduce import reproduce as run_experiment
+
+    experiment = find_experiment(name)
+    folder = out or Path("runs") / experiment.name
+    if (folder / "experiment.json").is_file() and not (resume or force):
+        raise FileExistsError(
+            f"{folder} holds an experiment already: --resume goes on with it, --force "
+            "begins again."
+        )
+    if not resume:
+        _new_folder(folder, force)
+    with _counting(experiment.name, quiet) as show:
+        run_experiment(
+            experiment,
+            folder,
+            graphs=graph,
+            seeds=seeds,
+            quick=quick,
+            root=root,
+            on_done=show,
+        )
+    if not quiet:
+        for section in page_of(folder).sections:
+            for item in section.items:
+                if isinstance(item, PageTable):
+                    out_console.print(_rich(item))
+    write_report([folder], folder, root)
+    _tell_folder(folder, quiet)
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DIR...", help="Folders of gebt run, retrain or reproduce."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for report.html and figures/; by default the first one.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Make a page with tables and figures of runs, to look at in a browser."""
+    from gebt.report import write_report
+
+    print(f"Written: {write_report(folders, out or folders[0], root)}")
+
+
+@app.command()
+def models(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print Markdown, as in the README.")
+    ] = False,
+) -> None:
+    """List the models, with how they are trained by default, and the tasks."""
+    from gebt.recipes import RECIPES, TITLES, row
+    from gebt.tasks import TASKS
+
+    tasks = [
+        (name, str(task.__doc__).partition("\n")[0]) for name, task in TASKS.items()
+    ]
+    for title, header, rows in (
+        ("Models", TITLES, [row(recipe) for recipe in RECIPES.values()]),
+        ("Tasks", ("--task", "what is learned: loss; metric"), tasks),
+    ):
+        if markdown:
+            lines = [header, ["---"] * len(header), *rows]
+            print("\n".join(f"| {' | '.join(cells)} |" for cells in lines), end="\n\n")
+            continue
+        table = Table(title=title, title_justify="left")
+        for name in header:
+            table.add_column(name)
+        for cells in rows:
+            table.add_row(*cells)
+        out_console.print(table)
+    if not markdown:
+        out_console.print(
+            "Link prediction: hidden 128 (16 a head), dropout 0.3, no weight decay.",
+            style="dim",
+        )
 
 
 @app.command()
@@ -331,7 +516,8 @@ def main() -> None:
 
 _INTERRUPTED = "interrupted; what was finished before is in the output folder."
 _ARGUMENT = re.compile(
-    "`(graph_ratio|weight_ratio|hidden|epochs|threshold|window|seeds|seed)`"
+    "`(graph_ratio|weight_ratio|hidden|dropout|lr|weight_decay|epochs|threshold|window"
+    "|seeds|seed)`"
 )
 """Names that the library's errors give to what is a flag here."""
 
@@ -352,24 +538,65 @@ def _check_something_to_prune(options: "Options") -> None:
         )
 
 
-def _load(dataset: str, root: Path | None, device: Device) -> "Graph":
+def _recipe(
+    model: str,
+    task: str | None,
+    hidden: int | None,
+    dropout: float | None,
+    lr: float | None,
+    weight_decay: float | None,
+    epochs: int | None,
+) -> "Recipe":
+    """The model's recipe with what was given on the command line."""
+    from gebt.recipes import find_recipe, for_links
+    from gebt.tasks import LinkPrediction
+
+    recipe = find_recipe(model)
+    if task == LinkPrediction.name:
+        recipe = for_links(recipe)
+    given = {
+        "hidden": hidden,
+        "dropout": dropout,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "epochs": epochs,
+    }
+    changes: Any = {name: value for name, value in given.items() if value is not None}
+    return replace(recipe, **changes)
+
+
+def _load_of(
+    ticket: "Ticket", root: Path | None, device: Device
+) -> tuple["Graph", "Task"]:
+    """The graph and the task that a ticket was drawn for."""
+    return _load(ticket.dataset["name"], root, device, ticket.options.get("task"))
+
+
+def _load(
+    dataset: str, root: Path | None, device: Device, task_name: str | None
+) -> tuple["Graph", "Task"]:
     import torch
 
     from gebt.datasets import load
+    from gebt.pipeline import prepare
+    from gebt.tasks import find_task, task_for
 
     if device is Device.cuda and not torch.cuda.is_available():
         raise ValueError(
             "`--device cuda` was asked for, but torch sees no CUDA device. Use "
             "`--device cpu`, or install a CUDA build of torch on a machine with a GPU."
         )
+    asked = find_task(task_name) if task_name else None
     graph = load(dataset, root)
+    task = asked or task_for(graph)
+    graph = prepare(graph, task)
     size = graph.adjacency.pattern.nnz + graph.x.shape[0] * graph.x.shape[1]
     if size < _SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     on_gpu = device is Device.cuda or (
         device is Device.auto and torch.cuda.is_available()
     )
-    return graph.to("cuda") if on_gpu else graph
+    return (graph.to("cuda") if on_gpu else graph), task
 
 
 def _new_folder(folder: Path, force: bool, spare: Path | None = None) -> Path:
@@ -393,7 +620,14 @@ _OUTPUTS = (
     "ticket.safetensors",
     "compact.safetensors",
     "history.csv",
+    "distances.csv",
     "metrics.json",
+    "experiment.json",
+    "runs.csv",
+    "stops.csv",
+    "trajectories.csv",
+    "matrix.csv",
+    "report.html",
 )
 
 
@@ -403,6 +637,36 @@ def _default_folder(dataset: str) -> Path:
     while folder.exists():
         folder, number = base.with_name(f"{base.name}-{number}"), number + 1
     return folder
+
+
+@contextmanager
+def _counting(what: str, quiet: bool) -> Iterator["Callable[[int, int], None] | None"]:
+    """A bar with the time left on a terminal, a line every twentieth elsewhere."""
+    if quiet:
+        yield None
+    elif out_console.is_terminal:
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} runs"),
+            TimeRemainingColumn(),
+            console=out_console,
+        ) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    else:
+        started = time.perf_counter()
+        first: list[int] = []
+
+        def show(done: int, total: int) -> None:
+            first.append(done)
+            if done in (first[0], total) or done % max(1, total // 20) == 0:
+                passed = time.perf_counter() - started
+                here = done - first[0]
+                left = f", {passed / here * (total - done):.0f} s left" if here else ""
+                print(f"{passed:6.0f} s  {what}  {done}/{total} runs{left}", flush=True)
+
+        yield show
 
 
 @contextmanager
@@ -494,7 +758,8 @@ def _table(metrics: dict[str, Any]) -> Table:
 
     seconds = mean["cpu_seconds"]
     found = mean["ticket"]
-    title = f"{metrics['dataset']}, {n} seed{'s' if n > 1 else ''}" + (
+    model = metrics["options"]["model"]
+    title = f"{metrics['dataset']}, {model}, {n} seed{'s' if n > 1 else ''}" + (
         ", mean ± standard deviation" if n > 1 else ""
     )
     table = Table(title=title, title_justify="left")
@@ -503,13 +768,16 @@ def _table(metrics: dict[str, Any]) -> Table:
         table.add_column(name, justify="right")
     gain = mean["retrained"]["test"] - mean["dense"]["test"]
     table.add_row(
-        "test accuracy, %",
+        f"test {metrics['metric']}, %",
         number("dense", "test"),
         number("retrained", "test"),
         f"{gain:+.1f}",
     )
     table.add_row(
-        "val accuracy, %", number("dense", "val"), number("retrained", "val"), ""
+        f"val {metrics['metric']}, %",
+        number("dense", "val"),
+        number("retrained", "val"),
+        "",
     )
     settled = sum(run["ticket"]["settled"] for run in metrics["runs"])
     table.add_row(
@@ -549,6 +817,16 @@ def _table(metrics: dict[str, Any]) -> Table:
             ratio("macs", name),
         )
     return table
+
+
+def _rich(table: "PageTable") -> Table:
+    texts: Any = {"title": escape(table.title), "caption": escape(table.note)}
+    out = Table(**texts, title_justify="left", caption_justify="left")
+    for place, title in enumerate(table.header):
+        out.add_column(escape(title), justify="right" if place else "left")
+    for cells in table.rows:
+        out.add_row(*map(escape, cells))
+    return out
 
 
 def _tell_of_unsettled(metrics: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What pruning really saves: a smaller model and graph with the same outputs."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from gebt.files import read_tensors, write_tensors
-from gebt.graph import Graph, Split
-from gebt.models import GCN, build_model, describe_model
+from gebt.graph import Graph, LinkSplit, Split
+from gebt.models import (
+    GAT,
+    MODELS,
+    Adapted,
+    GraphSAGE,
+    LinearLayer,
+    LinearStack,
+    ResGCN,
+    build_model,
+    describe_model,
+    translate,
+)
 from gebt.sparse import Pattern, SparseMatrix
 
 
@@ -17,80 +29,119 @@ from gebt.sparse import Pattern, SparseMatrix
 def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
     """Drop what no output depends on; the outputs in evaluation mode stay the same.
 
-    Hidden units that nothing reads go. Hidden units that no input reaches compute a
-    constant, relu(b); they go too, and what they contributed becomes a bias of the
-    next linear map, inside the product with the adjacency, whose row sums are not
-    all 1. Input features that no weight reads leave ``x``; edges of value 0 leave
-    the adjacency.
+    In `GCN`, `GIN` and `GraphSAGE` hidden units that nothing reads go. Hidden units
+    that no input reaches compute a constant, relu(b); they go too, and what they
+    contributed becomes a bias of the next linear map, inside the product with the
+    adjacency, whose row sums are not all 1. Input features that no weight reads leave
+    ``x``, also with `GAT` and `ResGCN`, whose units are all read (by the attention, by
+    the residual connection). Edges of value 0 leave the adjacency of GCN and GIN; in
+    the others they count as neighbours.
+
+    PyG's own GCN and GraphSAGE, adapted, become gebt's, which are faster. Any other
+    adapted model stays as it is, on the graph that the ticket left.
 
     Args:
-        model: a `GCN` with pruned weights set to zero; not changed.
+        model: one of gebt's or `adapt`'s with pruned weights set to zero; not changed.
         graph: the graph it runs on; not changed.
 
     Returns:
         The smaller model, in evaluation mode, and the smaller graph.
 
     Raises:
-        ValueError: if the model is not one of gebt's, or does not fit the graph.
+        ValueError: if gebt does not know the model, or it does not fit the graph.
     """
-    if not isinstance(model, GCN):
-        raise ValueError(
-            f"cannot compact a {type(model).__name__}: gebt knows the structure of GCN."
-        )
-    layers = model.gcn_layers()
-    weights = [layer.weight for layer in layers]
+    if isinstance(model, Adapted):
+        # PyG divides by the sum of the values, gebt by the sum of their magnitudes.
+        signed = bool((graph.adjacency.value < 0).any())
+        translated = None if signed else translate(model.model)
+        if translated is None:
+            return deepcopy(model).eval(), graph
+        model = translated
+    if isinstance(model, LinearStack):
+        return _compact_stack(model, graph)
+    if isinstance(model, GAT | ResGCN):
+        return _drop_features(model, graph)
+    raise ValueError(
+        f"cannot compact a {type(model).__name__}: gebt knows the structure of "
+        f"{', '.join(MODELS)}. For a PyG model use `gebt.models.adapt`."
+    )
+
+
+def _compact_stack(model: LinearStack, graph: Graph) -> tuple[nn.Module, Graph]:
+    layers = model.stacked()
+    _check_features(layers[0].weight, graph)
     biases = [layer.bias for layer in layers]
     inner = [
         torch.zeros_like(layer.bias) if layer.inner_bias is None else layer.inner_bias
         for layer in layers
     ]
-    if weights[0].shape[0] != graph.num_features:
-        raise ValueError(
-            f"the model reads {weights[0].shape[0]} features, but the graph has "
-            f"{graph.num_features}."
-        )
-    live = _read_by_something(weights)
-    for k in range(len(layers) - 1):
+    live = _read_by_something(layers)
+    for k, (layer, following) in enumerate(zip(layers, layers[1:], strict=False)):
         # Nothing live reaches such a unit, and nothing is added before the product.
         constant = live[k + 1] & (inner[k] == 0)
-        constant &= ~(weights[k][live[k]] != 0).any(dim=0)
+        for weight in layer.weights():
+            constant &= ~(weight[live[k]] != 0).any(dim=0)
         level = torch.where(constant, biases[k].relu(), torch.zeros_like(biases[k]))
-        inner[k + 1] = inner[k + 1] + level @ weights[k + 1]
+        inner[k + 1] = inner[k + 1] + level @ following.weight
+        if following.own_weight is not None:
+            biases[k + 1] = biases[k + 1] + level @ following.own_weight
         live[k + 1] = live[k + 1] & ~constant
 
-    small = GCN(
+    small = type(model)(
         int(live[0].sum()),
         [int(units.sum()) for units in live[1:-1]],
         int(live[-1].sum()),
         dropout=model.dropout,
         inner_bias=any(bool(b.any()) for b in inner),
-    ).to(weights[0])
-    for k, layer in enumerate(small.gcn_layers()):
-        layer.weight.copy_(weights[k][live[k]][:, live[k + 1]])
+    ).to(layers[0].weight)
+    for k, (layer, of) in enumerate(zip(small.stacked(), layers, strict=True)):
+        for weight, whole in zip(layer.weights(), of.weights(), strict=True):
+            weight.copy_(whole[live[k]][:, live[k + 1]])
         layer.bias.copy_(biases[k][live[k + 1]])
         if layer.inner_bias is not None:
             layer.inner_bias.copy_(inner[k][live[k + 1]])
 
-    x = graph.x
-    if not live[0].all():
-        if isinstance(x, SparseMatrix):
-            x = x.select_columns(live[0])
-        else:
-            x = x[:, live[0]]
     adjacency, link = graph.adjacency, graph.link
     counts = adjacency.value != 0
-    if not counts.all():
+    if not isinstance(model, GraphSAGE) and not counts.all():
         adjacency, link = adjacency.select(counts), link[counts]
+    x = _columns(graph.x, live[0])
     return small.eval(), replace(graph, x=x, adjacency=adjacency, link=link)
 
 
-def _read_by_something(weights: Sequence[Tensor]) -> list[Tensor]:
+def _read_by_something(layers: Sequence[LinearLayer]) -> list[Tensor]:
     """Per width, features first, which units some output depends on."""
-    outputs = weights[-1].shape[1]
-    live = [torch.ones(outputs, dtype=torch.bool, device=weights[-1].device)]
-    for weight in reversed(weights):
-        live.insert(0, (weight[:, live[0]] != 0).any(dim=1))
+    last = layers[-1].weight
+    live = [torch.ones(last.shape[1], dtype=torch.bool, device=last.device)]
+    for layer in reversed(layers):
+        read = [(weight[:, live[0]] != 0).any(dim=1) for weight in layer.weights()]
+        live.insert(0, torch.stack(read).any(dim=0))
     return live
+
+
+def _drop_features(model: GAT | ResGCN, graph: Graph) -> tuple[nn.Module, Graph]:
+    name = "encoder.weight" if isinstance(model, ResGCN) else "layers.0.weight"
+    state = model.state_dict()
+    _check_features(state[name], graph)
+    live = (state[name] != 0).any(dim=1)
+    state[name] = state[name][live]
+    small = type(model)(**model.arguments | {"num_features": int(live.sum())})
+    small.to(state[name]).load_state_dict(state)
+    return small.eval(), replace(graph, x=_columns(graph.x, live))
+
+
+def _check_features(weight: Tensor, graph: Graph) -> None:
+    if weight.shape[0] != graph.num_features:
+        raise ValueError(
+            f"the model reads {weight.shape[0]} features, but the graph has "
+            f"{graph.num_features}."
+        )
+
+
+def _columns(x: Tensor | SparseMatrix, keep: Tensor) -> Tensor | SparseMatrix:
+    if keep.all():
+        return x
+    return x.select_columns(keep) if isinstance(x, SparseMatrix) else x[:, keep]
 
 
 def save_compact(path: str | Path, model: nn.Module, graph: Graph) -> None:
@@ -99,10 +150,10 @@ def save_compact(path: str | Path, model: nn.Module, graph: Graph) -> None:
     Raises:
         ValueError: if the model is not one that `load_compact` can rebuild.
     """
-    if not isinstance(model, GCN):
+    if type(model) not in MODELS.values():
         raise ValueError(
             f"cannot save a {type(model).__name__} as a compact model: `load_compact` "
-            "could not rebuild it. gebt knows GCN."
+            f"could not rebuild it. gebt knows {', '.join(MODELS)}."
         )
     tensors = {f"model/{name}": t for name, t in model.state_dict().items()}
     matrices = {"adjacency": graph.adjacency}
@@ -169,7 +220,7 @@ def load_compact(path: str | Path) -> tuple[nn.Module, Graph]:
             link=tensors["link"],
             num_links=header["graph"]["num_links"],
             y=tensors.get("y"),
-            split=Split(**split) if split else None,
+            split=_split(split),
             name=header["graph"]["name"],
         )
     except (KeyError, TypeError, RuntimeError) as error:
@@ -177,3 +228,9 @@ def load_compact(path: str | Path) -> tuple[nn.Module, Graph]:
             f"{path} is not a whole compact model ({error}). Write it again."
         ) from error
     return model.eval(), graph
+
+
+def _split(parts: dict[str, Tensor]) -> Split | LinkSplit | None:
+    if not parts:
+        return None
+    return LinkSplit(**parts) if "val_negative" in parts else Split(**parts)

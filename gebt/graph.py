@@ -8,6 +8,7 @@ construction. Link ids are those of the full graph, in every part of it.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,6 +31,17 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
+class LinkSplit:
+    """Pairs of nodes, (P, 2) int64: links of each part and pairs to rank them among."""
+
+    train: Tensor
+    val: Tensor
+    val_negative: Tensor
+    test: Tensor
+    test_negative: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Graph:
     """A graph with N nodes, E directed entries and L links.
 
@@ -39,8 +51,8 @@ class Graph:
             ``col`` its source, values are edge weights (1 where there are none).
         link: (E,) link id of each adjacency entry.
         num_links: L of the full graph, also after links were dropped.
-        y: (N,) int64 class labels, or None.
-        split: the nodes to train, validate and test on, or None.
+        y: (N,) int64 classes, (N, C) boolean labels, or None.
+        split: the nodes, or the links, to train, validate and test on, or None.
         name: what the graph is called in reports.
     """
 
@@ -49,7 +61,7 @@ class Graph:
     link: Tensor
     num_links: int
     y: Tensor | None = None
-    split: Split | None = None
+    split: Split | LinkSplit | None = None
     name: str = "graph"
 
     @property
@@ -62,11 +74,13 @@ class Graph:
         """F."""
         return self.x.shape[1]
 
-    @property
+    @cached_property
     def num_classes(self) -> int:
-        """C, the largest label + 1."""
+        """C, the largest class + 1, or the number of labels."""
         if self.y is None:
             raise ValueError(f"the graph {self.name!r} has no labels.")
+        if self.y.dim() == 2:
+            return self.y.shape[1]
         return int(self.y.max()) + 1
 
     @property
@@ -85,7 +99,7 @@ class Graph:
         cls,
         data: Any,
         *,
-        split: Mapping[str, Tensor] | None = None,
+        split: Mapping[str, Any] | None = None,
         directed: bool | None = None,
         name: str = "graph",
     ) -> "Graph":
@@ -100,10 +114,12 @@ class Graph:
         Args:
             data: with ``x`` (N, F), ``edge_index`` (2, E; source, target) and,
                 where there are any, ``edge_weight`` (E,) or one-column
-                ``edge_attr`` (E, 1), ``y`` (N,) or (N, 1), and boolean
-                ``train_mask``, ``val_mask``, ``test_mask`` (N,).
+                ``edge_attr`` (E, 1), ``y`` (N,) or (N, 1) classes or (N, C) labels
+                of 0 and 1, and boolean ``train_mask``, ``val_mask``, ``test_mask``
+                (N,).
             split: node indices ``{"train": ..., "val": ..., "test": ...}`` to use
-                instead of the masks (OGB calls its second part "valid").
+                instead of the masks (OGB calls its second part "valid"), or OGB's
+                split of links, with ``{"edge": (P, 2), "edge_neg": (Q, 2)}`` each.
             directed: True or False to say which it is; False adds the missing
                 opposite edges.
             name: what to call it.
@@ -173,6 +189,92 @@ class Graph:
             link=self.link[stays],
         )
 
+    def hold_out_links(
+        self, val: float = 0.05, test: float = 0.1, seed: int = 0
+    ) -> "Graph":
+        """The graph for link prediction: some links leave it, to be found again.
+
+        For each part as many pairs of nodes that are not linked are drawn as links
+        are held out in all, so that ranks in both parts compare. The links that stay
+        are numbered anew: they are this graph's.
+
+        Args:
+            val: share of links to validate on, in (0, 1).
+            test: share of links to test on, in (0, 1).
+            seed: for the draw.
+
+        Returns:
+            The graph of the training links, with a `LinkSplit`.
+
+        Raises:
+            ValueError: if a share is out of range or leaves a part without links, the
+                graph is already pruned, or it is too dense to draw the negatives from.
+        """
+        if (present := self.links_kept) < self.num_links:
+            raise ValueError(
+                f"the graph {self.name!r} is already pruned: it has {present} of its "
+                f"{self.num_links} links. Hold out links of the full graph."
+            )
+        possible = 0 < val < 1 and 0 < test < 1 and val + test < 1
+        counts = [int(share * self.num_links) for share in (val, test) if possible]
+        if not possible or 0 in counts:
+            raise ValueError(
+                "`val` and `test` must be positive shares that add up to less than 1 "
+                f"and hold at least one of {self.num_links} links each, got {val} and "
+                f"{test}."
+            )
+        held_out = sum(counts)
+        draw = torch.Generator().manual_seed(seed)
+        order = torch.randperm(self.num_links, generator=draw)
+        pattern, link = self.adjacency.pattern, self.link.cpu()
+        # An undirected link has two entries; the last one gives its pair.
+        entry = torch.zeros(self.num_links, dtype=torch.int64).scatter_reduce(
+            0, link, torch.arange(link.numel()), "amax"
+        )
+        ends = torch.stack([pattern.col, pattern.row], dim=1).long().cpu()
+        pairs = ends.index_select(0, entry)
+        stays = torch.ones(self.num_links, dtype=torch.bool)
+        stays[order[:held_out]] = False
+        negative = self._not_linked(2 * held_out, draw)
+        middle = counts[0]
+        split = LinkSplit(
+            train=pairs[stays],
+            val=pairs[order[:middle]],
+            val_negative=negative[:held_out],
+            test=pairs[order[middle:held_out]],
+            test_negative=negative[held_out:],
+        )
+        device = self.adjacency.device
+        kept = self.keep_links(stays.to(device))
+        number = (stays.cumsum(0) - 1).to(device)
+        return replace(
+            kept,
+            link=number.index_select(0, kept.link),
+            num_links=self.num_links - held_out,
+            split=_moved(split, device),
+        )
+
+    def _not_linked(self, count: int, draw: torch.Generator) -> Tensor:
+        """(count, 2) different pairs of different nodes that have no link, drawn."""
+        n = self.num_nodes
+        pattern = self.adjacency.pattern
+        col, row = pattern.col.long().cpu(), pattern.row.long().cpu()
+        taken = torch.unique(torch.minimum(col, row) * n + torch.maximum(col, row))
+        # At least half of the pairs without a link are left over, or draws get rare.
+        if count > (n * (n - 1) // 2 - taken.numel()) // 2:
+            raise ValueError(
+                f"the graph {self.name!r} has too few pairs of nodes without a link to "
+                f"draw {count} from. Hold out fewer links."
+            )
+        found = torch.empty(0, dtype=torch.int64)
+        while found.numel() < count:
+            source, target = torch.randint(n, (2, 2 * count), generator=draw)
+            low, high = torch.minimum(source, target), torch.maximum(source, target)
+            free = ~torch.isin(low * n + high, taken) & (low != high)
+            found = torch.unique(torch.cat([found, (low * n + high)[free]]))
+        found = found[torch.randperm(found.numel(), generator=draw)[:count]]
+        return torch.stack([found // n, found % n], dim=1)
+
     def fingerprint(self) -> str:
         """A hash of features, adjacency, link ids and labels, not of the split."""
         digest = hashlib.sha256()
@@ -196,18 +298,19 @@ class Graph:
 
     def to(self, device: torch.device | str) -> "Graph":
         """A copy on another device."""
-        split = self.split
-        if split is not None:
-            parts = {f.name: getattr(split, f.name).to(device) for f in fields(split)}
-            split = Split(**parts)
         return replace(
             self,
             x=self.x.to(device),
             adjacency=self.adjacency.to(device),
             link=self.link.to(device),
             y=None if self.y is None else self.y.to(device),
-            split=split,
+            split=None if self.split is None else _moved(self.split, device),
         )
+
+
+def _moved(split: Any, device: torch.device | str) -> Any:
+    parts = {f.name: getattr(split, f.name).to(device) for f in fields(split)}
+    return type(split)(**parts)
 
 
 def _check_links(name: str, given: Tensor, num_links: int) -> None:
@@ -312,15 +415,21 @@ def _labels(y: Any, n: int) -> Tensor | None:
             f"`data.y` must have one label for each of the {n} nodes of `data.x`, "
             f"got {y.shape[0]}."
         )
+    if y.dim() == 2 and bool(((y == 0) | (y == 1)).all()):
+        return y.bool()
     if y.dim() != 1 or y.is_floating_point():
         raise ValueError(
-            "`data.y` must be one integer class per node, got "
-            f"{y.dtype} of shape {tuple(y.shape)}."
+            "`data.y` must be one integer class per node, or labels (nodes, C) of 0 "
+            f"and 1; got {y.dtype} of shape {tuple(y.shape)}."
         )
     return y.long()
 
 
-def _split(data: Any, given: Mapping[str, Tensor] | None, n: int) -> Split | None:
+def _split(
+    data: Any, given: Mapping[str, Any] | None, n: int
+) -> Split | LinkSplit | None:
+    if given is not None and any(isinstance(p, Mapping) for p in given.values()):
+        return _link_split(given, n)
     parts: dict[str, Tensor] = {}
     for part, key in (("train", "train"), ("val", "valid"), ("test", "test")):
         if given is not None:
@@ -354,3 +463,30 @@ def _split(data: Any, given: Mapping[str, Tensor] | None, n: int) -> Split | Non
             )
         parts[part] = index.long()
     return Split(**parts)
+
+
+def _link_split(given: Mapping[str, Mapping[str, Tensor]], n: int) -> LinkSplit:
+    """From OGB's ``dataset.get_edge_split()``."""
+    parts: dict[str, Tensor] = {}
+    for part, key in (("train", "train"), ("val", "valid"), ("test", "test")):
+        held = given.get(part, given.get(key, {}))
+        if held and "edge" not in held:
+            raise ValueError(
+                f"the {part} split must name its links 'edge', got {list(held)}."
+            )
+        for name, entry in ((part, "edge"), (f"{part}_negative", "edge_neg")):
+            pairs = held.get(entry, torch.empty((0, 2), dtype=torch.int64))
+            whole = pairs.dtype in (torch.int32, torch.int64)
+            if not whole or pairs.dim() != 2 or pairs.shape[1] != 2:
+                raise ValueError(
+                    f"{entry!r} of the {part} split must be integers of shape "
+                    f"(pairs, 2), got {pairs.dtype} {tuple(pairs.shape)}."
+                )
+            if pairs.numel() and not 0 <= int(pairs.min()) <= int(pairs.max()) < n:
+                raise ValueError(
+                    f"{entry!r} of the {part} split must hold node indices in [0, {n})"
+                    f", got {int(pairs.min())} to {int(pairs.max())}."
+                )
+            parts[name] = pairs.long()
+    del parts["train_negative"]  # drawn anew each epoch
+    return LinkSplit(**parts)

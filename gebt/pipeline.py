@@ -4,24 +4,26 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gebt.compaction import compact, save_compact
 from gebt.cost import executed_macs, latencies, paper_macs, peak_memory
-from gebt.detector import MaskDistanceDetector
+from gebt.detector import Group, MaskDistanceDetector, Reading
 from gebt.files import write_csv
-from gebt.graph import Graph
+from gebt.graph import Graph, LinkSplit
 from gebt.masks import check_ratio
-from gebt.models import GCN
 from gebt.pruner import prunable_weights
+from gebt.recipes import RECIPES, Recipe
 from gebt.search import find_ticket
+from gebt.tasks import LinkPrediction, Task
 from gebt.ticket import Ticket
-from gebt.training import Epoch, check_epochs, evaluate, seeded, train
+from gebt.training import Epoch, Training, evaluate, seeded, train
 
 OnEpoch = Callable[[str, Epoch], None]
 
@@ -31,32 +33,85 @@ class Options:
     """The options of `gebt run`.
 
     Attributes:
+        recipe: the model and how it is trained.
         graph_ratio: share of links to remove, in [0, 1).
         weight_ratio: share of weights to remove, in [0, 1).
-        hidden: width of the hidden layer.
-        epochs: epochs of dense training and of retraining; the search gets as many.
         threshold: of the detector.
         window: of the detector.
     """
 
+    recipe: Recipe = RECIPES["gcn"]
     graph_ratio: float = 0.2
     weight_ratio: float = 0.9
-    hidden: int = 16
-    epochs: int = 100
     threshold: float = 0.1
     window: int = 3
 
     def __post_init__(self) -> None:
         check_ratio("graph_ratio", self.graph_ratio)
         check_ratio("weight_ratio", self.weight_ratio)
-        if self.hidden < 1:
-            raise ValueError(f"`hidden` must be at least 1, got {self.hidden}.")
-        check_epochs(self.epochs)
         self.detector()
 
-    def detector(self) -> MaskDistanceDetector:
+    def detector(self) -> "RecordingDetector":
         """A new detector."""
-        return MaskDistanceDetector(self.threshold, self.window)
+        return RecordingDetector(self.threshold, self.window)
+
+    def record(self) -> dict[str, Any]:
+        """As numbers and names, for metrics.json."""
+        return {
+            name: value
+            for name, value in {**vars(self.recipe), **vars(self)}.items()
+            if isinstance(value, int | float | str) and name not in ("about", "source")
+        }
+
+
+class RecordingDetector(MaskDistanceDetector):
+    """A detector that keeps every mask, eight entries a byte, for pictures.
+
+    Of groups of more than 16 million entries it keeps nothing.
+    """
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self._packed: list[dict[str, np.ndarray]] = []
+        self._reachable: dict[str, int] = {}
+
+    def update(self, groups: Mapping[str, Group]) -> Reading:
+        """As the base class."""
+        packed = {}
+        for group, masks in groups.items():
+            parts = [masks] if isinstance(masks, Tensor) else list(masks.values())
+            if sum(part.numel() for part in parts) > 2**24:
+                continue
+            entries = torch.cat([part.flatten() for part in parts]).cpu().numpy()
+            packed[group] = np.packbits(entries)
+            if group not in self._reachable:
+                kept = int(np.count_nonzero(entries))
+                self._reachable[group] = max(1, 2 * min(kept, entries.size - kept))
+        self._packed.append(packed)
+        return super().update(groups)
+
+    def pairs(self) -> list[dict[str, Any]]:
+        """Distances of the masks of all pairs of epochs, of some 60 if there are more.
+
+        Scaled to [0, 1] by the largest distance that such masks can have.
+        """
+        every = -(-len(self._packed) // 60)
+        epochs = range(0, len(self._packed), max(1, every))
+        rows = []
+        for group, scale in self._reachable.items():
+            for a in epochs:
+                for b in range(0, a, every):
+                    apart = self._packed[a][group] ^ self._packed[b][group]
+                    distance = int(np.unpackbits(apart).sum()) / scale
+                    rows.append(
+                        {
+                            "group": group,
+                            "epoch": a + 1,
+                            "other": b + 1,
+                            "distance": round(distance, 5),
+                        }
+                    )
+        return rows
 
 
 class Recorder:
@@ -106,6 +161,7 @@ class Run:
         model: the compact model.
         graph: the compact graph.
         history: one row per epoch and phase.
+        distances: of the masks of every pair of the search's epochs.
     """
 
     metrics: dict[str, Any]
@@ -113,45 +169,97 @@ class Run:
     model: nn.Module
     graph: Graph
     history: Sequence[Mapping[str, Any]]
+    distances: Sequence[Mapping[str, Any]]
 
     def save(self, folder: Path) -> None:
-        """Write ``ticket.safetensors``, ``compact.safetensors``, ``history.csv``."""
+        """Write ticket, compact model, ``history.csv`` and ``distances.csv``."""
         self.ticket.save(folder / "ticket.safetensors")
         save_compact(folder / "compact.safetensors", self.model, self.graph)
         write_csv(folder / "history.csv", self.history)
+        if self.distances:
+            write_csv(folder / "distances.csv", self.distances)
 
 
-def new_gcn(graph: Graph, hidden: int, seed: int) -> GCN:
-    """A GCN for a graph, initialised from a seed."""
+def prepare(graph: Graph, task: Task) -> Graph:
+    """The graph that the task learns on: without its held-out links, if any."""
+    if isinstance(task, LinkPrediction) and not isinstance(graph.split, LinkSplit):
+        graph = graph.hold_out_links()
+    task.check(graph)
+    return graph
+
+
+def new_model(graph: Graph, recipe: Recipe, task: Task, seed: int) -> nn.Module:
+    """A model for a graph, initialised from a seed."""
     with seeded(seed, torch.device("cpu")):
-        model = GCN(graph.num_features, hidden, graph.num_classes)
+        model = recipe.build(
+            graph.num_features,
+            recipe.hidden,
+            task.num_outputs(graph),
+            dropout=recipe.dropout,
+        )
     return model.to(graph.adjacency.device)
 
 
+def train_by(
+    recipe: Recipe,
+    model: nn.Module,
+    graph: Graph,
+    task: Task,
+    seed: int,
+    *,
+    keep: Mapping[str, Tensor] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Training:
+    """`train` by a recipe."""
+    return train(
+        model,
+        graph,
+        keep=keep,
+        epochs=recipe.epochs,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        decay=recipe.decay,
+        seed=seed,
+        task=task,
+        on_epoch=on_epoch,
+    )
+
+
 def run_seed(
-    graph: Graph, options: Options, seed: int, on_epoch: OnEpoch | None = None
+    graph: Graph,
+    task: Task,
+    options: Options,
+    seed: int,
+    on_epoch: OnEpoch | None = None,
 ) -> Run:
-    """Train dense, draw the joint ticket, retrain it, compact it, measure both."""
+    """Train dense, draw the joint ticket, retrain it, compact it, measure both.
+
+    Args:
+        graph: prepared for the task, see `prepare`.
+        task: what is learned.
+        options: of the run.
+        seed: of weights and dropout.
+        on_epoch: called with the phase and each of its epochs.
+    """
     recorder = Recorder(on_epoch)
+    recipe = options.recipe
     with peak_memory(graph.adjacency.device) as peak:
         # Untimed: with its first optimiser torch imports its compiler, over a second.
-        train(new_gcn(graph, options.hidden, seed), graph, epochs=1)
-        dense = new_gcn(graph, options.hidden, seed)
+        train(new_model(graph, recipe, task, seed), graph, epochs=1, task=task)
+        dense = new_model(graph, recipe, task, seed)
         with recorder.phase("dense") as hook:
-            training = train(
-                dense, graph, epochs=options.epochs, seed=seed, on_epoch=hook
-            )
-        dense_scores = {"val": training.val, "test": evaluate(dense, graph, "test")}
+            training = train_by(recipe, dense, graph, task, seed, on_epoch=hook)
+        test = evaluate(dense, graph, "test", task=task)
 
-        model = new_gcn(graph, options.hidden, seed)
+        model = new_model(graph, recipe, task, seed)
         with recorder.phase("search") as hook:
-            ticket = search(model, graph, options, seed, hook)
-        retrained = retrain(ticket, model, graph, options.epochs, recorder)
+            ticket, detector = search(model, graph, task, options, seed, hook)
+        retrained = retrain(ticket, model, graph, task, recipe.epochs, recorder)
         compared = [(dense, graph), (retrained.model, retrained.graph)]
         dense_ms, ticket_ms = latencies(compared)
     metrics = {
         "seed": seed,
-        "dense": dense_scores,
+        "dense": {"val": training.val, "test": test},
         "ticket": describe(ticket, model),
         "retrained": retrained.scores,
         "seconds": recorder.seconds,
@@ -169,27 +277,36 @@ def run_seed(
         },
         "peak_mib": peak[0],
     }
-    return Run(metrics, ticket, retrained.model, retrained.graph, recorder.rows)
+    found = retrained.model, retrained.graph
+    return Run(metrics, ticket, *found, recorder.rows, detector.pairs())
 
 
 def search(
     model: nn.Module,
     graph: Graph,
+    task: Task,
     options: Options,
     seed: int,
     on_epoch: Callable[[Epoch], None] | None = None,
-) -> Ticket:
-    """`find_ticket` with the options of a run."""
-    return find_ticket(
+) -> tuple[Ticket, RecordingDetector]:
+    """`find_ticket` with the options of a run; also the detector, which kept masks."""
+    recipe = options.recipe
+    detector = options.detector()
+    ticket = find_ticket(
         model,
         graph,
         graph_ratio=options.graph_ratio,
         weight_ratio=options.weight_ratio,
-        detector=options.detector(),
-        epochs=options.epochs,
+        detector=detector,
+        epochs=recipe.epochs,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        decay=recipe.decay,
         seed=seed,
+        task=task,
         on_epoch=on_epoch,
     )
+    return ticket, detector
 
 
 @dataclass(frozen=True)
@@ -207,9 +324,14 @@ class Retrained:
 
 
 def retrain(
-    ticket: Ticket, model: nn.Module, graph: Graph, epochs: int, recorder: Recorder
+    ticket: Ticket,
+    model: nn.Module,
+    graph: Graph,
+    task: Task,
+    epochs: int,
+    recorder: Recorder,
 ) -> Retrained:
-    """Retrain a ticket with inherited weights and compact it."""
+    """Retrain a ticket with inherited weights as it was searched, and compact it."""
     with recorder.phase("retrain") as hook:
         small = ticket.open(model, graph)
         training = train(
@@ -217,10 +339,14 @@ def retrain(
             small,
             keep=ticket.weight_masks,
             epochs=epochs,
+            lr=ticket.options["lr"],
+            weight_decay=ticket.options["weight_decay"],
+            decay=ticket.options["decay"],
             seed=ticket.seed,
+            task=task,
             on_epoch=hook,
         )
-    scores = {"val": training.val, "test": evaluate(model, small, "test")}
+    scores = {"val": training.val, "test": evaluate(model, small, "test", task=task)}
     return Retrained(scores, *compact(model, small), paper_macs(model, small))
 
 
@@ -237,12 +363,16 @@ def describe(ticket: Ticket, model: nn.Module) -> dict[str, Any]:
     }
 
 
-def collect(dataset: str, options: Options, runs: Sequence[Run]) -> dict[str, Any]:
+def collect(
+    graph: Graph, task: Task, options: Options, runs: Sequence[Run]
+) -> dict[str, Any]:
     """The content of metrics.json."""
     entries = [run.metrics for run in runs]
     return {
-        "dataset": dataset,
-        "options": asdict(options),
+        "dataset": graph.name,
+        "task": task.name,
+        "metric": task.metric(graph),
+        "options": options.record(),
         "runs": entries,
         "summary": {
             "n": len(runs),

@@ -1,7 +1,7 @@
 """The co-optimisation loop: train links and weights until their masks settle."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,11 +13,12 @@ from gebt.graph import Graph
 from gebt.masks import check_ratio
 from gebt.models import describe_model
 from gebt.penalties import ADMM
-from gebt.pruner import ModelPruner, Scope, Unit, apply_masks
+from gebt.pruner import ModelPruner, Scope, Unit, apply_masks, check_masks
 from gebt.sparsifier import GraphSparsifier
-from gebt.tasks import NodeClassification
+from gebt.tasks import NodeClassification, Task
 from gebt.ticket import Ticket, current_versions
 from gebt.training import (
+    Decay,
     Epoch,
     check_epochs,
     check_finite,
@@ -34,7 +35,7 @@ FROZEN_THRESHOLD = 0.04
 
 Distances start small there: at ratio 0.5 at 0.13 on Cora and 0.06 on CiteSeer, so
 that the joint threshold would fire at once. Epochs drawn with this one are in
-``benchmarks/results/accuracy.csv``.
+``benchmarks/results/fig1/runs.csv``.
 """
 
 
@@ -49,14 +50,16 @@ def find_ticket(
     lr: float = 0.01,
     graph_lr: float = 0.001,
     weight_decay: float = 5e-4,
+    decay: Decay = "first",
     penalty: ADMM | None = None,
     update_weights: bool = True,
     alternate: bool = False,
     mask_weights: bool = False,
+    keep: Mapping[str, Tensor] | None = None,
     scope: Scope = "global",
     unit: Unit = "element",
     seed: int = 0,
-    task: NodeClassification | None = None,
+    task: Task | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Ticket:
     """Draw a joint early-bird ticket (Algorithm 2 of You et al. 2022).
@@ -75,22 +78,26 @@ def find_ticket(
     Args:
         model: as for `train`; trained in place, as far as the search gets.
         graph: with a training split.
-        graph_ratio: share of links to remove, in [0, 1).
-        weight_ratio: share of prunable weights to remove, in [0, 1).
+        graph_ratio: share of the full graph's links to remove, in [0, 1).
+        weight_ratio: share of all prunable weights to remove, in [0, 1).
         detector: a new detector; its ``watch`` chooses the stop criterion among
             the groups ``"graph"`` and ``"weights"``.
         epochs: epochs allowed.
         lr: learning rate of the weights.
         graph_lr: learning rate of the link scores.
-        weight_decay: on the parameters of the model's first layer.
+        weight_decay: on the weights; never on the link scores.
+        decay: which of them, see `train`.
         penalty: L_reg of Eq. 3, or none.
         update_weights: False freezes the weights.
         alternate: update the weights, then run forward again for the scores.
         mask_weights: multiply the weights by their masks each epoch, as the
             paper's code does.
+        keep: boolean masks by parameter name of an earlier pruning; what they drop
+            stays zero. An earlier pruning of links is in ``graph``.
         scope: how weights are ranked, see `ModelPruner`.
         unit: what is pruned of a weight, see `ModelPruner`.
-        seed: for dropout; torch's own random state is left as it was.
+        seed: for dropout and the order of equal link scores; torch's own random state
+            is left as it was.
         task: what to learn; by default one class per node.
         on_epoch: called after each epoch.
 
@@ -133,7 +140,10 @@ def find_ticket(
         )
     if penalty is not None:
         penalty.reset()
-    sparsifier = GraphSparsifier(graph)
+    sparsifier = GraphSparsifier(graph, seed)
+    keep = {n: m.to(graph.adjacency.device) for n, m in (keep or {}).items()}
+    check_masks(model, keep)
+    apply_masks(model, keep)
     pruner = None
     if weight_ratio:
         pruner = ModelPruner(model, weight_ratio, scope=scope, unit=unit)
@@ -141,7 +151,7 @@ def find_ticket(
     weights = trainable(model) if update_weights else []
     learnable: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
     scores: list[Tensor] = [sparsifier.score]
-    groups = parameter_groups(model, lr, weight_decay) if update_weights else []
+    groups = parameter_groups(model, lr, weight_decay, decay) if update_weights else []
     groups.append({"params": scores, "lr": graph_lr})
     optimizer = torch.optim.Adam(groups, fused=True)
 
@@ -151,13 +161,18 @@ def find_ticket(
             output = run(model, graph.x, sparsifier(), task.rows(graph, "train"))
             loss = task.loss(output, graph, "train")
             regularised = loss if penalty is None else loss + penalty(sparsifier.score)
+            if not regularised.requires_grad:
+                raise ValueError(_UNREACHED.format(type(model).__name__))
             regularised.backward()
         optimizer.step()
+        apply_masks(model, keep)
         return loss
 
+    if graph_ratio:
+        sparsifier.mask(graph_ratio)  # refuses what the graph has lost already
     distances: list[dict[str, float]] = []
     masks: dict[str, Tensor] = {}
-    link_mask = torch.ones_like(sparsifier.score, dtype=torch.bool)
+    link_mask = sparsifier.score.detach() != 0
     settled = False
     with seeded(seed, graph.adjacency.device):
         for epoch in range(1, epochs + 1):
@@ -168,6 +183,8 @@ def find_ticket(
             else:
                 loss = step(weights + scores)
             value = check_finite(loss, epoch)
+            if graph_ratio and sparsifier.score.grad is None:
+                raise ValueError(_UNREACHED.format(type(model).__name__))
             if penalty is not None:
                 penalty.update(sparsifier.score)
             found: dict[str, Any] = {}
@@ -185,6 +202,9 @@ def find_ticket(
                 on_epoch(Epoch(epoch, value, val, distances[-1]))
             if settled := reading.settled:
                 break
+    # Not sooner: behind a layer that starts at zero the first gradients are zero too.
+    if graph_ratio and sparsifier.share_untouched() == 1:
+        raise ValueError(_UNREACHED.format(type(model).__name__))
     if not settled:
         warnings.warn(
             f"the masks did not settle within {epochs} epochs (distance "
@@ -203,12 +223,14 @@ def find_ticket(
         share_untouched=sparsifier.share_untouched(),
         distances=tuple(distances),
         options={
+            "task": task.name,
             "graph_ratio": graph_ratio,
             "weight_ratio": weight_ratio,
             "epochs": epochs,
             "lr": lr,
             "graph_lr": graph_lr,
             "weight_decay": weight_decay,
+            "decay": decay,
             "penalty": None if penalty is None else f"ADMM(rho={penalty.rho})",
             "update_weights": update_weights,
             "alternate": alternate,
@@ -222,6 +244,13 @@ def find_ticket(
         model=describe_model(model),
         versions=current_versions(),
     )
+
+
+_UNREACHED = (
+    "no link received a gradient: the outputs of {} do not depend on the adjacency's "
+    "values, so links cannot be learned. Set `graph_ratio=0`, or let the model use the "
+    "values."
+)
 
 
 @contextmanager

@@ -41,14 +41,23 @@ class Pattern:
         crow: (N + 1,) row starts.
         col: (E,) column of each entry. Both become int32 where that is enough.
         shape: (N, M).
+        own: (N,) the column that stands for each row's own node; by default row i
+            and column i are the same node.
     """
 
-    def __init__(self, crow: Tensor, col: Tensor, shape: tuple[int, int]):
+    def __init__(
+        self,
+        crow: Tensor,
+        col: Tensor,
+        shape: tuple[int, int],
+        own: Tensor | None = None,
+    ):
         fits = max(col.numel(), *shape) <= _INT32_MAX
         dtype = torch.int32 if fits else torch.int64
         self.crow = crow.to(dtype)
         self.col = col.to(dtype)
         self.shape = shape
+        self.own = own
         self._recent = _Recent()
 
     @classmethod
@@ -68,6 +77,12 @@ class Pattern:
         """(E,) the row of each entry."""
         with torch.inference_mode(False):
             return entry_rows(self.crow)
+
+    @cached_property
+    def edge_index(self) -> Tensor:
+        """(2, E) int64, the source and target of each entry, as PyG has it."""
+        with torch.inference_mode(False):
+            return torch.stack([self.col, self.row]).long()
 
     @cached_property
     def transpose(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,6 +110,18 @@ class Pattern:
         col[(self.crow[1:] + each).long()] = each
         crow = self.crow + torch.cat([each, each.new_tensor([n])])
         return Pattern(crow, col, self.shape), place
+
+    def repeat(self, times: int) -> "Pattern":
+        """The block-diagonal pattern of ``times`` copies, one after the other."""
+        return self._recent.get_or(("repeat", times), lambda: self._repeat(times))
+
+    def _repeat(self, times: int) -> "Pattern":
+        n, m = self.shape
+        each = torch.arange(times, device=self.col.device)[:, None]
+        crow = (self.crow[1:] + each * self.nnz).flatten()
+        col = (self.col + each * m).flatten()
+        shape = (times * n, times * m)
+        return Pattern(torch.cat([crow.new_zeros(1), crow]), col, shape)
 
     def select(self, entries: Tensor) -> "Pattern":
         """The pattern of some entries, given by ascending positions."""
@@ -127,7 +154,8 @@ class Pattern:
         Returns:
             The rows of the first product's input that are read (None: all), and
             per product, first one first, a pattern over just the rows that it must
-            compute and reads, with its entries' places here (None: all).
+            compute and reads, with its entries' places here (None: all). A product
+            reads at least the nodes whose rows it computes, at ``own``.
         """
         key = ("hops", _Same(nodes), depth)
         return self._recent.get_or(key, lambda: self._hops(nodes, depth))
@@ -142,7 +170,7 @@ class Pattern:
                 blocks.append((self, None))
                 continue
             block, entries = self._rows(wanted)
-            read = torch.unique(block.col).long()
+            read = torch.unique(torch.cat([block.col.long(), wanted]))
             if read.numel() < _NEARLY_ALL * self.shape[1]:
                 place = torch.empty(self.shape[1], dtype=block.col.dtype)
                 place = place.to(read.device)
@@ -150,16 +178,19 @@ class Pattern:
                     read.numel(), device=read.device, dtype=place.dtype
                 )
                 shape = (wanted.numel(), read.numel())
-                block = Pattern(block.crow, place[block.col], shape)
+                own = place[wanted].long()
+                block = Pattern(block.crow, place[block.col], shape, own)
                 wanted = read
             else:
+                block = Pattern(block.crow, block.col, block.shape, wanted)
                 wanted = None
             blocks.append((block, entries))
         return wanted, blocks[::-1]
 
     def to(self, device: torch.device | str) -> "Pattern":
         """A copy on another device."""
-        return Pattern(self.crow.to(device), self.col.to(device), self.shape)
+        own = None if self.own is None else self.own.to(device)
+        return Pattern(self.crow.to(device), self.col.to(device), self.shape, own)
 
 
 class _Same:

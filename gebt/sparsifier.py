@@ -1,11 +1,18 @@
 """Graph sparsifiers: which links to keep."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from gebt.graph import Graph
+from gebt.kernels import sddmm
 from gebt.masks import keep_top
+from gebt.pruner import check_choice
 from gebt.sparse import SparseMatrix
+
+Criterion = Literal["random", "degree", "similarity", "k-neighbour"]
 
 
 class GraphSparsifier(nn.Module):
@@ -14,8 +21,15 @@ class GraphSparsifier(nn.Module):
     Scores start at 1, the unchanged graph. Both directions of an undirected link
     read the same score.
 
+    Links that no gradient reaches keep the score 1: on Cora 18% of them with a GCN,
+    49% with GraphSAGE or GAT. Among equal scores a fixed random order decides, not
+    the position: nodes that come late in a data set are often those to test on, and
+    would lose more links than others. Links that a pruned graph lacks have the score
+    0, so that pruning can go on where an earlier one stopped.
+
     Args:
         graph: the graph to sparsify.
+        seed: of the order of equal scores.
 
     Attributes:
         score: (L,) parameter.
@@ -24,15 +38,14 @@ class GraphSparsifier(nn.Module):
     directed edges, so that the adjacency stays symmetric.
     """
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, seed: int = 0):
         super().__init__()
-        if (present := graph.links_kept) < graph.num_links:
-            raise ValueError(
-                f"the graph {graph.name!r} is already pruned: it has {present} of its "
-                f"{graph.num_links} links. Search the full graph."
-            )
         value = graph.adjacency.value
-        self.score = nn.Parameter(value.new_ones(graph.num_links))
+        score = value.new_zeros(graph.num_links)
+        self.score = nn.Parameter(score.index_fill_(0, graph.link, 1))
+        self._absent = graph.num_links - graph.links_kept
+        draw = torch.Generator().manual_seed(seed)
+        self._order = torch.randperm(graph.num_links, generator=draw).to(value.device)
         self._graph = graph
 
     def forward(self) -> SparseMatrix:
@@ -44,12 +57,27 @@ class GraphSparsifier(nn.Module):
         return full.with_value(full.value * score)
 
     def mask(self, prune_ratio: float) -> Tensor:
-        """(L,) boolean mask that keeps the links of largest |score|."""
-        return keep_top(self.score, prune_ratio)
+        """(L,) boolean mask that keeps the links of largest magnitude.
+
+        Args:
+            prune_ratio: share of the full graph's links to drop, in [0, 1).
+
+        Raises:
+            ValueError: if the graph has lost more links than that already.
+        """
+        if int(prune_ratio * self.score.numel()) < self._absent:
+            raise ValueError(
+                f"the graph {self._graph.name!r} is already pruned: it lacks "
+                f"{self._absent} of its {self.score.numel()} links, and a ratio of "
+                f"{prune_ratio:g} removes fewer. Search the full graph, or remove more."
+            )
+        shuffled = keep_top(self.score.index_select(0, self._order), prune_ratio)
+        return torch.empty_like(shuffled).index_copy_(0, self._order, shuffled)
 
     def share_untouched(self) -> float:
         """Share of links whose score never moved: their order carries nothing."""
-        return float((self.score.detach() == 1).float().mean())
+        still = int((self.score.detach() == 1).count_nonzero())
+        return still / (self.score.numel() - self._absent)
 
 
 def random_links(
@@ -57,3 +85,44 @@ def random_links(
 ) -> Tensor:
     """(L,) boolean mask of links drawn at random: the control of every ticket."""
     return keep_top(torch.rand(num_links, generator=generator), prune_ratio)
+
+
+def link_scores(
+    graph: Graph, criterion: Criterion, generator: torch.Generator
+) -> Tensor:
+    """Scores of links that need no training; the larger, the sooner kept.
+
+    Args:
+        graph: with N nodes and L links, not pruned.
+        criterion: ``"random"``; ``"degree"``, the product over both ends of the mean of
+            1 / sqrt(degree) over a node and its neighbours, which keeps links of
+            low-degree surroundings (after TEDDY); ``"similarity"``, the cosine of the
+            ends' features; ``"k-neighbour"``, by a random order of each node's links,
+            the better of a link's two places, so that every node keeps some.
+        generator: for the random ones.
+
+    Returns:
+        (L,), none negative.
+    """
+    check_choice("criterion", criterion, Criterion)
+    pattern, link = graph.adjacency.pattern, graph.link
+    random = torch.rand(graph.num_links, generator=generator).to(link.device)
+    if criterion == "random":
+        return random
+    row, col = pattern.row.long(), pattern.col.long()
+    if criterion == "k-neighbour":
+        order = (row + random[link].double()).argsort()  # by row, random within
+        place = torch.empty_like(order)
+        place[order] = torch.arange(order.numel(), device=order.device)
+        edge = 1 / (1 + (place - pattern.crow.long()[row])) + 1e-6 * random[link]
+    elif criterion == "degree":
+        degree = torch.bincount(torch.cat([row, col]), minlength=graph.num_nodes)
+        low = degree.clamp(min=1).rsqrt()
+        around = low.index_add(0, row, low[col]) / (pattern.crow.diff() + 1)
+        edge = around[row] * around[col]
+    else:
+        x = graph.x if isinstance(graph.x, Tensor) else graph.x.to_dense()
+        x = normalize(x, dim=1)
+        edge = 1 + sddmm(pattern.crow, pattern.col, x, x).clamp(-1, 1)
+    best = edge.new_zeros(graph.num_links)
+    return best.scatter_reduce(0, link, edge, "amax")

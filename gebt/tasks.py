@@ -1,30 +1,97 @@
 """What is learned: a loss and a metric. The loops know neither."""
 
-from typing import Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from gebt.graph import Graph
+from gebt.graph import Graph, LinkSplit, Split
 
 Part = Literal["train", "val", "test"]
 
 
-class NodeClassification:
-    """One class per node: cross-entropy loss, accuracy in percent."""
+class Task(Protocol):
+    """What `train`, `evaluate` and `find_ticket` ask of a task."""
+
+    @property
+    def name(self) -> str:
+        """What the command line and tickets call it."""
+
+    def metric(self, graph: Graph) -> str:
+        """What `score` measures, for titles; in percent, more is better."""
+
+    def num_outputs(self, graph: Graph) -> int:
+        """How many outputs per node the model needs."""
 
     def check(self, graph: Graph) -> None:
         """Raise a ValueError unless the graph can be learned from."""
+
+    def rows(self, graph: Graph, part: Part) -> Tensor | None:
+        """The nodes whose outputs this part reads; may be empty; None for all."""
+
+    def loss(self, output: Tensor, graph: Graph, part: Part) -> Tensor:
+        """The loss of the outputs (R, C) of those nodes, a scalar."""
+
+    def score(self, output: Tensor, graph: Graph, part: Part) -> float:
+        """The metric of the outputs (R, C) of those nodes, in percent."""
+
+
+class _OnNodes:
+    """What the tasks with labelled nodes share."""
+
+    def num_outputs(self, graph: Graph) -> int:
+        """C."""
+        return graph.num_classes
+
+    def check(self, graph: Graph) -> None:
+        """Raise a ValueError unless there are labels and training nodes."""
         if graph.y is None:
             raise ValueError(
                 f"the graph {graph.name!r} has no labels: set `data.y` before "
                 "`Graph.from_pyg`."
             )
-        if graph.split is None or graph.split.train.numel() == 0:
+        if not isinstance(graph.split, Split) or graph.split.train.numel() == 0:
             raise ValueError(
                 f"the graph {graph.name!r} has no training nodes: set "
                 "`data.train_mask`, or pass `split` to `Graph.from_pyg`."
+            )
+
+    def rows(self, graph: Graph, part: Part) -> Tensor:
+        """The nodes of the part; may be none."""
+        if not isinstance(graph.split, Split):
+            return torch.empty(0, dtype=torch.int64)
+        return getattr(graph.split, part)
+
+    def _labels(self, output: Tensor, graph: Graph, part: Part) -> Tensor:
+        if graph.y is None:
+            raise ValueError(f"the graph {graph.name!r} has no labels.")
+        spare = output.shape[1] - graph.num_classes
+        if spare < 0 or (spare and graph.y.dim() == 2):
+            raise ValueError(
+                f"the model gives {output.shape[1]} outputs per node, but "
+                f"{graph.name!r} has {graph.num_classes} classes."
+            )
+        return graph.y.index_select(0, self.rows(graph, part))
+
+
+class NodeClassification(_OnNodes):
+    """One class per node: cross-entropy; accuracy, or ROC-AUC of two classes."""
+
+    name: ClassVar[str] = "node-classification"
+
+    def metric(self, graph: Graph) -> str:
+        """Accuracy, or ROC-AUC of two classes."""
+        return "ROC-AUC" if graph.num_classes == 2 else "accuracy"
+
+    def check(self, graph: Graph) -> None:
+        """Raise a ValueError unless there is one class per training node."""
+        super().check(graph)
+        assert graph.y is not None and isinstance(graph.split, Split)
+        if graph.y.dim() == 2:
+            raise ValueError(
+                f"the graph {graph.name!r} has {graph.num_classes} labels per node, "
+                f"not one class. Use the task {MultiLabel.name!r}."
             )
         lowest = int(graph.y[graph.split.train].min())
         if lowest < 0:
@@ -33,29 +100,186 @@ class NodeClassification:
                 "of training nodes must be at least 0."
             )
 
-    def rows(self, graph: Graph, part: Part) -> Tensor:
-        """The nodes whose outputs this part of the split reads; may be none."""
-        if graph.split is None:
-            return torch.empty(0, dtype=torch.int64)
-        return getattr(graph.split, part)
-
     def loss(self, output: Tensor, graph: Graph, part: Part) -> Tensor:
         """Mean cross-entropy of the outputs (R, C) of the part's nodes."""
-        labels = self._labels(graph, part)
-        try:
-            return cross_entropy(output, labels)
-        except IndexError as error:
-            raise ValueError(
-                f"the model gives {output.shape[1]} classes, but {graph.name!r} has "
-                f"labels up to {int(labels.max())}."
-            ) from error
+        return cross_entropy(output, self._labels(output, graph, part))
 
     def score(self, output: Tensor, graph: Graph, part: Part) -> float:
-        """Accuracy in percent of the outputs (R, C) of the part's nodes."""
-        right = output.argmax(dim=1) == self._labels(graph, part)
+        """Accuracy or ROC-AUC of the outputs (R, C) of the part's nodes, percent."""
+        labels = self._labels(output, graph, part)
+        if self.metric(graph) == "ROC-AUC":
+            return roc_auc(output[:, 1] - output[:, 0], labels == 1)
+        right = output.argmax(dim=1) == labels
         return 100 * int(right.count_nonzero()) / right.numel()
 
-    def _labels(self, graph: Graph, part: Part) -> Tensor:
-        if graph.y is None:
-            raise ValueError(f"the graph {graph.name!r} has no labels.")
-        return graph.y.index_select(0, self.rows(graph, part))
+
+class MultiLabel(_OnNodes):
+    """Any number of labels per node: binary cross-entropy; micro-averaged F1."""
+
+    name: ClassVar[str] = "multi-label"
+
+    def metric(self, graph: Graph) -> str:
+        """Micro-F1."""
+        return "micro-F1"
+
+    def check(self, graph: Graph) -> None:
+        """Raise a ValueError unless the labels are (N, C)."""
+        super().check(graph)
+        if graph.y is None or graph.y.dim() != 2:
+            raise ValueError(
+                f"the graph {graph.name!r} has one class per node, not several labels. "
+                f"Use the task {NodeClassification.name!r}."
+            )
+
+    def loss(self, output: Tensor, graph: Graph, part: Part) -> Tensor:
+        """Mean binary cross-entropy of the outputs (R, C) of the part's nodes."""
+        labels = self._labels(output, graph, part)
+        return binary_cross_entropy_with_logits(output, labels.to(output.dtype))
+
+    def score(self, output: Tensor, graph: Graph, part: Part) -> float:
+        """Micro-F1 of the outputs above 0, percent; 0 where nothing is true or said."""
+        labels = self._labels(output, graph, part)
+        said = output > 0
+        both = int((said & labels).count_nonzero())
+        either = int(said.count_nonzero()) + int(labels.count_nonzero())
+        return 200 * both / max(1, either)
+
+
+class LinkPrediction:
+    """Which pairs of nodes are linked: binary cross-entropy; Hits@K.
+
+    The score of a pair is the inner product of its nodes' embeddings. Trains on the
+    training links and as many pairs drawn anew each time.
+
+    Args:
+        k: K of Hits@K; the paper and OGB's collab use 50.
+        width: of the embedding.
+    """
+
+    name: ClassVar[str] = "link-prediction"
+
+    def __init__(self, k: int = 50, width: int = 64):
+        for name, value in (("k", k), ("width", width)):
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        self.k = k
+        self.width = width
+
+    def metric(self, graph: Graph) -> str:
+        """Hits@K."""
+        return f"Hits@{self.k}"
+
+    def num_outputs(self, graph: Graph) -> int:
+        """Width of the embedding."""
+        return self.width
+
+    def check(self, graph: Graph) -> None:
+        """Raise a ValueError unless there are links to train on and enough negatives.
+
+        Hits@K is 100% by definition where there are fewer than K negatives.
+        """
+        if not isinstance(graph.split, LinkSplit) or graph.split.train.numel() == 0:
+            raise ValueError(
+                f"the graph {graph.name!r} has no split of its links: use "
+                "`graph.hold_out_links()`, or pass OGB's edge split to "
+                "`Graph.from_pyg`."
+            )
+        for part in ("val", "test"):
+            held_out = getattr(graph.split, part)
+            negatives = getattr(graph.split, f"{part}_negative")
+            if held_out.numel() and negatives.shape[0] < self.k:
+                raise ValueError(
+                    f"Hits@{self.k} needs at least {self.k} negative pairs, but the "
+                    f"{part} split of {graph.name!r} has {negatives.shape[0]}. Add "
+                    "some, or choose a smaller `k`."
+                )
+
+    def rows(self, graph: Graph, part: Part) -> Tensor | None:
+        """None: all nodes may be paired; empty if the part has no links."""
+        pairs = getattr(graph.split, part, None)
+        if isinstance(graph.split, LinkSplit) and pairs is not None and pairs.numel():
+            return None
+        return torch.empty(0, dtype=torch.int64)
+
+    def loss(self, output: Tensor, graph: Graph, part: Part) -> Tensor:
+        """Mean binary cross-entropy of the part's links and of random pairs."""
+        linked = getattr(graph.split, part)
+        other = torch.randint_like(linked, graph.num_nodes)
+        score = _inner(output, torch.cat([linked, other]))
+        target = score.new_zeros(score.shape)
+        target[: linked.shape[0]] = 1
+        return binary_cross_entropy_with_logits(score, target)
+
+    def score(self, output: Tensor, graph: Graph, part: Part) -> float:
+        """Hits@K of the part's links among its negatives, percent."""
+        if part == "train":
+            raise ValueError("Hits@K needs negatives; the training links have none.")
+        linked = getattr(graph.split, part)
+        negative = getattr(graph.split, f"{part}_negative")
+        return hits(_inner(output, linked), _inner(output, negative), self.k)
+
+
+def _inner(output: Tensor, pairs: Tensor) -> Tensor:
+    left, right = pairs.t()
+    return (output.index_select(0, left) * output.index_select(0, right)).sum(dim=1)
+
+
+def roc_auc(score: Tensor, positive: Tensor) -> float:
+    """Area under the ROC curve in percent: how often a positive outranks a negative.
+
+    Ties count half.
+
+    Args:
+        score: (R,).
+        positive: (R,) boolean.
+
+    Returns:
+        Percent; NaN unless both kinds are there.
+    """
+    _, which, count = torch.unique(score, return_inverse=True, return_counts=True)
+    middle = count.cumsum(0) - (count - 1).double() / 2
+    number = int(positive.count_nonzero())
+    others = positive.numel() - number
+    if number == 0 or others == 0:
+        return float("nan")
+    ranks = middle.index_select(0, which[positive]).sum()
+    return 100 * (float(ranks) - number * (number + 1) / 2) / (number * others)
+
+
+def hits(linked: Tensor, negative: Tensor, k: int) -> float:
+    """Percent of links scored above the ``k``-th best negative; 100 if fewer than k.
+
+    Args:
+        linked: (P,) scores of the held-out links.
+        negative: (Q,) scores of pairs that are not linked.
+        k: how many negatives a link may be outranked by, plus one.
+
+    Source: Hu et al. 2020, Open Graph Benchmark, ``Evaluator("ogbl-collab")``.
+    """
+    if negative.numel() < k:
+        return 100.0
+    bar = negative.topk(k).values[-1]
+    return 100 * int((linked > bar).count_nonzero()) / linked.numel()
+
+
+TASKS: dict[str, type[NodeClassification | MultiLabel | LinkPrediction]] = {
+    task.name: task for task in (NodeClassification, MultiLabel, LinkPrediction)
+}
+"""Every task, by name."""
+
+
+def find_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        ValueError: if there is none; lists those there are.
+    """
+    if name not in TASKS:
+        raise ValueError(f"there is no task {name!r}; gebt knows {', '.join(TASKS)}.")
+    return TASKS[name]()
+
+
+def task_for(graph: Graph) -> Task:
+    """The task that the graph's labels are for."""
+    several = graph.y is not None and graph.y.dim() == 2
+    return MultiLabel() if several else NodeClassification()

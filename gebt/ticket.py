@@ -16,7 +16,7 @@ from gebt.pruner import apply_masks, check_choice, check_masks
 
 Weights = Literal["inherit", "rewind", "fresh"]
 Links = Literal["learned", "binary"]
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from gebt.graph import Graph
 from gebt.pruner import apply_masks, check_choice, check_masks
 from gebt.sparse import SparseMatrix
-from gebt.tasks import NodeClassification, Part
+from gebt.tasks import NodeClassification, Part, Task
+
+Decay = Literal["first", "all"]
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,15 @@ def train(
     epochs: int = 100,
     lr: float = 0.01,
     weight_decay: float = 5e-4,
+    decay: Decay = "first",
     seed: int = 0,
-    task: NodeClassification | None = None,
+    task: Task | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Training:
     """Train a model in place; leave it at its best validation epoch, in eval mode.
 
-    Adam; weight decay on the first layer, as Kipf and Welling do. Only the rows
-    that the loss or the score reads are computed, where the model can do that.
+    Adam. Only the rows that the loss or the score reads are computed, where the model
+    can do that.
 
     Args:
         model: a module with ``forward(x, adjacency)`` or, to compute only some
@@ -74,7 +77,9 @@ def train(
         keep: boolean masks by parameter name; what they drop stays zero.
         epochs: number of epochs, at least 1.
         lr: learning rate.
-        weight_decay: on the parameters of the model's first layer.
+        weight_decay: added to the gradient, times the parameter.
+        decay: on the parameters of the ``"first"`` layer, as Kipf and Welling do, or
+            on ``"all"``.
         seed: for dropout; torch's own random state is left as it was.
         task: what to learn; by default one class per node.
         on_epoch: called after each epoch.
@@ -90,7 +95,7 @@ def train(
     check_masks(model, keep)
     apply_masks(model, keep)
     parameters = trainable(model)
-    groups = parameter_groups(model, lr, weight_decay)
+    groups = parameter_groups(model, lr, weight_decay, decay)
     optimizer = torch.optim.Adam(groups, fused=True)
     history: list[Epoch] = []
     best, best_epoch = -math.inf, 0
@@ -126,7 +131,7 @@ def evaluate(
     part: Part = "test",
     *,
     adjacency: SparseMatrix | None = None,
-    task: NodeClassification | None = None,
+    task: Task | None = None,
 ) -> float:
     """The task's score of a model on one part of the split.
 
@@ -135,15 +140,15 @@ def evaluate(
         graph: with that part in its split.
         part: ``"train"``, ``"val"`` or ``"test"``.
         adjacency: to use instead of the graph's own.
-        task: what is scored; by default accuracy.
+        task: what is scored; by default one class per node.
 
     Returns:
-        Percent; NaN if the part has no nodes.
+        Percent; NaN if the part is empty.
     """
     task = task or NodeClassification()
     check_choice("part", part, Part)
     rows = task.rows(graph, part)
-    if rows.numel() == 0:
+    if rows is not None and rows.numel() == 0:
         return math.nan
     model.eval()
     with torch.no_grad():
@@ -151,8 +156,12 @@ def evaluate(
     return task.score(output, graph, part)
 
 
-def run(model: nn.Module, x: Any, adjacency: SparseMatrix, rows: Tensor) -> Tensor:
+def run(
+    model: nn.Module, x: Any, adjacency: SparseMatrix, rows: Tensor | None
+) -> Tensor:
     """A model's outputs for some nodes; a model that cannot choose computes all."""
+    if rows is None:
+        return model(x, adjacency)
     if _takes_rows(type(model).forward):
         return model(x, adjacency, rows)
     return model(x, adjacency).index_select(0, rows)
@@ -172,10 +181,11 @@ def trainable(model: nn.Module) -> list[Tensor]:
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float
+    model: nn.Module, lr: float, weight_decay: float, decay: Decay
 ) -> list[dict[str, Any]]:
-    """An optimiser's groups: the first layer decays, the rest does not."""
-    layer = _first_layer(model)
+    """An optimiser's groups: what decays, and what does not."""
+    check_choice("decay", decay, Decay)
+    layer = _first_layer(model) if decay == "first" else ""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     first = [p for name, p in named if name.startswith(layer)]
     rest = [p for name, p in named if not name.startswith(layer)]

@@ -12,7 +12,7 @@ from torch import nn
 import gebt
 from gebt import Graph, SparseMatrix, compact, load_compact, save_compact
 from gebt.files import write_tensors
-from gebt.models import GCN
+from gebt.models import GAT, GCN, GIN, MODELS, GraphSAGE, ResGCN
 
 
 def double(graph):
@@ -28,30 +28,47 @@ def outputs(model, graph):
         return model(graph.x, graph.adjacency)
 
 
-def randomly_pruned(features, case):
-    """A model with random masks and biases; dead rows and columns included."""
+def randomly_pruned(kind, features, case):
+    """A stack with random masks and biases; dead rows and columns included."""
     draw = torch.Generator().manual_seed(case)
     depth = case % 4 + 1
     widths = torch.randint(1, 9, (depth - 1,), generator=draw).tolist()
-    model = GCN(features, widths, 3).double()
+    model = kind(features, widths, 3).double()
     density = (0.02, 0.1, 0.3, 1.0)[(case // 4) % 4]
     for layer in model.layers:
-        nn.init.normal_(layer.weight, generator=draw)
         # Positive on the whole, so that units of no input are often not zero.
         nn.init.normal_(layer.bias, 0.5, 1.0, generator=draw)
-        keep = torch.rand(layer.weight.shape, generator=draw) < density
         alive = [torch.rand(n, generator=draw) < 0.8 for n in layer.weight.shape]
-        with torch.no_grad():
-            layer.weight.mul_(keep & alive[0][:, None] & alive[1])
+        for weight in layer.weights():
+            nn.init.normal_(weight, generator=draw)
+            keep = torch.rand(weight.shape, generator=draw) < density
+            with torch.no_grad():
+                weight.mul_(keep & alive[0][:, None] & alive[1])
     return model
+
+
+def uneven(graph):
+    """In float64, with links of value zero and random ones, and isolated nodes."""
+    score = torch.rand(graph.num_links) + 0.5
+    score[::5] = 0
+    alone = torch.tensor([0, 7, graph.num_nodes - 1])
+    pattern = graph.adjacency.pattern
+    keep = torch.ones(graph.num_links, dtype=torch.bool)
+    touches = torch.isin(pattern.row, alone) | torch.isin(pattern.col, alone)
+    keep[graph.link[touches]] = False
+    return double(graph.keep_links(keep, score))
+
+
+STACKS = pytest.mark.parametrize("kind", [GCN, GIN, GraphSAGE])
 
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @pytest.mark.parametrize("case", range(32))
-def test_compaction_changes_no_output(make_graph, case, sparse):
-    graph = double(make_graph(nodes=30, p_in=0.2, features=12, sparse=sparse))
+@STACKS
+def test_compaction_changes_no_output(make_graph, kind, case, sparse):
+    graph = uneven(make_graph(nodes=30, p_in=0.2, features=12, sparse=sparse))
     assert isinstance(graph.x, SparseMatrix) == sparse
-    model = randomly_pruned(12, case)
+    model = randomly_pruned(kind, 12, case)
     expected = outputs(model, graph)
     fast, small = compact(model, graph)
     out = outputs(fast, small)
@@ -59,27 +76,31 @@ def test_compaction_changes_no_output(make_graph, case, sparse):
 
 
 @pytest.mark.parametrize("case", range(32))
-def test_a_second_compaction_finds_nothing_to_drop(make_graph, case):
-    graph = double(make_graph(nodes=30, p_in=0.2, features=12))
-    fast, small = compact(randomly_pruned(12, case), graph)
+@STACKS
+def test_a_second_compaction_finds_nothing_to_drop(make_graph, kind, case):
+    graph = uneven(make_graph(nodes=30, p_in=0.2, features=12))
+    fast, small = compact(randomly_pruned(kind, 12, case), graph)
     again, same = compact(fast, small)
     assert again.arguments == fast.arguments
     assert same.x is small.x and same.adjacency is small.adjacency
     assert torch.equal(outputs(again, same), outputs(fast, small))
 
 
-def test_the_random_cases_hold_what_they_are_meant_to():
+@STACKS
+def test_the_random_cases_hold_what_they_are_meant_to(kind):
     """Constant units, units that nothing reads, dead features, wholly dead layers."""
     from gebt.compaction import _read_by_something
 
     constant = dead = features = whole = 0
     for case in range(32):
-        weights = [layer.weight for layer in randomly_pruned(12, case).layers]
-        live = _read_by_something(weights)
+        layers = randomly_pruned(kind, 12, case).stacked()
+        live = _read_by_something(layers)
         features += int((~live[0]).sum())
-        for k, weight in enumerate(weights[:-1]):
+        for k, layer in enumerate(layers[:-1]):
             dead += int((~live[k + 1]).sum())
-            reached = (weight[live[k]] != 0).any(dim=0)
+            reached = torch.stack(
+                [(weight[live[k]] != 0).any(dim=0) for weight in layer.weights()]
+            ).any(dim=0)
             constant += int((live[k + 1] & ~reached).sum())
         whole += any(not units.any() for units in live)
     assert min(constant, dead, features, whole) >= 5
@@ -99,7 +120,7 @@ def test_a_dead_unit_and_a_dead_feature_by_hand(make_graph):
     assert fast.arguments | {"dropout": 0.5} == {
         "num_features": 2,
         "hidden": [2],
-        "num_classes": 3,
+        "num_outputs": 3,
         "dropout": 0.5,
         "inner_bias": False,
     }
@@ -120,7 +141,7 @@ def test_a_constant_unit_folds_into_the_inner_bias_by_hand(make_graph):
         model.layers[1].weight.copy_(torch.tensor([[4.0, 6.0], [1.0, 1.0], [8.0, 8.0]]))
         model.layers[1].bias.copy_(torch.tensor([0.01, 0.02]))
     fast, small = compact(model, graph)
-    assert fast.hidden == [1]
+    assert fast.arguments["hidden"] == [1]
     assert fast.layers[0].weight.tolist() == [[1.0], [2.0]]
     assert fast.layers[0].inner_bias.tolist() == [0.0]
     assert fast.layers[1].inner_bias.tolist() == [2.0, 3.0]  # 0.5 * (4, 6)
@@ -140,7 +161,7 @@ def test_a_unit_behind_a_constant_zero_is_constant_too(make_graph):
         model.layers[1].bias.copy_(torch.tensor([2.0, 0.0]))
         model.layers[2].weight.copy_(torch.tensor([[3.0, 4.0], [1.0, 1.0]]))
     fast, small = compact(model, graph)
-    assert fast.hidden == [1, 1]
+    assert fast.arguments["hidden"] == [1, 1]
     assert fast.layers[2].inner_bias.tolist() == [6.0, 8.0]  # relu(2) * (3, 4)
     torch.testing.assert_close(outputs(fast, small), outputs(model, graph))
 
@@ -155,27 +176,122 @@ def test_a_unit_behind_an_inner_bias_is_not_constant(make_graph):
         model.layers[0].bias.copy_(torch.tensor([1.0, 0.0]))
         model.layers[1].weight.copy_(torch.tensor([[2.0], [0.0]]))
     fast, small = compact(model, graph)
-    assert fast.hidden == [0, 1]
+    assert fast.arguments["hidden"] == [0, 1]
     out = outputs(fast, small)
     assert out.std(dim=0).min() > 0
     torch.testing.assert_close(out, outputs(model, graph), rtol=1e-10, atol=1e-10)
 
 
+def test_a_constant_of_graphsage_folds_into_both_biases_by_hand(make_graph):
+    graph = uneven(make_graph(features=2))
+    model = GraphSAGE(2, 2, 2).double()
+    first, last = model.layers
+    # Unit 0 computes relu(0.5) whatever the input is; unit 1 a node's own feature 1.
+    with torch.no_grad():
+        first.weight.zero_()
+        first.own_weight.copy_(torch.tensor([[0.0, 0.0], [0.0, 3.0]]))
+        first.bias.copy_(torch.tensor([0.5, 0.1]))
+        last.weight.copy_(torch.tensor([[4.0, 6.0], [1.0, 1.0]]))
+        last.own_weight.copy_(torch.tensor([[2.0, 8.0], [5.0, 7.0]]))
+        last.bias.copy_(torch.tensor([0.25, 0.5]))
+    fast, small = compact(model, graph)
+    assert fast.arguments["hidden"] == [1]
+    assert fast.layers[0].own_weight.tolist() == [[3.0]]
+    assert fast.layers[1].inner_bias.tolist() == [2.0, 3.0]  # 0.5 * (4, 6)
+    assert fast.layers[1].bias.tolist() == [1.25, 4.5]  # and 0.5 * (2, 8)
+    assert torch.equal(small.x, graph.x[:, 1:])
+    torch.testing.assert_close(outputs(fast, small), outputs(model, graph))
+
+
+def test_a_unit_that_only_a_nodes_own_weight_reads_stays(make_graph):
+    graph = double(make_graph(features=3))
+    model = GraphSAGE(3, 3, 2).double()
+    with torch.no_grad():
+        model.layers[0].weight[2] = 0  # feature 2 is read by `own_weight` alone
+        model.layers[1].weight[1] = 0  # unit 1 too
+        model.layers[1].own_weight[2] = 0  # unit 2 by `weight` alone
+    fast, small = compact(model, graph)
+    assert fast.arguments == model.arguments
+    assert torch.equal(outputs(fast, small), outputs(model, graph))
+
+
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
+@STACKS
 def test_a_model_of_which_everything_is_pruned_gives_its_bias(
-    make_graph, sparse, depth
+    make_graph, kind, sparse, depth
 ):
     graph = make_graph(sparse=sparse)
-    model = GCN(24, [5] * (depth - 1), 3)
+    model = kind(24, [5] * (depth - 1), 3)
     for layer in model.layers:
-        nn.init.zeros_(layer.weight)
+        for weight in layer.weights():
+            nn.init.zeros_(weight)
         nn.init.normal_(layer.bias)
     fast, small = compact(model, graph)
-    assert fast.hidden == [0] * (depth - 1)
+    assert fast.arguments["hidden"] == [0] * (depth - 1)
     assert small.x.shape == (120, 0)
     out = outputs(fast, small)
     assert torch.equal(out, model.layers[-1].bias.expand(120, 3))
+
+
+def test_links_of_value_zero_count_in_the_mean_and_in_the_attention(make_graph):
+    graph = uneven(make_graph())
+    assert not graph.adjacency.value.all()
+    for model in (
+        GraphSAGE(24, 8, 3),
+        GAT(24, 4, 3, heads=2),
+        ResGCN(24, 8, 3, layers=2),
+    ):
+        _, small = compact(model.double(), graph)
+        assert small.adjacency is graph.adjacency
+
+
+DEEP = {
+    "GAT": lambda features: GAT(features, 4, 3, heads=3, output_heads=2),
+    "ResGCN": lambda features: ResGCN(features, 6, 3, layers=3),
+}
+
+
+def with_dead_features(name, features, share, case=0):
+    """A GAT or ResGCN of which a share of the features is read by nothing."""
+    torch.manual_seed(case)
+    model = DEEP[name](features).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            module.num_batches_tracked.fill_(7)
+    first = model.encoder if name == "ResGCN" else model.layers[0]
+    with torch.no_grad():
+        first.weight[torch.randperm(features)[: int(share * features)]] = 0
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(torch.rand_like(parameter) < 0.7)
+    return model
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("name", DEEP)
+def test_features_that_nothing_reads_leave_gat_and_resgcn(
+    make_graph, name, share, sparse
+):
+    graph = uneven(make_graph(sparse=sparse))
+    for case in range(4):
+        model = with_dead_features(name, 24, share, case)
+        expected = outputs(model, graph)
+        fast, small = compact(model.train(), graph)
+        assert model.training and not fast.training
+        assert small.num_features <= 24 - int(share * 24)
+        assert fast.arguments == model.arguments | {"num_features": small.num_features}
+        out = outputs(fast, small)
+        torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+        with torch.no_grad():
+            for parameter in fast.parameters():
+                parameter.add_(1)
+        assert torch.equal(outputs(model, graph), expected)
 
 
 def test_links_of_value_zero_leave_the_adjacency(graph):
@@ -201,7 +317,7 @@ def test_an_unpruned_model_keeps_everything(graph):
 
 
 def test_compaction_changes_neither_the_model_nor_the_graph(graph):
-    model = randomly_pruned(24, 5).float().train()
+    model = randomly_pruned(GCN, 24, 5).float().train()
     before = {n: w.clone() for n, w in model.state_dict().items()}
     fingerprint = graph.fingerprint()
     fast, _ = compact(model, graph)
@@ -213,13 +329,14 @@ def test_compaction_changes_neither_the_model_nor_the_graph(graph):
     assert model.training and not fast.training
 
 
-def test_a_ticket_compacts_to_the_same_predictions(graph):
-    model = GCN(graph.num_features, 16, 3)
+@STACKS
+def test_a_ticket_compacts_to_the_same_predictions(graph, kind):
+    model = kind(graph.num_features, 16, 3)
     ticket = gebt.find_ticket(model, graph, weight_ratio=0.95)
     pruned = ticket.open(model, graph)
     gebt.train(model, pruned, keep=ticket.weight_masks, epochs=20)
     fast, small = compact(model, pruned)
-    assert fast.hidden[0] < 16
+    assert fast.arguments["hidden"][0] < 16
     torch.testing.assert_close(outputs(fast, small), outputs(model, pruned))
     assert gebt.evaluate(fast, small) == gebt.evaluate(model, pruned)
 
@@ -229,9 +346,10 @@ def test_another_model_is_refused(graph):
         compact(nn.Linear(24, 3), graph)
 
 
-def test_a_model_for_other_features_is_refused(graph):
+@pytest.mark.parametrize("kind", MODELS.values())
+def test_a_model_for_other_features_is_refused(graph, kind):
     with pytest.raises(ValueError, match="reads 7 features, but the graph has 24"):
-        compact(GCN(7, 4, 3), graph)
+        compact(kind(7, 4, 3), graph)
 
 
 def bare(graph):
@@ -244,7 +362,7 @@ def bare(graph):
 def test_a_compact_model_survives_its_file(make_graph, tmp_path, case, sparse, change):
     graph = make_graph(sparse=sparse)
     graph = change(graph) if change else graph
-    fast, small = compact(randomly_pruned(24, case).float(), graph)
+    fast, small = compact(randomly_pruned(GCN, 24, case).float(), graph)
     save_compact(tmp_path / "model.safetensors", fast, small)
     again, loaded = load_compact(tmp_path / "model.safetensors")
     assert not again.training
@@ -256,8 +374,44 @@ def test_a_compact_model_survives_its_file(make_graph, tmp_path, case, sparse, c
     if change:
         assert loaded.y is None and loaded.split is None
     else:
-        for part in ("train", "val", "test"):
-            assert torch.equal(getattr(loaded.split, part), getattr(graph.split, part))
+        assert_same_split(loaded, graph)
+
+
+def assert_same_split(loaded, graph):
+    assert type(loaded.split) is type(graph.split)
+    for part, expected in vars(graph.split).items():
+        assert torch.equal(getattr(loaded.split, part), expected)
+
+
+@pytest.mark.parametrize("links", [False, True], ids=["nodes", "links"])
+@pytest.mark.parametrize("kind", MODELS.values())
+def test_every_model_survives_its_file_with_any_split(
+    make_graph, tmp_path, kind, links
+):
+    graph = make_graph(sparse=True)
+    graph = graph.hold_out_links(0.1, 0.2) if links else graph
+    model = kind(24, 4, 3, dropout=0.25)
+    model.train()(graph.x, graph.adjacency)  # for the statistics of the norms
+    fast, small = compact(model, graph)
+    save_compact(tmp_path / "model.safetensors", fast, small)
+    again, loaded = load_compact(tmp_path / "model.safetensors")
+    assert type(again) is kind and not again.training
+    assert again.arguments == fast.arguments
+    assert torch.equal(outputs(again, loaded), outputs(fast, small))
+    assert loaded.fingerprint() == small.fingerprint()
+    assert_same_split(loaded, small)
+    for name, value in fast.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(graph, tmp_path):
+    from torch_geometric.nn import models
+
+    for model in (models.GCN(24, 4, 2, 3), gebt.models.adapt(models.GIN(24, 4, 2, 3))):
+        words = f"cannot save a .*{type(model).__name__} as a compact model"
+        with pytest.raises(ValueError, match=words):
+            save_compact(tmp_path / "model", model, graph)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
@@ -317,7 +471,7 @@ def test_a_model_that_gebt_does_not_know_is_refused(saved):
 def test_compaction_of_a_directed_graph(data):
     data.edge_index = data.edge_index[:, data.edge_index[0] < data.edge_index[1]]
     graph = double(Graph.from_pyg(data))
-    model = randomly_pruned(24, 9)
+    model = randomly_pruned(GCN, 24, 9)
     expected = outputs(model, graph)
     out = outputs(*compact(model, graph))
     torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gebt.graph import SPARSE_BELOW, Graph
+from gebt.graph import SPARSE_BELOW, Graph, LinkSplit, Split
 from gebt.models import GCN
 from gebt.sparse import SparseMatrix
 
@@ -193,6 +193,24 @@ def test_labels_and_masks_become_classes_and_indices(build):
     ]
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool])
+def test_several_labels_per_node_become_boolean(build, dtype):
+    y = torch.tensor([[1, 0, 0], [0, 0, 0], [1, 1, 0], [0, 1, 0]])
+    graph = Graph.from_pyg(build((0, 1), (1, 0), y=y.to(dtype)))
+    assert graph.y.dtype == torch.bool
+    assert torch.equal(graph.y, y.bool())
+    assert graph.num_classes == 3  # the third, which no node has, included
+    assert graph.to("cpu").y.dtype == torch.bool
+
+
+def test_the_fingerprint_changes_with_several_labels(build):
+    y = torch.eye(4)[:, :2]
+    one, two = (
+        Graph.from_pyg(build((0, 1), (1, 0), y=labels)) for labels in (y, 1 - y)
+    )
+    assert one.fingerprint() != two.fingerprint()
+
+
 def test_a_given_split_replaces_the_masks_and_knows_ogb_s_name(build):
     data = build((0, 1), (1, 0), train_mask=torch.ones(4, dtype=torch.bool))
     given = {"train": torch.tensor([3]), "valid": torch.tensor([1, 0])}
@@ -301,6 +319,19 @@ def test_a_round_trip_to_cuda_changes_nothing(graph, sparse_graph):
         assert there.to("cpu").fingerprint() == here.fingerprint()
 
 
+@pytest.mark.cuda
+def test_a_split_of_links_goes_to_cuda_whole(graph):
+    here = graph.hold_out_links()
+    there = here.to("cuda")
+    assert isinstance(there.split, LinkSplit)
+    assert {t.device.type for t in vars(there.split).values()} == {"cuda"}
+    assert same_split(there.to("cpu").split, here.split)
+    on_device = graph.to("cuda").hold_out_links()
+    assert {t.device.type for t in vars(on_device.split).values()} == {"cuda"}
+    assert same_split(on_device.to("cpu").split, here.split)
+    assert on_device.fingerprint() == there.fingerprint() == here.fingerprint()
+
+
 NAN = torch.tensor([[1.0, 1, 1], [1, float("nan"), 1], [1, float("inf"), 1], [1, 1, 1]])
 TEN_SPLITS = torch.zeros(4, 10, dtype=torch.bool)
 
@@ -351,7 +382,15 @@ TEN_SPLITS = torch.zeros(4, 10, dtype=torch.bool)
             {"y": torch.zeros(4)},
             r"`data.y` must be one integer class .* got torch.float32 of shape \(4,\)",
         ),
-        ({"y": torch.zeros(4, 2).long()}, r"one integer class .* of shape \(4, 2\)"),
+        ({"y": torch.zeros(4)[:, None]}, r"float32 of shape \(4,\)"),
+        (
+            {"y": torch.full((4, 2), 2)},
+            r"labels \(nodes, C\) of 0 and 1; got torch.int64 of shape \(4, 2\)",
+        ),
+        ({"y": torch.full((4, 2), -1.0)}, "labels .* of 0 and 1; got torch.float32"),
+        ({"y": torch.full((4, 2), float("nan"))}, "labels .* of 0 and 1; got"),
+        ({"y": torch.zeros(5, 2)}, "one label for each of the 4 nodes .* got 5"),
+        ({"y": torch.zeros(4, 2, 2)}, r"of 0 and 1; got .* of shape \(4, 2, 2\)"),
         (
             {"train_mask": TEN_SPLITS},
             r"`data.train_mask` must be boolean of shape \(4,\), got torch.bool "
@@ -417,3 +456,213 @@ def test_an_undirected_link_has_one_weight_the_first_listed(data):
     dense = gebt.Graph.from_pyg(data, directed=False).adjacency.to_dense()
     assert torch.equal(dense, dense.t())
     assert (dense[0, 1], dense[1, 2]) == (1, 5)
+
+
+# Links held out.
+
+
+def same_split(a: LinkSplit, b: LinkSplit) -> bool:
+    return all(torch.equal(t, vars(b)[name]) for name, t in vars(a).items())
+
+
+def unordered(pairs: Tensor) -> list[tuple[int, int]]:
+    return [(min(pair), max(pair)) for pair in pairs.tolist()]
+
+
+def all_pairs(graph: Graph) -> set[tuple[int, int]]:
+    pattern = graph.adjacency.pattern
+    return set(unordered(torch.stack([pattern.col, pattern.row], dim=1)))
+
+
+@pytest.mark.parametrize("shares", [(0.05, 0.1), (0.3, 0.01), (0.01, 0.4)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_parts_are_disjoint_and_hold_every_link(graph, shares, seed):
+    held = graph.hold_out_links(*shares, seed=seed)
+    parts = [unordered(p) for p in (held.split.train, held.split.val, held.split.test)]
+    links = graph.num_links
+    counts = [int(share * links) for share in shares]
+    assert [len(part) for part in parts] == [links - sum(counts), *counts]
+    together = [pair for part in parts for pair in part]
+    assert len(set(together)) == links
+    assert set(together) == all_pairs(graph)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_negatives_are_different_pairs_that_the_full_graph_does_not_link(graph, seed):
+    held = graph.hold_out_links(0.1, 0.2, seed=seed)
+    count = int(0.1 * 468) + int(0.2 * 468)
+    negative = [held.split.val_negative, held.split.test_negative]
+    assert [tuple(pairs.shape) for pairs in negative] == [(count, 2)] * 2
+    pairs = unordered(torch.cat(negative))
+    assert len(set(pairs)) == 2 * count
+    assert not set(pairs) & all_pairs(graph)
+    assert all(a != b for a, b in pairs)
+    # Drawn from everywhere, not from a corner.
+    assert {node for pair in pairs for node in pair} > set(range(0, 120, 10))
+
+
+def test_held_out_links_leave_the_adjacency_and_the_rest_is_numbered_anew(graph):
+    held = graph.hold_out_links(0.1, 0.2)
+    assert all_pairs(held) == set(unordered(held.split.train))
+    dense = held.adjacency.to_dense()
+    assert torch.equal(dense, dense.t())
+    assert held.num_links == held.links_kept == len(held.split.train)
+    assert held.link.unique().tolist() == list(range(held.num_links))
+    # The pair at position i of the training links is link i.
+    pattern = held.adjacency.pattern
+    ends = torch.stack([pattern.col, pattern.row], dim=1)
+    assert unordered(ends) == unordered(held.split.train[held.link])
+    assert graph.links_kept == 468 and isinstance(graph.split, Split)
+    assert (held.name, held.x) == (graph.name, graph.x)
+
+
+def test_the_same_seed_holds_out_the_same_links(graph):
+    state = torch.get_rng_state()
+    one, two, other = (graph.hold_out_links(seed=seed) for seed in (3, 3, 4))
+    assert same_split(one.split, two.split)
+    assert one.fingerprint() == two.fingerprint() != other.fingerprint()
+    for name, pairs in vars(one.split).items():
+        assert not torch.equal(pairs, vars(other.split)[name]), name
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_directed_graphs_pairs_are_source_and_target(data):
+    data.edge_index = data.edge_index[:, torch.rand(data.num_edges) < 0.7]
+    graph = Graph.from_pyg(data, directed=True)
+    held = graph.hold_out_links(0.1, 0.2)
+    edges = [tuple(edge) for edge in data.edge_index.t().tolist()]
+    positive = torch.cat([held.split.train, held.split.val, held.split.test])
+    assert sorted(map(tuple, positive.tolist())) == sorted(edges)
+    assert held.link.tolist() == list(range(held.num_links))
+    negative = torch.cat([held.split.val_negative, held.split.test_negative])
+    assert not set(unordered(negative)) & all_pairs(graph)
+
+
+@pytest.mark.parametrize("directed", [False, True])
+def test_held_out_links_leave_the_other_edge_weights_as_they_were(data, directed):
+    low, high = data.edge_index.sort(dim=0).values
+    data.edge_weight = ((low * 31 + high * 7) % 11 + 1).float()
+    graph = Graph.from_pyg(data, directed=directed)
+    held = graph.hold_out_links(0.2, 0.2)
+    before, after = graph.adjacency.to_dense(), held.adjacency.to_dense()
+    assert torch.equal(after, before * (after != 0))
+    assert int(after.count_nonzero()) == held.adjacency.pattern.nnz
+    assert after.unique().numel() > 10
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [(0.0, 0.1), (0.1, 0.0), (-0.1, 0.1), (0.5, 0.5), (0.9, 0.2), (0.002, 0.1)],
+)
+def test_shares_that_leave_a_part_empty_are_refused(graph, shares):
+    words = (
+        "`val` and `test` must be positive shares that add up to less than 1 and hold "
+        f"at least one of 468 links each, got {shares[0]} and {shares[1]}"
+    )
+    with pytest.raises(ValueError, match=words):
+        graph.hold_out_links(*shares)
+
+
+@pytest.mark.parametrize("directed", [False, True])
+def test_a_graph_without_enough_pairs_to_draw_is_refused(directed):
+    """The complete graph, and the one with one edge for each pair of nodes."""
+    from torch_geometric.data import Data
+
+    data = Data(x=torch.ones(20, 2), edge_index=torch.triu_indices(20, 20, 1))
+    graph = Graph.from_pyg(data, directed=directed)
+    assert graph.num_links == 190
+    words = "'graph' has too few pairs of nodes without a link to draw 24 from"
+    with pytest.raises(ValueError, match=words):
+        graph.hold_out_links(0.02, 0.05)
+
+
+def test_half_of_the_pairs_without_a_link_can_be_drawn():
+    from torch_geometric.data import Data
+
+    # 40 links of 66 pairs leave 26: 12 negatives can be drawn, 14 cannot.
+    pairs = torch.triu_indices(12, 12, 1)[:, :40]
+    graph = Graph.from_pyg(Data(x=torch.ones(12, 2), edge_index=pairs), directed=False)
+    held = graph.hold_out_links(0.075, 0.075)
+    assert len(held.split.val_negative) + len(held.split.test_negative) == 12
+    with pytest.raises(ValueError, match="to draw 14 from. Hold out fewer links"):
+        graph.hold_out_links(0.1, 0.075)
+
+
+def test_a_pruned_graph_holds_out_no_links(graph):
+    pruned = graph.keep_links(torch.arange(graph.num_links) % 2 == 0)
+    with pytest.raises(ValueError, match="already pruned: it has 234 of its 468 links"):
+        pruned.hold_out_links()
+
+
+def test_a_split_of_links_survives_keep_links_and_a_device(graph):
+    held = graph.hold_out_links()
+    for other in (
+        held.to("cpu"),
+        held.keep_links(torch.arange(held.num_links) % 2 == 0),
+    ):
+        assert isinstance(other.split, LinkSplit)
+        assert same_split(other.split, held.split)
+
+
+def ogb_split(**changes: Any) -> dict[str, Any]:
+    pairs = torch.tensor([[0, 1], [2, 3]])
+    parts: dict[str, Any] = {
+        "train": {"edge": pairs, "weight": torch.ones(2), "year": torch.ones(2)},
+        "valid": {"edge": pairs[:1], "edge_neg": pairs.flip(1)},
+        "test": {"edge": pairs[1:].int(), "edge_neg": pairs[:1]},
+    }
+    for part, change in changes.items():
+        parts[part] = parts[part] | change
+    return parts
+
+
+def test_ogbs_split_of_links_is_taken_over(build):
+    split = Graph.from_pyg(build((0, 1), (1, 0)), split=ogb_split()).split
+    assert isinstance(split, LinkSplit)
+    assert {name: pairs.tolist() for name, pairs in vars(split).items()} == {
+        "train": [[0, 1], [2, 3]],
+        "val": [[0, 1]],
+        "val_negative": [[1, 0], [3, 2]],
+        "test": [[2, 3]],
+        "test_negative": [[0, 1]],
+    }
+    assert {pairs.dtype for pairs in vars(split).values()} == {torch.int64}
+
+
+def test_a_part_that_a_split_of_links_lacks_is_empty(build):
+    given = {"train": {"edge": torch.tensor([[0, 1]])}}
+    split = Graph.from_pyg(build((0, 1), (1, 0)), split=given).split
+    assert split.val.shape == split.test_negative.shape == (0, 2)
+    named = {**given, "val": {"edge": torch.tensor([[1, 2]])}}
+    assert Graph.from_pyg(build((0, 1), (1, 0)), split=named).split.val.tolist() == [
+        [1, 2]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        (
+            "train",
+            {"edge": torch.tensor([[0, 4]])},
+            r"'edge' of the train split must hold node indices in \[0, 4\), got 0 to 4",
+        ),
+        (
+            "valid",
+            {"edge_neg": torch.tensor([[-1, 2]])},
+            r"'edge_neg' of the val split .* in \[0, 4\), got -1 to 2",
+        ),
+        (
+            "test",
+            {"edge": torch.tensor([[0, 1, 2], [1, 2, 3]])},
+            r"'edge' of the test split must be integers of shape \(pairs, 2\), got "
+            r"torch.int64 \(2, 3\)",
+        ),
+        ("test", {"edge": torch.tensor([0, 1])}, r"got torch.int64 \(2,\)"),
+        ("valid", {"edge": torch.ones(1, 2)}, r"must be integers .* torch.float32"),
+        ("valid", {"edge": torch.ones(1, 2).bool()}, r"integers .* got torch.bool"),
+    ],
+)
+def test_a_split_of_links_that_does_not_fit_is_refused(build, part, change, words):
+    with pytest.raises(ValueError, match=words):
+        Graph.from_pyg(build((0, 1), (1, 0)), split=ogb_split(**{part: change}))

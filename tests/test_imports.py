@@ -13,13 +13,16 @@ PACKAGE = Path(gebt.__file__).parent
 
 # DESIGN.md, "Who may import whom": a room imports from lower layers only.
 LAYERS = [
-    {"kernels", "masks", "detector", "files"},
+    {"kernels", "masks", "detector", "files", "statistics"},
     {"sparse"},
     {"graph", "models", "pruner", "penalties"},
     {"tasks", "datasets", "sparsifier", "ticket"},
     {"training"},
-    {"search", "compaction", "cost"},
+    {"search", "recipes", "compaction", "cost"},
     {"pipeline"},
+    {"baselines"},
+    {"reproduce"},
+    {"report"},
     {"cli", "__main__"},
 ]
 LAYER = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}

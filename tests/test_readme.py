@@ -2,9 +2,13 @@
 
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+import gebt
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -12,7 +16,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 
 
 def test_ten_lines_put_the_detector_into_a_plain_pyg_loop(data):
-    [code] = [block for block in BLOCKS if "torch_geometric" in block]
+    [code] = [block for block in BLOCKS if "train_until_ticket" in block]
     scope: dict = {}
     exec(code, scope)
     model, masks, reading = scope["train_until_ticket"](data, ratio=0.5)
@@ -28,6 +32,27 @@ def test_the_library_example_runs(tmp_path, monkeypatch, capsys):
     accuracy = float(re.search(r"test accuracy ([\d.]+)%", capsys.readouterr().out)[1])
     assert accuracy > 85
     assert (tmp_path / "ticket.safetensors").is_file()
+
+
+def test_a_pyg_model_of_ones_own_goes_from_data_to_compact_ticket(
+    data, tmp_path, monkeypatch
+):
+    [code] = [block for block in BLOCKS if "draw_and_compact" in block]
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    exec(code, scope)
+    fast, small = scope["draw_and_compact"](data)
+    assert gebt.evaluate(fast, small) > 60
+    assert type(fast) is gebt.models.GCN
+    assert small.links_kept < gebt.Graph.from_pyg(data).num_links
+    assert (tmp_path / "ticket.safetensors").is_file()
+
+
+def test_the_tables_of_models_and_tasks_are_what_the_code_prints():
+    command = [sys.executable, "-m", "gebt", "models", "--markdown"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True)
+    for table in printed.stdout.strip().split("\n\n"):
+        assert table in README, "run `gebt models --markdown` and paste it"
 
 
 @pytest.mark.parametrize("target", ["train", "test"])
@@ -60,6 +85,8 @@ def test_the_pasted_output_has_the_rows_that_gebt_run_prints():
     }
     metrics = {
         "dataset": "cora",
+        "metric": "accuracy",
+        "options": {"model": "gcn"},
         "runs": [{"ticket": {"settled": True}}],
         "summary": {"n": 1, "mean": tree, "std": tree},
     }

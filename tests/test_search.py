@@ -282,6 +282,7 @@ def test_a_used_detector_is_refused(graph):
         ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
         ({"scope": "model"}, "`scope` must be one of"),
         ({"unit": "block"}, "`unit` must be one of"),
+        ({"decay": "none"}, "`decay` must be one of"),
         (
             {"detector": MaskDistanceDetector(watch="links")},
             r"watches \['links'\]",
@@ -367,6 +368,81 @@ def test_links_that_no_training_node_reaches_stay_at_one(make_graph):
 
 def test_every_link_is_reached_on_the_small_graph(graph):
     assert find_ticket(built(graph), graph).share_untouched == 0
+
+
+class Blind(nn.Module):
+    """A model that looks at no neighbour, or counts them whatever their value."""
+
+    def __init__(self, features, counts):
+        super().__init__()
+        self.linear = nn.Linear(features, 3)
+        self.counts = counts
+
+    def forward(self, x, adjacency):
+        degree = adjacency.pattern.crow.diff()[:, None] if self.counts else 1
+        return self.linear(x * degree)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"alternate": True},
+        {"update_weights": False, "weight_ratio": 0},
+    ],
+    ids=["shared", "alternate", "frozen"],
+)
+@pytest.mark.parametrize("counts", [False, True])
+def test_links_that_no_gradient_reaches_are_refused_at_once(graph, counts, options):
+    seen = []
+    with pytest.raises(
+        ValueError,
+        match="no link received a gradient: the outputs of Blind do not depend on the "
+        "adjacency's values.*Set `graph_ratio=0`",
+    ):
+        find_ticket(Blind(24, counts), graph, on_epoch=seen.append, **options)
+    assert seen == []
+
+
+def test_a_model_without_links_is_searched_for_its_weights_alone(graph):
+    ticket = quiet(Blind(24, False), graph, graph_ratio=0, weight_ratio=0.5)
+    assert ticket.link_mask.all() and ticket.share_untouched == 1
+    assert ticket.weights_kept == 36
+
+
+@pytest.mark.parametrize("alternate", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_links_that_a_gradient_reaches_are_searched_in_every_mode(
+    graph, alternate, frozen
+):
+    options = {"update_weights": False, "weight_ratio": 0} if frozen else {}
+    ticket = quiet(built(graph), graph, epochs=2, alternate=alternate, **options)
+    assert ticket.share_untouched == 0
+
+
+def test_decay_and_task_are_used_and_recorded(graph):
+    tickets = {}
+    for decay in ("first", "all"):
+        model = built(graph, dropout=0.0)
+        tickets[decay] = quiet(model, graph, epochs=3, weight_decay=0.5, decay=decay)
+        assert tickets[decay].options["decay"] == decay
+        assert tickets[decay].options["task"] == "node-classification"
+    last = [tickets[decay].weights["layers.1.weight"] for decay in ("first", "all")]
+    assert not torch.equal(*last)
+
+
+def test_of_links_that_no_gradient_reaches_the_seed_decides_which_stay(make_graph):
+    graph, _, unreached = islands(make_graph)
+    second = torch.ones(graph.num_links, dtype=torch.bool)
+    second[graph.link[graph.adjacency.pattern.row < 60]] = False
+    kept = []
+    for seed in (0, 0, 1):
+        model = built(graph, dropout=0.0)
+        # Of the first island's links some are below 1 and some above it.
+        ticket = quiet(model, graph, graph_ratio=0.5, epochs=3, seed=seed)
+        kept.append(ticket.link_mask[second])
+    assert torch.equal(kept[0], kept[1])
+    assert not torch.equal(kept[0], kept[2])
 
 
 def test_any_module_can_be_searched(graph):

@@ -194,15 +194,19 @@ def test_hops_give_the_rows_of_the_power_and_its_gradients(depth, nnz):
         torch.testing.assert_close(ours, truth, rtol=1e-10, atol=1e-10)
 
 
-def test_hops_read_only_what_the_rows_depend_on():
-    # A path 0 <- 1 <- 2 <- 3 <- 4: two hops from node 0 read node 2 alone.
+def test_hops_read_only_what_the_rows_depend_on_and_the_rows_own_nodes():
+    # A path 0 <- 1 <- 2 <- 3 <- 4: two hops from node 0 read nodes 0, 1 and 2.
     row, col = torch.arange(4), torch.arange(1, 5)
     path = SparseMatrix.from_coo(row, col, torch.tensor([2.0, 3, 5, 7]), (5, 5))
     read, factors = path.hops(torch.tensor([0]), 2)
-    assert read.tolist() == [2]
-    assert [f.to_dense().tolist() for f in factors] == [[[3.0]], [[2.0]]]
+    assert read.tolist() == [0, 1, 2]
+    first, second = factors
+    assert first.to_dense().tolist() == [[0.0, 2.0, 0.0], [0.0, 0.0, 3.0]]
+    assert first.pattern.own.tolist() == [0, 1]
+    assert second.to_dense().tolist() == [[0.0, 2.0]]
+    assert second.pattern.own.tolist() == [0]
     read, factors = path.hops(torch.tensor([4]), 2)  # a row without entries
-    assert read.numel() == 0
+    assert read.tolist() == [4]
     assert multiply(read, factors, torch.ones(5, 1)).tolist() == [[0.0]]
 
 
@@ -212,6 +216,56 @@ def test_hops_of_all_rows_are_the_matrix_itself():
     read, factors = square(nnz=800).hops(torch.arange(30), 2)
     assert read is None  # everything is read, so nothing is renumbered
     assert factors[0].shape == (30, 30)
+
+
+@pytest.mark.parametrize("nnz", [25, 60, 400, 800])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_every_hop_reads_the_nodes_whose_rows_it_computes(depth, nnz):
+    matrix = square(nnz=nnz)
+    nodes = torch.tensor([17, 5, 29, 5])  # in no order, one of them twice
+    read, factors = matrix.hops(nodes, depth)
+    # Follow each node's number through the hops: it must arrive where it was asked.
+    name = torch.arange(30) if read is None else read
+    for factor in factors:
+        assert factor.shape[1] == name.numel()
+        own = factor.pattern.own
+        name = name if own is None else name[own]
+        assert factor.shape[0] == name.numel()
+    assert torch.equal(name, nodes)
+
+
+def test_a_matrix_of_its_own_nodes_has_no_own_positions():
+    matrix = square()
+    assert matrix.pattern.own is None
+    assert matrix.with_diagonal().pattern.own is None
+    _, factors = matrix.hops(torch.tensor([3]), 1)
+    copy = factors[0].with_value(factors[0].value).to("cpu")
+    assert torch.equal(copy.pattern.own, factors[0].pattern.own)
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_repeat_is_the_block_diagonal(times):
+    matrix = example()
+    pattern = matrix.pattern.repeat(times)
+    assert pattern.crow.dtype == pattern.col.dtype == torch.int32
+    blocks = SparseMatrix(pattern, matrix.value.repeat(times))
+    assert torch.equal(blocks.to_dense(), torch.block_diag(*[DENSE] * times))
+    assert matrix.pattern.repeat(times) is pattern
+
+
+def test_repeats_of_no_entries_and_no_times_are_empty():
+    none = torch.empty(0, dtype=torch.int64)
+    empty = SparseMatrix.from_coo(none, none, torch.empty(0), (3, 4)).pattern
+    assert empty.repeat(2).shape == (6, 8)
+    assert empty.repeat(2).crow.tolist() == [0] * 7
+    assert example().pattern.repeat(0).shape == (0, 0)
+
+
+def test_edge_index_holds_sources_then_targets_as_pyg_does():
+    pattern = example().pattern
+    assert pattern.edge_index.tolist() == [[1, 0, 3], [0, 2, 2]]
+    assert pattern.edge_index.dtype == torch.int64
+    assert pattern.edge_index is pattern.edge_index
 
 
 def test_select_keeps_some_entries():

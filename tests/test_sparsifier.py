@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gebt import GraphSparsifier, random_links
+from gebt import GraphSparsifier, keep_top, random_links
 from gebt.models import GCN
 
 
@@ -85,3 +85,71 @@ def test_random_links_leave_torchs_own_generator_alone():
     before = torch.get_rng_state()
     random_links(50, 0.5, torch.Generator().manual_seed(1))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.9])
+def test_equal_scores_are_not_resolved_by_position(make_graph, ratio):
+    graph = make_graph(nodes=300)
+    half = graph.num_links // 2
+    for seed in range(5):
+        mask = GraphSparsifier(graph, seed).mask(ratio)
+        assert mask.sum() == graph.num_links - int(ratio * graph.num_links)
+        early, late = (part.float().mean() for part in (mask[:half], mask[half:]))
+        # Five deviations of the difference of two halves of a random mask.
+        spread = 2 * (ratio * (1 - ratio) / graph.num_links) ** 0.5
+        assert abs(early - late) < 5 * spread
+
+
+def test_equal_scores_are_resolved_the_same_at_every_call_of_a_seed(graph):
+    state = torch.get_rng_state()
+    one, two, other = (GraphSparsifier(graph, seed) for seed in (3, 3, 4))
+    mask = one.mask(0.5)
+    assert torch.equal(mask, one.mask(0.5)) and torch.equal(mask, two.mask(0.5))
+    assert not torch.equal(mask, other.mask(0.5))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_order_of_equal_scores_decides_nothing_else(graph):
+    score = torch.randn(graph.num_links)
+    masks = []
+    for seed in (0, 1):
+        sparsifier = GraphSparsifier(graph, seed)
+        with torch.no_grad():
+            sparsifier.score.copy_(score)
+        masks.append(sparsifier.mask(0.4))
+    assert torch.equal(masks[0], masks[1])
+    assert torch.equal(masks[0], keep_top(score, 0.4))
+
+
+@pytest.mark.parametrize("levels", [1, 3, 1000])
+def test_raising_the_ratio_never_revives_a_link(graph, levels):
+    sparsifier = GraphSparsifier(graph, seed=7)
+    with torch.no_grad():
+        sparsifier.score.copy_(torch.randint(1, levels + 1, (graph.num_links,)))
+    before = sparsifier.mask(0.0)
+    assert before.all()
+    for ratio in (0.05, 0.2, 0.21, 0.5, 0.9, 0.99):
+        mask = sparsifier.mask(ratio)
+        assert mask.sum() == graph.num_links - int(ratio * graph.num_links)
+        assert not (mask & ~before).any()
+        before = mask
+
+
+@pytest.mark.cuda
+def test_masks_on_cuda_are_those_of_the_cpu(graph):
+    here, there = GraphSparsifier(graph, 5), GraphSparsifier(graph.to("cuda"), 5)
+    assert there.mask(0.3).device.type == "cuda"
+    assert torch.equal(there.mask(0.3).cpu(), here.mask(0.3))
+
+
+def test_links_that_a_pruned_graph_lacks_are_dropped_before_any_other(graph):
+    stays = torch.arange(graph.num_links) % 4 != 0
+    sparsifier = GraphSparsifier(graph.keep_links(stays), seed=2)
+    assert torch.equal(sparsifier.score.detach() != 0, stays)
+    for ratio in (0.25, 0.4, 0.9):
+        mask = sparsifier.mask(ratio)
+        assert mask.sum() == graph.num_links - int(ratio * graph.num_links)
+        assert not (mask & ~stays).any()
+    assert sparsifier.share_untouched() == 1
+    with pytest.raises(ValueError, match="already pruned: it lacks 117 of its 468"):
+        sparsifier.mask(0.2)

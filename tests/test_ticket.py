@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import gebt
 from gebt import Ticket, find_ticket
 from gebt.files import write_tensors
-from gebt.models import GCN
+from gebt.models import GAT, GCN, GIN, GraphSAGE, ResGCN, build_model
 from gebt.training import copy_state
 
 
@@ -85,12 +85,28 @@ def test_a_loaded_ticket_opens_like_the_drawn_one(graph, ticket, saved):
     assert torch.equal(*results)
 
 
+@pytest.mark.parametrize("kind", [GAT, GIN, GraphSAGE, ResGCN])
+def test_a_ticket_of_any_model_is_rebuilt_from_its_file_alone(graph, tmp_path, kind):
+    torch.manual_seed(1)
+    model = kind(graph.num_features, 8, 3)
+    ticket = find_ticket(model, graph, weight_ratio=0.5, epochs=60)
+    small = ticket.open(model, graph)
+    expected = model.eval()(small.x, small.adjacency)
+    ticket.save(tmp_path / "t.safetensors")
+    again = Ticket.load(tmp_path / "t.safetensors")
+    rebuilt = build_model(dict(again.model))
+    small = again.open(rebuilt, graph)
+    assert torch.equal(rebuilt.eval()(small.x, small.adjacency), expected)
+
+
 def test_the_file_is_safetensors_and_its_header_says_it_all(graph, ticket, saved):
     assert "link_mask" in load_file(saved)
     found = header(saved)
     assert found["kind"] == "ticket"
     assert found["dataset"]["fingerprint"] == graph.fingerprint()
     assert found["options"]["graph_ratio"] == 0.3
+    assert found["options"]["task"] == "node-classification"
+    assert found["options"]["decay"] == "first"
     assert found["options"]["detector"]["threshold"] == 0.1
     assert found["seed"] == 0
     assert found["versions"].keys() == {"gebt", "torch", "python"}
@@ -160,7 +176,7 @@ def rewritten(path, *, drop=None, **changes):
 def test_another_format_is_refused(saved):
     rewritten(saved, format=99)
     with pytest.raises(
-        ValueError, match="ticket format 99, this version of gebt reads 1"
+        ValueError, match="ticket format 99, this version of gebt reads 2"
     ):
         Ticket.load(saved)
 

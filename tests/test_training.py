@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from gebt import ModelPruner, Split, evaluate, train
-from gebt.models import GCN
+from gebt import LinkPrediction, LinkSplit, ModelPruner, Split, evaluate, train
+from gebt.models import GAT, GCN, GIN, GraphSAGE, ResGCN
 from gebt.training import copy_state, parameter_groups
 
 
@@ -140,8 +140,8 @@ def test_training_equals_a_plain_pytorch_loop(graph):
         adam.step()
 
 
-def decayed(model):
-    groups = parameter_groups(model, 0.01, 5e-4)
+def decayed(model, decay="first"):
+    groups = parameter_groups(model, 0.01, 5e-4, decay)
     names = {id(p): name for name, p in model.named_parameters()}
     found = {
         names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]
@@ -176,6 +176,54 @@ def test_weight_decay_does_not_take_layer_10_for_layer_1():
             )
 
     assert decayed(Late()) == ["layers.1.bias", "layers.1.weight"]
+
+
+@pytest.mark.parametrize("kind", [GCN, GAT, GIN, GraphSAGE, ResGCN])
+def test_decay_all_is_on_every_parameter(kind):
+    model = kind(5, 4, 2)
+    everything = sorted(name for name, _ in model.named_parameters())
+    assert decayed(model, "all") == everything
+    assert 0 < len(decayed(model, "first")) < len(everything)
+
+
+def test_decay_all_leaves_frozen_parameters_out():
+    model = GCN(5, 4, 2)
+    model.layers[0].bias.requires_grad_(False)
+    [group] = parameter_groups(model, 0.01, 5e-4, "all")
+    assert len(group["params"]) == 3
+    assert (group["lr"], group["weight_decay"]) == (0.01, 5e-4)
+
+
+def test_decay_decides_which_weights_shrink(graph):
+    """With so much decay that it is all there is to the gradient."""
+    names = ("layers.0.weight", "layers.1.weight")
+
+    def sizes(model):
+        return [float(model.get_parameter(name).detach().norm()) for name in names]
+
+    left = {}
+    for decay in ("first", "all"):
+        model, seen = built(graph), []
+        before = sizes(model)
+        train(
+            model,
+            graph,
+            epochs=15,
+            weight_decay=1e4,
+            decay=decay,
+            on_epoch=lambda _, seen=seen, model=model: seen.append(sizes(model)),
+        )
+        left[decay] = [a / b for a, b in zip(seen[-1], before, strict=True)]
+    assert left["first"][0] < 0.5 and left["all"][0] < 0.5
+    assert left["all"][1] < 0.7 < 0.9 < left["first"][1]
+
+
+def test_an_unknown_decay_is_refused_before_training(graph):
+    model = built(graph)
+    before = copy_state(model)
+    with pytest.raises(ValueError, match="`decay` must be one of .*'last'"):
+        train(model, graph, decay="last")
+    assert same(before, copy_state(model))
 
 
 def test_a_model_without_parameters_is_refused(graph):
@@ -262,6 +310,33 @@ def test_evaluate_is_nan_for_an_empty_part(graph):
     assert not math.isnan(evaluate(model, bare, "train"))
 
 
+def test_evaluate_is_nan_for_a_part_without_links(graph):
+    held, task = graph.hold_out_links(), LinkPrediction(width=3)
+    model = built(graph)
+    none = torch.empty((0, 2), dtype=torch.int64)
+    bare = replace(held, split=LinkSplit(held.split.train, *[none] * 4))
+    assert math.isnan(evaluate(model, bare, "val", task=task))
+    assert math.isnan(evaluate(model, bare, task=task))
+    assert math.isnan(evaluate(model, graph, task=task))
+    assert 0 <= evaluate(model, held, task=task) <= 100
+
+
+def test_links_train_without_validation_to_the_last_epoch(graph):
+    held, task = graph.hold_out_links(), LinkPrediction(width=3)
+    none = torch.empty((0, 2), dtype=torch.int64)
+    split = replace(held.split, val=none, val_negative=none)
+    done = train(built(graph), replace(held, split=split), epochs=3, task=task)
+    assert done.best_epoch == 3 and math.isnan(done.val)
+
+
+def test_a_task_that_reads_all_nodes_runs_a_model_with_and_without_rows(graph):
+    held, task = graph.hold_out_links(0.1, 0.2), LinkPrediction(width=3)
+    for model in (built(graph, dropout=0.0), Whole(graph.num_features, 3)):
+        done = train(model, held, epochs=40, task=task)
+        assert done.history[-1].loss < done.history[0].loss
+        assert evaluate(model, held, "val", task=task) == done.val
+
+
 def test_evaluate_can_use_another_adjacency(graph):
     model = built(graph)
     train(model, graph, epochs=20)
@@ -325,5 +400,5 @@ def test_the_model_is_left_in_evaluation_mode_without_validation_too(graph):
 
 def test_too_few_classes_are_refused(graph):
     model = GCN(graph.num_features, 4, 2)
-    with pytest.raises(ValueError, match="gives 2 classes, but .* labels up to 2"):
+    with pytest.raises(ValueError, match="gives 2 outputs per node, but .* 3 classes"):
         train(model, graph, epochs=1)

@@ -18,10 +18,12 @@ def register(
     fake: Callable[..., Tensor],
     backward: Callable[..., tuple[Tensor | None, ...]],
     flops: Callable[..., int],
+    saves: Callable[[tuple, Tensor], tuple] = lambda inputs, output: inputs,
 ) -> Callable[..., Tensor]:
     """Define ``gebt::<schema>`` and return the callable.
 
-    The gradient is once differentiable and saves the operation's inputs.
+    The gradient is once differentiable; ``saves`` chooses what it finds saved from
+    the operation's inputs and its output.
 
     Compilers, tracers and the FLOP counter see the registered operation. In plain
     eager execution the callable goes to the same kernel and gradient by an autograd
@@ -32,7 +34,7 @@ def register(
     qualified = f"gebt::{name}"
 
     def remember(ctx: Any, inputs: tuple, output: Any) -> None:
-        ctx.save_for_backward(*inputs)
+        ctx.save_for_backward(*saves(inputs, output))
 
     once = once_differentiable(backward)
     _library.define(schema)
@@ -46,8 +48,9 @@ def register(
     registered = packet.default
 
     def forward(ctx: Any, *args: Any) -> Tensor:
-        remember(ctx, args, None)
-        return run(*args)
+        output = run(*args)
+        remember(ctx, args, output)
+        return output
 
     # Not with a separate `setup_context`: torch then inspects the signature at
     # every call, which takes as long as the dispatcher.

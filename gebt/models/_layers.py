@@ -1,12 +1,20 @@
 """What the models share: dropout, row selection and products of sparse features."""
 
+import math
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from gebt.sparse import SparseMatrix
 
 Features = Tensor | SparseMatrix
+
+
+def glorot_(weight: Tensor, fan_in: int, fan_out: int) -> None:
+    """Fill with Glorot and Bengio's uniform numbers."""
+    limit = math.sqrt(6 / max(1, fan_in + fan_out))
+    nn.init.uniform_(weight, -limit, limit)
 
 
 def wide_product(x: Features, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -35,6 +43,12 @@ def wide_product(x: Features, weight: Tensor, bias: Tensor | None) -> Tensor:
             bias = pad(bias, (0, columns))
     out = x @ weight
     return out if bias is None else out + bias
+
+
+def check_dropout(p: float) -> None:
+    """Raise a ValueError unless the share lies in [0, 1)."""
+    if not 0 <= p < 1:
+        raise ValueError(f"`dropout` must lie in [0, 1), got {p}.")
 
 
 def dropout(x: Features, p: float, training: bool) -> Features:

@@ -1,13 +1,9 @@
-"""The graph convolutional network of Kipf and Welling (ICLR 2017)."""
+"""GCN (Kipf and Welling, ICLR 2017), and GIN, which is it without normalisation."""
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from torch import Tensor
 
-import torch
-from torch import Tensor, nn
-
-from gebt.models._layers import Features, dropout, take_rows, wide_product
+from gebt.models._layers import Features, wide_product
+from gebt.models._stack import LinearLayer, LinearStack
 from gebt.sparse import SparseMatrix
 
 
@@ -28,27 +24,8 @@ def gcn_norm(adjacency: SparseMatrix) -> SparseMatrix:
     return adjacency.derived("gcn_norm", build)
 
 
-class GCNLayer(nn.Module):
-    """``A (X W + c) + b``; c, the inner bias, is there only after compaction.
-
-    The weight is (in, out), as the paper writes X W: a row belongs to an input, and
-    sparse features multiply it without a transposed copy.
-    """
-
-    def __init__(self, in_width: int, out_width: int, *, inner_bias: bool = False):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(in_width, out_width))
-        self.bias = nn.Parameter(torch.empty(out_width))
-        self.inner_bias = nn.Parameter(torch.empty(out_width)) if inner_bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Glorot-uniform weight, zero biases."""
-        limit = math.sqrt(6 / max(1, sum(self.weight.shape)))
-        nn.init.uniform_(self.weight, -limit, limit)
-        nn.init.zeros_(self.bias)
-        if self.inner_bias is not None:
-            nn.init.zeros_(self.inner_bias)
+class GCNLayer(LinearLayer):
+    """``A (X W + c) + b``; c, the inner bias, is there only after compaction."""
 
     def forward(self, x: Features, adjacency: SparseMatrix) -> Tensor:
         """(M, F) and a normalised (N, M) to (N, H)."""
@@ -60,71 +37,27 @@ class GCNLayer(nn.Module):
         )
 
 
-class GCN(nn.Module):
-    """GCN with ReLU between layers and dropout before each, features included.
+class GCN(LinearStack[GCNLayer]):
+    """GCN with ReLU between layers and dropout before each, features included."""
 
-    Args:
-        num_features: F.
-        hidden: width of the hidden layer, or a sequence with the width of each.
-        num_classes: C.
-        dropout: share of entries dropped before each layer during training.
-        inner_bias: add one inside each product with A; only `compact` asks.
+    layer_type = GCNLayer
+
+    def matrix(self, adjacency: SparseMatrix) -> SparseMatrix:
+        """`gcn_norm`."""
+        return gcn_norm(adjacency)
+
+
+class GIN(LinearStack[GCNLayer]):
+    """Graph isomorphism network, GIN-0, with one linear map a layer.
+
+    ``(A + I) (X W + c) + b``: it sums where GCN averages. Arguments as for `GCN`.
+
+    Source: Xu et al., ICLR 2019, with eps = 0. You et al. count its operations as
+    GCN's, so theirs has one linear map a layer too.
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        hidden: int | Sequence[int],
-        num_classes: int,
-        *,
-        dropout: float = 0.5,
-        inner_bias: bool = False,
-    ):
-        super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must lie in [0, 1), got {dropout}.")
-        self.hidden = [hidden] if isinstance(hidden, int) else list(hidden)
-        self.dropout = dropout
-        self.inner_bias = inner_bias
-        widths = [num_features, *self.hidden, num_classes]
-        self.layers = nn.ModuleList(
-            GCNLayer(a, b, inner_bias=inner_bias)
-            for a, b in zip(widths, widths[1:], strict=False)
-        )
+    layer_type = GCNLayer
 
-    def gcn_layers(self) -> list[GCNLayer]:
-        """The layers, first one first."""
-        return [layer for layer in self.layers if isinstance(layer, GCNLayer)]
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What this model was built with, for files that must rebuild it."""
-        return {
-            "num_features": self.gcn_layers()[0].weight.shape[0],
-            "hidden": self.hidden,
-            "num_classes": self.gcn_layers()[-1].weight.shape[1],
-            "dropout": self.dropout,
-            "inner_bias": self.inner_bias,
-        }
-
-    def forward(
-        self, x: Features, adjacency: SparseMatrix, rows: Tensor | None = None
-    ) -> Tensor:
-        """Class scores before the softmax.
-
-        Args:
-            x: (N, F) features, dense or sparse.
-            adjacency: (N, N) without self-loops, not normalised.
-            rows: (R,) the nodes wanted, None for all; nothing that they do not
-                depend on is computed.
-
-        Returns:
-            (R, C), or (N, C).
-        """
-        read, hops = gcn_norm(adjacency).hops(rows, len(self.layers))
-        h: Any = take_rows(x, read)
-        for depth, (layer, hop) in enumerate(zip(self.layers, hops, strict=True)):
-            if depth:
-                h = h.relu_()
-            h = layer(dropout(h, self.dropout, self.training), hop)
-        return h
+    def matrix(self, adjacency: SparseMatrix) -> SparseMatrix:
+        """``A + I``."""
+        return adjacency.derived("looped", adjacency.with_diagonal)

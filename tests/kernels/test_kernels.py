@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from gebt.kernels import backend, sddmm, spmm
+from gebt.kernels import backend, edge_softmax, sddmm, spmm
 
-# The package's names `spmm` and `sddmm` are the functions, not their files.
+# The package's names `spmm` and so on are the functions, not their files.
 SPMM = sys.modules["gebt.kernels.spmm"]
 SDDMM = sys.modules["gebt.kernels.sddmm"]
+EDGE_SOFTMAX = sys.modules["gebt.kernels.edge_softmax"]
 
 WIDTHS = [1, 7, 16, 33]
 DTYPES = [torch.float32, torch.float64]
@@ -133,6 +134,79 @@ def test_every_sddmm_matches_the_sampled_product(name, width, dtype, index):
     close(right.grad, true_right.grad)
 
 
+# Row lengths: with empty rows first, in the middle and last; one row with many
+# entries, alone and between empty ones; no entries; no rows.
+LENGTHS = {
+    "empty-rows": [0, 3, 1, 0, 0, 7, 2, 0],
+    "one-row": [500],
+    "long-row": [0, 500, 0, 1],
+    "singles": [1, 1, 1],
+    "all-empty": [0, 0, 0],
+    "no-rows": [],
+}
+
+
+def row_starts(lengths: list[int], index: torch.dtype = torch.int64) -> Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0).to(index)
+
+
+def softmax_of_rows(lengths: list[int], score: Tensor) -> Tensor:
+    """Written out with a dense matrix, -inf where there is no entry."""
+    count = torch.tensor(lengths, dtype=torch.int64)
+    row = torch.arange(len(lengths)).repeat_interleave(count)
+    place = torch.arange(score.numel())
+    matrix = score.new_full((len(lengths), score.numel()), -torch.inf)
+    return matrix.index_put((row, place), score).softmax(dim=1)[row, place]
+
+
+def test_edge_softmax_by_hand():
+    crow = torch.tensor([0, 2, 2, 3])
+    score = torch.tensor([1.0, 3.0, 5.0]).log()
+    expected = torch.tensor([0.25, 0.75, 1.0])  # 1 and 3 of 4; none; 5 of 5
+    torch.testing.assert_close(edge_softmax(crow, score), expected)
+
+
+@pytest.mark.parametrize("index", INDICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("name", [i.name for i in EDGE_SOFTMAX.IMPLEMENTATIONS])
+def test_every_edge_softmax_matches_the_softmax_of_dense_rows(
+    name, lengths, dtype, index
+):
+    score = leaf(sum(lengths), dtype=dtype)
+    weight = torch.randn(sum(lengths), dtype=dtype)
+    true_score = score.detach().double().requires_grad_()
+    truth = softmax_of_rows(lengths, true_score)
+    (truth * weight.double()).sum().backward()
+    with backend(name):
+        out = edge_softmax(row_starts(lengths, index), score)
+        (out * weight).sum().backward()
+    close(out, truth)
+    close(score.grad, true_score.grad)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("name", [i.name for i in EDGE_SOFTMAX.IMPLEMENTATIONS])
+def test_rows_of_an_edge_softmax_sum_to_one_at_any_scale(name, lengths, scale):
+    score = (scale * torch.randn(sum(lengths))).requires_grad_()
+    with backend(name):
+        out = edge_softmax(row_starts(lengths), score)
+    for part in out.split(lengths):
+        torch.testing.assert_close(part.sum(), torch.tensor(float(part.numel() > 0)))
+    out.square().sum().backward()
+    assert score.grad.isfinite().all()
+
+
+def test_edge_softmax_does_not_change_when_a_whole_row_is_shifted():
+    lengths = torch.tensor(LENGTHS["empty-rows"])
+    crow = row_starts(lengths.tolist())
+    score = torch.randn(int(crow[-1]), dtype=torch.float64)
+    shift = 100 * torch.randn(len(lengths), dtype=torch.float64)
+    shifted = edge_softmax(crow, score + shift.repeat_interleave(lengths))
+    close(shifted, edge_softmax(crow, score))
+
+
 @pytest.mark.parametrize("index", INDICES)
 @pytest.mark.parametrize("operation", ["spmm", "sddmm"])
 @pytest.mark.parametrize(
@@ -177,6 +251,11 @@ def test_gradcheck_sddmm():
     assert torch.autograd.gradcheck(lambda a, b: sddmm(*csr, a, b, transpose), inputs)
 
 
+def test_gradcheck_edge_softmax():
+    crow = row_starts(LENGTHS["empty-rows"])
+    assert torch.autograd.gradcheck(lambda s: edge_softmax(crow, s), (leaf(13),))
+
+
 def test_opcheck_spmm():
     csr, transpose = positions()
     args = (*csr, leaf(23), leaf(8, 3), *transpose)
@@ -187,6 +266,12 @@ def test_opcheck_sddmm():
     csr, transpose = positions()
     args = (*csr, leaf(11, 3), leaf(8, 3), *transpose)
     torch.library.opcheck(torch.ops.gebt.sddmm.default, args)
+
+
+@pytest.mark.parametrize("index", INDICES)
+def test_opcheck_edge_softmax(index):
+    args = (row_starts(LENGTHS["empty-rows"], index), leaf(13))
+    torch.library.opcheck(torch.ops.gebt.edge_softmax.default, args)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -205,6 +290,12 @@ def test_the_flop_counter_sees_two_per_entry_and_column(width):
     assert counter.get_total_flops() == product
 
 
+def test_the_flop_counter_sees_no_product_in_a_softmax():
+    with FlopCounterMode(display=False) as counter:
+        edge_softmax(row_starts([2, 0, 3]), leaf(5)).square().sum().backward()
+    assert counter.get_total_flops() == 0
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("operation", ["spmm", "sddmm"])
 def test_eager_and_registered_operations_are_the_same_bit_for_bit(operation, width):
@@ -220,6 +311,17 @@ def test_eager_and_registered_operations_are_the_same_bit_for_bit(operation, wid
         out = call(*csr, left, right, *last)
         out.square().sum().backward()
         results.append((out, left.grad, right.grad))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_eager_and_registered_edge_softmax_are_the_same_bit_for_bit():
+    crow, given, results = row_starts(LENGTHS["empty-rows"]), torch.randn(13), []
+    for call in (edge_softmax, torch.ops.gebt.edge_softmax):
+        score = given.clone().requires_grad_()
+        out = call(crow, score)
+        out.square().sum().backward()
+        results.append((out, score.grad))
     for ours, theirs in zip(*results, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -298,6 +400,14 @@ def test_a_second_derivative_is_refused_not_wrong(operation):
         grad.sum().backward()
 
 
+def test_a_second_derivative_of_edge_softmax_is_refused_not_wrong():
+    score = leaf(5)
+    out = edge_softmax(row_starts([2, 0, 3]), score).square().sum()
+    (grad,) = torch.autograd.grad(out, score, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
 def test_asking_for_bag_where_it_is_not_fast_raises_and_says_why():
     csr, _ = positions()
     with backend("bag"):
@@ -329,6 +439,13 @@ def test_an_unknown_backend_lists_the_known_ones():
             spmm(*csr, torch.ones(23), torch.ones(8, 3))
         with pytest.raises(ValueError, match="sddmm has no .*'torch', 'reference'"):
             sddmm(*csr, torch.ones(11, 3), torch.ones(8, 3))
+
+
+@pytest.mark.parametrize("name", ["bag", "cuda"])
+def test_edge_softmax_asked_for_by_a_name_it_has_not_says_what_it_has(name):
+    words = f"edge_softmax has no backend '{name}'. It has 'torch', 'reference'"
+    with backend(name), pytest.raises(ValueError, match=words):
+        edge_softmax(row_starts([2]), torch.ones(2))
 
 
 def test_a_backend_ends_with_its_block_also_after_an_error():
@@ -439,3 +556,18 @@ def test_cuda_matches_the_reference(width, dtype, index):
     close(out.cpu(), truth)
     close(cuda_value.grad.cpu(), value.grad)
     close(cuda_x.grad.cpu(), x.grad)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("index", INDICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_edge_softmax_on_cuda_matches_the_softmax_of_dense_rows(lengths, dtype, index):
+    score = leaf(sum(lengths))
+    truth = softmax_of_rows(lengths, score)
+    truth.square().sum().backward()
+    there = score.detach().cuda().to(dtype).requires_grad_()
+    out = edge_softmax(row_starts(lengths, index).cuda(), there)
+    out.square().sum().backward()
+    close(out.cpu(), truth)
+    close(there.grad.cpu(), score.grad)

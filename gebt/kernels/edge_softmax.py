@@ -1,0 +1,81 @@
+"""Edge softmax: a softmax over the entries of each row of a sparse matrix.
+
+``out[e] = exp(score[e]) / sum of exp(score) over the entries of e's row``: how graph
+attention turns scores of edges into weights. Memory is O(E).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gebt.kernels._choose import Implementation, choose, never
+from gebt.kernels._csr import entry_rows
+from gebt.kernels._register import register
+
+
+def reference_edge_softmax(crow: Tensor, score: Tensor) -> Tensor:
+    """The truth: one dense softmax per row."""
+    rows = score.split(crow.diff().tolist())
+    # With an empty part before them: there may be no rows.
+    return torch.cat([score[:0], *(row.softmax(dim=0) for row in rows)])
+
+
+def torch_edge_softmax(crow: Tensor, score: Tensor) -> Tensor:
+    """From torch's segments, shifted by each row's largest score."""
+    row = entry_rows(crow)
+    top = torch.segment_reduce(score, "max", offsets=crow)
+    weight = (score - top.index_select(0, row)).exp_()
+    total = torch.zeros_like(top).index_add_(0, row, weight)
+    return weight.div_(total.index_select(0, row))
+
+
+IMPLEMENTATIONS = (
+    Implementation("torch", torch_edge_softmax, never),
+    Implementation("reference", reference_edge_softmax, never),
+)
+
+
+def _run(crow: Tensor, score: Tensor) -> Tensor:
+    return choose("edge_softmax", IMPLEMENTATIONS, crow, score)(crow, score)
+
+
+def _fake(crow: Tensor, score: Tensor) -> Tensor:
+    return torch.empty_like(score)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    crow, weight = ctx.saved_tensors
+    row = entry_rows(crow)
+    pull = weight * grad
+    total = weight.new_zeros(crow.numel() - 1).index_add_(0, row, pull)
+    return None, pull - weight * total.index_select(0, row)
+
+
+def _flops(crow: Any, score: Any, **_: Any) -> int:
+    return 0  # no products: like torch's own softmax
+
+
+_edge_softmax = register(
+    "edge_softmax(Tensor crow, Tensor score) -> Tensor",
+    run=_run,
+    fake=_fake,
+    backward=_backward,
+    flops=_flops,
+    saves=lambda inputs, output: (inputs[0], output),
+)
+
+
+def edge_softmax(crow: Tensor, score: Tensor) -> Tensor:
+    """Softmax over the entries of each row.
+
+    Differentiable once in ``score``.
+
+    Args:
+        crow: (N + 1,) row starts, int32 or int64.
+        score: (E,) of the entries, row by row.
+
+    Returns:
+        (E,) positive weights that add up to 1 in every row that has entries.
+    """
+    return _edge_softmax(crow, score)

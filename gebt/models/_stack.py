@@ -1,0 +1,153 @@
+"""What GCN, GIN, GraphSAGE and GAT share: a stack of layers, and rows to spare."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu_
+
+from gebt.models._layers import Features, check_dropout, dropout, glorot_, take_rows
+from gebt.sparse import SparseMatrix
+
+
+class LinearLayer(nn.Module):
+    """A layer that is linear in its input: one or more products, added up, and a bias.
+
+    Weights are (in, out), as papers write X W: a row belongs to an input, and sparse
+    features multiply it without a transposed copy.
+
+    Args:
+        in_width: F.
+        out_width: H.
+        inner_bias: add one inside the product with the matrix; only `compact` asks.
+
+    Attributes:
+        weight: (F, H) of what is multiplied with the matrix.
+        own_weight: (F, H) of a node's own features; None where there is none.
+        bias: (H,).
+        inner_bias: (H,) or None.
+    """
+
+    has_own_weight: ClassVar[bool] = False
+
+    def __init__(self, in_width: int, out_width: int, *, inner_bias: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(in_width, out_width))
+        own = nn.Parameter(torch.empty(in_width, out_width))
+        self.own_weight = own if self.has_own_weight else None
+        self.bias = nn.Parameter(torch.empty(out_width))
+        self.inner_bias = nn.Parameter(torch.empty(out_width)) if inner_bias else None
+        self.reset_parameters()
+
+    def weights(self) -> list[nn.Parameter]:
+        """The one or two weights."""
+        both = (self.weight, self.own_weight)
+        return [weight for weight in both if weight is not None]
+
+    def reset_parameters(self) -> None:
+        """Glorot-uniform weights, zero biases."""
+        for weight in self.weights():
+            glorot_(weight, *weight.shape)
+        nn.init.zeros_(self.bias)
+        if self.inner_bias is not None:
+            nn.init.zeros_(self.inner_bias)
+
+
+Layer = TypeVar("Layer", bound=nn.Module)
+Linear = TypeVar("Linear", bound=LinearLayer)
+
+
+class Stack(nn.Module, ABC, Generic[Layer]):
+    """Layers with an activation between them and dropout before each.
+
+    Args:
+        layers: ``layer(h, matrix)`` each; gives (R, H) for a matrix of R rows.
+        dropout: share of entries dropped before each layer during training.
+
+    Attributes:
+        arguments: what the model was built with, for files that must rebuild it.
+    """
+
+    arguments: dict[str, Any]
+
+    def __init__(self, layers: Sequence[Layer], dropout: float):
+        super().__init__()
+        check_dropout(dropout)
+        self.layers = nn.ModuleList(layers)
+        self.dropout = dropout
+
+    @abstractmethod
+    def matrix(self, adjacency: SparseMatrix) -> SparseMatrix:
+        """What the layers multiply with, from the adjacency without self-loops."""
+
+    def activation(self, h: Tensor) -> Tensor:
+        """Between the layers; may work in place."""
+        return relu_(h)
+
+    def stacked(self) -> list[Layer]:
+        """The layers, first one first."""
+        layers: Any = self.layers
+        return list(layers)
+
+    def forward(
+        self, x: Features, adjacency: SparseMatrix, rows: Tensor | None = None
+    ) -> Tensor:
+        """Outputs per node: class scores before the softmax, or embeddings.
+
+        Args:
+            x: (N, F) features, dense or sparse.
+            adjacency: (N, N) without self-loops, not normalised.
+            rows: (R,) the nodes wanted, None for all; nothing that they do not
+                depend on is computed.
+
+        Returns:
+            (R, C), or (N, C).
+        """
+        read, hops = self.matrix(adjacency).hops(rows, len(self.layers))
+        h: Any = take_rows(x, read)
+        for depth, (layer, hop) in enumerate(zip(self.layers, hops, strict=True)):
+            if depth:
+                h = self.activation(h)
+            h = layer(dropout(h, self.dropout, self.training), hop)
+        return h
+
+
+class LinearStack(Stack[Linear]):
+    """A stack of linear layers with ReLU between them.
+
+    Args:
+        num_features: F.
+        hidden: width of the hidden layer, or a sequence with the width of each.
+        num_outputs: C, classes or width of the embedding.
+        dropout: share of entries dropped before each layer during training, features
+            included.
+        inner_bias: add one inside each product with the matrix; only `compact` asks.
+    """
+
+    layer_type: ClassVar[type[LinearLayer]]
+
+    def __init__(
+        self,
+        num_features: int,
+        hidden: int | Sequence[int],
+        num_outputs: int,
+        *,
+        dropout: float = 0.5,
+        inner_bias: bool = False,
+    ):
+        between = [hidden] if isinstance(hidden, int) else list(hidden)
+        self.arguments = {
+            "num_features": num_features,
+            "hidden": between,
+            "num_outputs": num_outputs,
+            "dropout": dropout,
+            "inner_bias": inner_bias,
+        }
+        widths = [num_features, *between, num_outputs]
+        layer: Any = self.layer_type
+        pairs = zip(widths, widths[1:], strict=False)
+        super().__init__(
+            [layer(a, b, inner_bias=inner_bias) for a, b in pairs], dropout
+        )

@@ -1,0 +1,188 @@
+"""Deep residual GCN with softmax aggregation (Li et al., DeeperGCN, 2020)."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+from torch.utils.checkpoint import checkpoint
+
+from gebt.models._layers import (
+    Features,
+    check_dropout,
+    dropout,
+    glorot_,
+    take_rows,
+    wide_product,
+)
+from gebt.sparse import SparseMatrix
+
+_EPSILON = 1e-7  # added to every message, as DeeperGCN does
+
+
+def softmax_aggregate(h: Tensor, adjacency: SparseMatrix) -> Tensor:
+    """Per channel, the mean of the neighbours weighted by their softmax.
+
+    ``out[i] = sum_j value[i, j] exp(h[j]) h[j] / sum_j exp(h[j])`` over the entries of
+    row i: two SpMMs, and no message is ever materialised. A row without entries
+    gives 0. The exponent is shifted by each channel's maximum over all nodes and
+    ends 79 below it in float32 (700 in float64), so that sums stay clear of 0: a row
+    all of whose neighbours lie lower than that gives their plain mean.
+
+    Args:
+        h: (M, H).
+        adjacency: (N, M).
+
+    Returns:
+        (N, H).
+    """
+    lowest = math.log(torch.finfo(h.dtype).tiny) + 8
+    weight = (h - h.detach().amax(dim=0)).clamp(min=lowest).exp()
+    ones = adjacency.derived("ones", lambda: _ones(adjacency))
+    total = ones @ weight
+    total = total.clamp(min=torch.finfo(h.dtype).tiny)
+    return (adjacency @ (weight * h)) / total
+
+
+def _ones(adjacency: SparseMatrix) -> SparseMatrix:
+    return adjacency.with_value(torch.ones_like(adjacency.value.detach()))
+
+
+class DenseLayer(nn.Module):
+    """``X W + b``; the weight is (in, out)."""
+
+    def __init__(self, in_width: int, out_width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(in_width, out_width))
+        self.bias = nn.Parameter(torch.empty(out_width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Glorot-uniform weight, zero bias."""
+        glorot_(self.weight, *self.weight.shape)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Features) -> Tensor:
+        """(N, F) to (N, H)."""
+        return wide_product(x, self.weight, self.bias)[:, : self.bias.shape[0]]
+
+
+class GENLayer(DenseLayer):
+    """``(aggregate(relu(X) + eps) + X) W + b``: PyG's ``GENConv`` with one map."""
+
+    def __init__(self, width: int):
+        super().__init__(width, width)
+
+    def forward(self, x: Tensor, adjacency: SparseMatrix) -> Tensor:  # type: ignore[override]
+        """(N, H) and (N, N) to (N, H)."""
+        return super().forward(softmax_aggregate(relu(x) + _EPSILON, adjacency) + x)
+
+
+class ResGCN(nn.Module):
+    """A deep GCN of pre-activation residual blocks: norm, ReLU, dropout, layer, add.
+
+    DeeperGCN's ``res+`` order, as PyG's ``DeepGCNLayer``: an encoder, one plain layer,
+    ``layers - 1`` blocks, and norm, ReLU, dropout and a linear map to the outputs.
+    Batch normalisation over all nodes of the graph.
+
+    Args:
+        num_features: F.
+        hidden: H, the width of every layer.
+        num_outputs: C, classes or width of the embedding.
+        layers: K, of graph layers.
+        dropout: share dropped before each layer during training.
+        recompute: keep no activations of the blocks for the backward, compute them
+            again there; for graphs whose activations do not fit in memory.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        hidden: int,
+        num_outputs: int,
+        *,
+        layers: int = 7,
+        dropout: float = 0.5,
+        recompute: bool = False,
+    ):
+        super().__init__()
+        if layers < 1:
+            raise ValueError(f"`layers` must be at least 1, got {layers}.")
+        check_dropout(dropout)
+        self.arguments = {
+            "num_features": num_features,
+            "hidden": hidden,
+            "num_outputs": num_outputs,
+            "layers": layers,
+            "dropout": dropout,
+            "recompute": recompute,
+        }
+        self.dropout = dropout
+        self.recompute = recompute
+        self.encoder = DenseLayer(num_features, hidden)
+        self.layers = nn.ModuleList(GENLayer(hidden) for _ in range(layers))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(hidden) for _ in range(layers))
+        self.output = DenseLayer(hidden, num_outputs)
+
+    def forward(
+        self, x: Features, adjacency: SparseMatrix, rows: Tensor | None = None
+    ) -> Tensor:
+        """Outputs per node: class scores before the softmax, or embeddings.
+
+        Args:
+            x: (N, F) features, dense or sparse.
+            adjacency: (N, N) without self-loops, not normalised.
+            rows: (R,) the nodes wanted, None for all. The norms need every node, so
+                only the last map is spared.
+
+        Returns:
+            (R, C), or (N, C).
+        """
+        h = self.layers[0](self.encoder(x), adjacency)
+        for norm, layer in zip(self.norms[:-1], self.layers[1:], strict=True):
+            if self.recompute and torch.is_grad_enabled():
+                # With `use_reentrant=False` the learned link values, which reach the
+                # block inside a SparseMatrix, get their gradients too.
+                h = checkpoint(
+                    self._block,
+                    norm,
+                    layer,
+                    h,
+                    adjacency,
+                    use_reentrant=False,
+                    context_fn=partial(_contexts, norm),
+                )
+            else:
+                h = self._block(norm, layer, h, adjacency)
+        return self.output(take_rows(self._before(self.norms[-1], h), rows))
+
+    def _block(
+        self, norm: nn.Module, layer: nn.Module, h: Tensor, adjacency: SparseMatrix
+    ) -> Tensor:
+        return h + layer(self._before(norm, h), adjacency)
+
+    def _before(self, norm: nn.Module, h: Tensor) -> Any:
+        return dropout(relu(norm(h)), self.dropout, self.training)
+
+
+def _contexts(norm: Any) -> tuple[Any, Any]:
+    """Of the forward and of its recomputation."""
+    return nullcontext(), _no_statistics(norm)
+
+
+@contextmanager
+def _no_statistics(norm: nn.BatchNorm1d) -> Iterator[None]:
+    """Inside, a forward leaves the running statistics as they are."""
+    momentum, norm.momentum = norm.momentum, 0.0
+    count = norm.num_batches_tracked
+    before = None if count is None else count.clone()
+    try:
+        yield
+    finally:
+        norm.momentum = momentum
+        if count is not None and before is not None:
+            count.copy_(before)

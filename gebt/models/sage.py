@@ -1,0 +1,52 @@
+"""GraphSAGE with the mean aggregator (Hamilton et al., NeurIPS 2017)."""
+
+from torch import Tensor
+
+from gebt.models._layers import Features, take_rows, wide_product
+from gebt.models._stack import LinearLayer, LinearStack
+from gebt.sparse import SparseMatrix
+
+
+def mean_norm(adjacency: SparseMatrix) -> SparseMatrix:
+    """Each entry divided by the number of entries in its row.
+
+    Dropped links do not count, whatever the values of those that stay: a link's value
+    scales its message. Kept with the adjacency while its values are constant.
+    """
+
+    def build() -> SparseMatrix:
+        pattern = adjacency.pattern
+        share = pattern.crow.diff().clamp(min=1).to(adjacency.dtype).reciprocal()
+        return adjacency.with_value(
+            adjacency.value * share.index_select(0, pattern.row)
+        )
+
+    return adjacency.derived("mean_norm", build)
+
+
+class SAGELayer(LinearLayer):
+    """``M (X W + c) + X V + b`` with M the mean over the neighbours."""
+
+    has_own_weight = True
+
+    def forward(self, x: Features, mean: SparseMatrix) -> Tensor:
+        """(M, F) and the means of (N, M) to (N, H)."""
+        width = self.bias.shape[0]
+        near = mean @ wide_product(x, self.weight, self.inner_bias)
+        own = take_rows(x, mean.pattern.own)
+        assert self.own_weight is not None
+        return (near + wide_product(own, self.own_weight, self.bias))[:, :width]
+
+
+class GraphSAGE(LinearStack[SAGELayer]):
+    """GraphSAGE: a node's own features and the mean of its neighbours', each weighted.
+
+    A link's value scales its message; the mean divides by the number of links kept.
+    Arguments as for `GCN`.
+    """
+
+    layer_type = SAGELayer
+
+    def matrix(self, adjacency: SparseMatrix) -> SparseMatrix:
+        """`mean_norm`."""
+        return mean_norm(adjacency)
