@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gebt.graph import Graph
     from gebt.pipeline import OnEpoch, Options
     from gebt.recipes import Recipe
-    from gebt.report import Table as PageTable
+    from gebt.report import Page
     from gebt.tasks import Task
     from gebt.ticket import Ticket
     from gebt.training import Epoch
@@ -386,7 +386,6 @@ def reproduce(
     quiet: Quiet = False,
 ) -> None:
     """Run an experiment of the paper with baselines; writes CSV, figures and a page."""
-    from gebt.report import Table as PageTable
     from gebt.report import page_of, write_report
     from gebt.reproduce import find_experiment
     from gebt.reproduce import reproduce as run_experiment
@@ -411,10 +410,7 @@ def reproduce(
             on_done=show,
         )
     if not quiet:
-        for section in page_of(folder).sections:
-            for item in section.items:
-                if isinstance(item, PageTable):
-                    out_console.print(_rich(item))
+        _print_tables(page_of(folder))
     write_report([folder], folder, root)
     _tell_folder(folder, quiet)
 
@@ -441,6 +437,47 @@ def report(
     from gebt.report import write_report
 
     print(f"Written: {write_report(folders, out or folders[0], root)}")
+
+
+bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command()
+def inference(
+    dataset: DatasetName,
+    hidden: Annotated[
+        list[int],
+        typer.Option(help="Width of a hidden layer; again for more.", metavar="N"),
+    ] = [256, 256],  # noqa: B006 (typer needs a list)
+    graph_ratio: Annotated[
+        list[float],
+        typer.Option(help="Share of links to remove; again for more.", metavar="SHARE"),
+    ] = [0.2, 0.5, 0.8],  # noqa: B006
+    weight_ratio: WeightRatio = 0.9,
+    repeats: Annotated[int, typer.Option(help="Timed forwards of each.", min=1)] = 10,
+    root: Root = None,
+    out: Out = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Time a GCN's forward: PyG's and gebt's dense one, masked and compact tickets."""
+    from gebt.files import write_csv
+    from gebt.inference import inference_costs
+    from gebt.report import inference_page, write_pages
+
+    graph, _ = _load(dataset, root, Device.cpu, "node-classification")
+    folder = _new_folder(out or _default_folder(f"inference-{graph.name}"), force)
+    ratios = [(ratio, weight_ratio) for ratio in graph_ratio]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the masks did not settle")
+        rows = inference_costs(graph, hidden=hidden, ratios=ratios, repeats=repeats)
+    write_csv(folder / "inference.csv", rows)
+    page = inference_page(graph.name, rows)
+    if not quiet:
+        _print_tables(page)
+    write_pages([page], folder)
+    _tell_folder(folder, quiet)
 
 
 @app.command()
@@ -627,6 +664,7 @@ _OUTPUTS = (
     "stops.csv",
     "trajectories.csv",
     "matrix.csv",
+    "inference.csv",
     "report.html",
 )
 
@@ -819,14 +857,20 @@ def _table(metrics: dict[str, Any]) -> Table:
     return table
 
 
-def _rich(table: "PageTable") -> Table:
-    texts: Any = {"title": escape(table.title), "caption": escape(table.note)}
-    out = Table(**texts, title_justify="left", caption_justify="left")
-    for place, title in enumerate(table.header):
-        out.add_column(escape(title), justify="right" if place else "left")
-    for cells in table.rows:
-        out.add_row(*map(escape, cells))
-    return out
+def _print_tables(page: "Page") -> None:
+    from gebt.report import Table as PageTable
+
+    for section in page.sections:
+        for item in section.items:
+            if isinstance(item, PageTable):
+                texts: Any = {"title": escape(item.title), "caption": escape(item.note)}
+                table = Table(**texts, title_justify="left", caption_justify="left")
+                for place, title in enumerate(item.header):
+                    justify: Any = "right" if place else "left"
+                    table.add_column(escape(title), justify=justify, overflow="fold")
+                for cells in item.rows:
+                    table.add_row(*map(escape, cells))
+                out_console.print(table)
 
 
 def _tell_of_unsettled(metrics: dict[str, Any]) -> None:

@@ -137,15 +137,19 @@ def executed_macs(model: nn.Module, graph: Graph) -> int:
 
 
 def time_calls(
-    call: Callable[[], object], repeats: int, device: torch.device
+    call: Callable[[], object],
+    repeats: int,
+    device: torch.device,
+    *,
+    warmup: int = 5,
 ) -> list[float]:
-    """Seconds of each of ``repeats`` calls, after five that are not counted."""
+    """Seconds of each of ``repeats`` calls, after some that are not counted."""
 
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    for _ in range(5):
+    for _ in range(warmup):
         call()
     times = []
     for _ in range(repeats):

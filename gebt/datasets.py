@@ -1,8 +1,8 @@
 """Graphs by name: ``load(name, root)``."""
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from gebt.graph import Graph
+from gebt.synthetic import Synthetic
 
 _PLANETOID_FILES = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
 
@@ -50,17 +51,22 @@ def load(name: str, root: str | Path | None = None) -> Graph:
     written, so that a read-only root works.
 
     Args:
-        name: one of `DATASETS`, in any case.
+        name: one of `DATASETS`, in any case; ``"synthetic"`` takes sizes, as in
+            ``"synthetic:N=2000,E=9000,F=64,C=10,split=54-18-28,seed=0"``, of which
+            any may be left out.
         root: folder of the datasets; by default $GEBT_DATA, else ``./data``.
 
     Raises:
-        ValueError: if there is no graph of that name.
+        ValueError: if there is no graph of that name, or its files are corrupt.
         FileNotFoundError: if it is not on disk and cannot be downloaded; says which
             files to put where.
     """
+    kind, colon, spec = name.partition(":")
+    if colon and kind.lower() == "synthetic":
+        return Synthetic.parse(spec).make()
     dataset = DATASETS.get(name.lower())
     if dataset is None:
-        near = get_close_matches(name.lower(), DATASETS, n=1)
+        near = get_close_matches(kind.lower(), DATASETS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"there is no dataset {name!r}; gebt knows {', '.join(DATASETS)}.{hint}"
@@ -72,40 +78,91 @@ def _planetoid(name: str, title: str, about: str) -> Dataset:
     files = tuple(f"{title}/raw/ind.{name}.{part}" for part in _PLANETOID_FILES)
 
     def read(root: Path) -> Graph:
-        missing = [file for file in files if not (root / file).is_file()]
-        if missing:
-            _download(root, title, missing)
         from torch_geometric.io import read_planetoid_data
 
-        raw = root / title / "raw"
-        try:
-            data = read_planetoid_data(str(raw), name)
-        except Exception as error:
-            raise ValueError(
-                f"the files of {title} in {raw} are truncated or corrupt "
-                f"({type(error).__name__}: {error}). Delete them to download again."
-            ) from error
+        def download() -> None:
+            from torch_geometric.datasets import Planetoid
+
+            Planetoid(str(root), title)
+
+        source = "github.com/kimiyoung/planetoid/tree/master/data"
+        _fetch(root, title, files, source, download)
+        with _corrupt_files_named(root / title / "raw", title):
+            data = read_planetoid_data(str(root / title / "raw"), name)
         data.x = data.x / data.x.sum(dim=1, keepdim=True).clamp(min=1)
         return Graph.from_pyg(data, name=name)
 
     return Dataset(name, about, files, read)
 
 
-def _download(root: Path, title: str, missing: list[str]) -> None:
-    from torch_geometric.datasets import Planetoid
+def _heterophilous(name: str, about: str) -> Dataset:
+    """A graph of Platonov et al. 2023, with the first of its ten splits."""
+    files = (f"{name}/raw/{name}.npz",)
 
+    def read(root: Path) -> Graph:
+        def download() -> None:
+            from torch_geometric.datasets import HeterophilousGraphDataset
+
+            HeterophilousGraphDataset(str(root), name)
+
+        source = "github.com/yandex-research/heterophilous-graphs/tree/main/data"
+        _fetch(root, name, files, source, download)
+        with (
+            _corrupt_files_named(root / name / "raw", name),
+            (root / files[0]).open("rb") as file,
+            np.load(file, allow_pickle=False) as raw,
+        ):
+            data = SimpleNamespace(
+                x=torch.from_numpy(raw["node_features"]),
+                y=torch.from_numpy(raw["node_labels"]),
+                edge_index=torch.from_numpy(raw["edges"]).t(),
+                **{
+                    f"{part}_mask": torch.from_numpy(raw[f"{part}_masks"][0])
+                    for part in ("train", "val", "test")
+                },
+            )
+        return Graph.from_pyg(data, directed=False, name=name)
+
+    return Dataset(name, about, files, read)
+
+
+def _fetch(
+    root: Path,
+    title: str,
+    files: tuple[str, ...],
+    source: str,
+    download: Callable[[], None],
+) -> None:
+    """Download where a file is missing, or say which files to put where."""
+    missing = [file for file in files if not (root / file).is_file()]
+    if not missing:
+        return
     try:
-        Planetoid(str(root), title)
+        download()
     except Exception as error:
         for folder in (root / title / "raw", root / title):
             with suppress(OSError):  # only what the attempt left empty
                 folder.rmdir()
         raise FileNotFoundError(
             f"{title} is not in {root.absolute()} and could not be downloaded "
-            f"({type(error).__name__}). Put these files of "
-            "github.com/kimiyoung/planetoid/tree/master/data there: "
+            f"({type(error).__name__}). Put these files of {source} there: "
             f"{', '.join(missing)}. Another folder: --root, or $GEBT_DATA."
         ) from error
+
+
+@contextmanager
+def _corrupt_files_named(raw: Path, title: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"the files of {title} in {raw} are truncated or corrupt "
+            f"({type(error).__name__}: {error}). Delete them to download again."
+        ) from error
+
+
+def _synthetic(name: str, about: str, **options: Any) -> Dataset:
+    return Dataset(name, about, (), lambda _: Synthetic(**options).make(name))
 
 
 def _digits(root: Path) -> Graph:
@@ -155,6 +212,34 @@ DATASETS = {
         _planetoid("cora", "Cora", "2,708 papers, 5,278 citations"),
         _planetoid("citeseer", "CiteSeer", "3,327 papers, 4,552 citations"),
         _planetoid("pubmed", "PubMed", "19,717 papers, 44,324 citations"),
+        _heterophilous(
+            "tolokers", "11,758 workers, 519,000 pairs who shared a task; ROC-AUC"
+        ),
+        Dataset(
+            "synthetic",
+            "any size, such as synthetic:N=20000,E=100000,F=64,C=10; communities and "
+            "hubs, drawn by seed",
+            (),
+            lambda _: Synthetic().make(),
+        ),
+        _synthetic(
+            "arxiv-like",
+            "169,343 nodes, 1,166,243 links, as many as ogbn-arxiv; drawn",
+            nodes=169_343,
+            links=1_166_243,
+            features=128,
+            classes=40,
+        ),
+        _synthetic(
+            "products-like",
+            "2,449,029 nodes, 61,859,140 links, as many as ogbn-products; drawn in "
+            "minutes and 6 GiB",
+            nodes=2_449_029,
+            links=61_859_140,
+            features=100,
+            classes=47,
+            split=(8, 2, 90),
+        ),
     )
 }
 """Every graph that `load` knows, by name."""

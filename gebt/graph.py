@@ -132,32 +132,19 @@ class Graph:
         source, target, weight = _edges(data, n, x.dtype)
         if directed is None:
             directed = not _is_symmetric(source, target, weight, n)
-        elif not directed:
-            source, target, weight = (
-                torch.cat([source, target]),
-                torch.cat([target, source]),
-                torch.cat([weight, weight]),
-            )
-        # Row-major order of (target, source), the first of each duplicate.
-        key, order = (target * n + source).sort(stable=True)
-        first = torch.ones_like(key, dtype=torch.bool)
-        first[1:] = key[1:] != key[:-1]
-        order = order[first]
-        row, col = target[order], source[order]
         if directed:
+            _, order = _first_of_each(target * n + source)
+            row, col = target[order], source[order]
+            pattern = Pattern.from_sorted(row, col, (n, n))
             link = torch.arange(row.numel(), device=row.device)
-            num_links = row.numel()
         else:
-            pair = torch.minimum(row, col) * n + torch.maximum(row, col)
-            ids, link = torch.unique(pair, return_inverse=True)
-            num_links = ids.numel()
+            pair = torch.minimum(source, target) * n + torch.maximum(source, target)
+            pair, order = _first_of_each(pair)
+            pattern, link = join(pair // n, pair % n, n)
             # Both directions carry the weight that was listed first for the pair.
-            listed = order.new_full((num_links,), weight.numel())
-            listed = listed.scatter_reduce(0, link, order, "amin")
-            order = listed[link]
-        adjacency = SparseMatrix(
-            Pattern.from_sorted(row, col, (n, n)), weight[order].contiguous()
-        )
+            order = order[link]
+        adjacency = SparseMatrix(pattern, weight[order].contiguous())
+        num_links = link.numel() if directed else link.numel() // 2
         return cls(
             x=x,
             adjacency=adjacency,
@@ -308,6 +295,32 @@ class Graph:
         )
 
 
+def join(low: Tensor, high: Tensor, n: int) -> tuple[Pattern, Tensor]:
+    """The adjacency's positions when every link joins both ways.
+
+    Args:
+        low: (L,) integers in [0, n), the smaller end of each link.
+        high: (L,) integers in [0, n), the larger. The pairs are distinct and sorted.
+        n: how many nodes there are.
+
+    Returns:
+        The pattern of 2 L entries in row-major order, and (2 L,) int64, which link
+        each entry is: its place in the list.
+    """
+    upper = Pattern.from_sorted(low, high, (n, n))
+    below, lower_col, lower_link = upper.transpose
+    # A row reads first the nodes below it, then those above.
+    col = upper.col.new_empty(2 * upper.nnz)
+    link = torch.empty_like(col, dtype=torch.int64)
+    each = torch.arange(upper.nnz, device=col.device)
+    place = each + below[1:].index_select(0, upper.row)
+    col[place], link[place] = upper.col, each
+    lower_row = upper.col.index_select(0, lower_link)
+    place = each + upper.crow.index_select(0, lower_row)
+    col[place], link[place] = lower_col, lower_link.long()
+    return Pattern(upper.crow.long() + below, col, (n, n)), link
+
+
 def _moved(split: Any, device: torch.device | str) -> Any:
     parts = {f.name: getattr(split, f.name).to(device) for f in fields(split)}
     return type(split)(**parts)
@@ -394,15 +407,18 @@ def _edges(data: Any, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tenso
     return source[proper], target[proper], weight[proper]
 
 
-def _is_symmetric(source: Tensor, target: Tensor, weight: Tensor, n: int) -> bool:
-    def listed(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        key, order = (a * n + b).sort(stable=True)
-        first = torch.ones_like(key, dtype=torch.bool)
-        first[1:] = key[1:] != key[:-1]
-        return key[first], weight[order][first]
+def _first_of_each(key: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct keys, ascending, and where each was listed first."""
+    key, order = key.sort(stable=True)
+    first = torch.ones_like(key, dtype=torch.bool)
+    first[1:] = key[1:] != key[:-1]
+    return key[first], order[first]
 
-    there, back = listed(source, target), listed(target, source)
-    return torch.equal(there[0], back[0]) and torch.equal(there[1], back[1])
+
+def _is_symmetric(source: Tensor, target: Tensor, weight: Tensor, n: int) -> bool:
+    there, listed = _first_of_each(source * n + target)
+    back, listed_back = _first_of_each(target * n + source)
+    return torch.equal(there, back) and torch.equal(weight[listed], weight[listed_back])
 
 
 def _labels(y: Any, n: int) -> Tensor | None:

@@ -114,9 +114,10 @@ def link_scores(
         order = (row + random[link].double()).argsort()  # by row, random within
         place = torch.empty_like(order)
         place[order] = torch.arange(order.numel(), device=order.device)
-        edge = 1 / (1 + (place - pattern.crow.long()[row])) + 1e-6 * random[link]
+        # Places are whole numbers; between equal ones chance decides.
+        edge = 1 / (2 + (place - pattern.crow.long()[row]) - random[link].double())
     elif criterion == "degree":
-        degree = torch.bincount(torch.cat([row, col]), minlength=graph.num_nodes)
+        degree = torch.bincount(row, minlength=graph.num_nodes)
         low = degree.clamp(min=1).rsqrt()
         around = low.index_add(0, row, low[col]) / (pattern.crow.diff() + 1)
         edge = around[row] * around[col]

@@ -173,10 +173,11 @@ def path(x):
 
 
 def test_executed_macs_by_hand_where_nothing_is_padded():
-    # X W: 4 nodes x 9 features x 16 units; A: 10 entries x 16 columns; twice.
+    # A: 10 entries x 9 columns; X W: 4 nodes x 9 features x 16 units; A again before
+    # W, as neither layer narrows.
     model = GCN(9, 16, 16)
     cost = measure_cost(model, path(torch.randn(4, 9)), repeats=2)
-    first = 4 * 9 * 16 + 10 * 16
+    first = 10 * 9 + 4 * 9 * 16
     second = 4 * 16 * 16 + 10 * 16
     assert cost.macs_executed == first + second
     # Weights and biases in float32.
@@ -187,9 +188,10 @@ def test_executed_macs_by_hand_where_nothing_is_padded():
 
 
 def test_executed_macs_count_the_padding_of_narrow_layers():
-    # 2 units and 3 classes run as 16 columns, 5 features and 2 units as 8.
+    # 2 units and 3 classes run as 16 columns, 5 features and 2 units as 8. The first
+    # layer multiplies with A afterwards, the second, which widens, before.
     cost = measure_cost(GCN(5, 2, 3), path(torch.randn(4, 5)), repeats=1)
-    assert cost.macs_executed == 2 * (4 * 8 * 16 + 10 * 16)
+    assert cost.macs_executed == (4 * 8 * 16 + 10 * 16) + (10 * 2 + 4 * 8 * 16)
     assert cost.macs_paper == 4 * (5 * 2 + 2 * 3) + 6 * 5
 
 
@@ -198,7 +200,7 @@ def test_executed_macs_of_sparse_features_by_hand():
     where = torch.tensor([0, 1, 3])
     x = SparseMatrix.from_coo(where, torch.tensor([4, 0, 4]), torch.ones(3), (4, 5))
     cost = measure_cost(GCN(5, 2, 3), path(x), repeats=1)
-    assert cost.macs_executed == (3 * 2 + 10 * 2) + (4 * 8 * 16 + 10 * 16)
+    assert cost.macs_executed == (3 * 2 + 10 * 2) + (10 * 2 + 4 * 8 * 16)
     # And row starts and columns of the features.
     assert cost.index_bytes == 4 * (5 + 6) + 4 * (5 + 3)
 

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -204,6 +205,14 @@ def test_an_unknown_name_suggests_the_nearest(name, near):
         load(name)
 
 
+@pytest.mark.parametrize(
+    "name, near", [("synthetc:N=9", "synthetic"), ("cora:N=9", "cora")]
+)
+def test_only_synthetic_graphs_take_sizes(name, near):
+    with pytest.raises(ValueError, match=f"no dataset {name!r}.*Did you mean {near!r}"):
+        load(name)
+
+
 def test_a_name_like_no_other_suggests_nothing():
     with pytest.raises(ValueError, match="gebt knows digits, cora, citeseer") as error:
         load("zzzzzz")
@@ -235,3 +244,131 @@ def test_truncated_planetoid_files_are_one_clear_error(planetoid_root, tmp_path)
     broken.write_bytes(broken.read_bytes()[:100])
     with pytest.raises(ValueError, match="Cora in .* truncated or corrupt"):
         load("cora", tmp_path)
+
+
+@pytest.fixture
+def tolokers_like(tmp_path):
+    """A root with a small file as tolokers' own: 12 nodes, 10 splits."""
+    draw = np.random.RandomState(0)
+    part = np.stack([draw.permutation(np.arange(12) % 4) for _ in range(10)])
+    low, high = np.triu_indices(12, 1)
+    some = draw.permutation(low.size)[:30]
+    arrays = {
+        "node_features": draw.rand(12, 10).astype(np.float32),
+        "node_labels": np.arange(12) % 2,
+        "edges": np.stack([high[some], low[some]], axis=1),
+        "train_masks": part < 2,
+        "val_masks": part == 2,
+        "test_masks": part == 3,
+    }
+    raw = tmp_path / "root" / "tolokers" / "raw"
+    raw.mkdir(parents=True)
+    np.savez(raw / "tolokers.npz", **arrays)
+    return tmp_path / "root", arrays
+
+
+def test_tolokers_is_read_in_place_with_its_first_split(tolokers_like):
+    root, arrays = tolokers_like
+    before = listing(root)
+    folders = [root, root / "tolokers", root / "tolokers" / "raw"]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        graph = load("Tolokers", root)
+        assert DATASETS["tolokers"].on_disk(root)
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert listing(root) == before
+    assert graph.name == "tolokers"
+    assert torch.equal(graph.x, torch.from_numpy(arrays["node_features"]))
+    assert torch.equal(graph.y, torch.from_numpy(arrays["node_labels"]))
+    assert graph.num_links == 30
+    expected = np.zeros((12, 12), dtype=np.float32)
+    expected[tuple(arrays["edges"].T)] = 1
+    dense = graph.adjacency.to_dense().numpy()
+    assert np.array_equal(dense, np.maximum(expected, expected.T))
+    for part in ("train", "val", "test"):
+        nodes = np.flatnonzero(arrays[f"{part}_masks"][0])
+        assert getattr(graph.split, part).tolist() == nodes.tolist()
+
+
+@pytest.mark.parametrize("how", ["cut short", "lacks an array", "holds objects"])
+def test_a_corrupt_tolokers_is_one_clear_error(tolokers_like, how):
+    root, arrays = tolokers_like
+    file = root / "tolokers" / "raw" / "tolokers.npz"
+    if how == "cut short":
+        file.write_bytes(file.read_bytes()[:500])
+    elif how == "lacks an array":
+        np.savez(file, **{k: v for k, v in arrays.items() if k != "edges"})
+    else:  # which only pickle could read
+        np.savez(file, **{**arrays, "edges": np.array([{}], dtype=object)})
+    with pytest.raises(ValueError, match="tolokers in .* truncated or corrupt"):
+        load("tolokers", root)
+
+
+def test_a_missing_tolokers_is_downloaded(tolokers_like, tmp_path, monkeypatch):
+    from torch_geometric.datasets import HeterophilousGraphDataset
+
+    # A folder in the place of the server.
+    root, _ = tolokers_like
+    source = (root / "tolokers" / "raw").absolute().as_uri()
+    monkeypatch.setattr(HeterophilousGraphDataset, "url", source)
+    graph = load("tolokers", tmp_path / "new")
+    assert graph.fingerprint() == load("tolokers", root).fingerprint()
+    assert DATASETS["tolokers"].on_disk(tmp_path / "new")
+
+
+def test_a_tolokers_that_cannot_be_had_is_named(tmp_path, monkeypatch):
+    from torch_geometric.datasets import HeterophilousGraphDataset
+
+    nowhere = (tmp_path / "nowhere").as_uri()
+    monkeypatch.setattr(HeterophilousGraphDataset, "url", nowhere)
+    with pytest.raises(FileNotFoundError, match="tolokers/raw/tolokers.npz") as error:
+        load("tolokers", tmp_path)
+    assert "yandex-research/heterophilous-graphs" in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_real_tolokers_has_its_size():
+    given = os.environ.get("GEBT_DATA")
+    if not given or not DATASETS["tolokers"].on_disk(Path(given)):
+        pytest.skip(f"set GEBT_DATA to a folder with tolokers/raw (it is {given!r})")
+    graph = load("tolokers", given)
+    assert (graph.num_nodes, graph.num_links) == (11_758, 519_000)
+    assert (graph.num_features, graph.num_classes) == (10, 2)
+    assert isinstance(graph.x, torch.Tensor)
+    split = graph.split
+    parts = [part.numel() for part in (split.train, split.val, split.test)]
+    assert parts == [5879, 2939, 2940]
+
+
+@pytest.mark.parametrize(
+    "name, nodes, links, features, classes, split",
+    [
+        ("arxiv-like", 169_343, 1_166_243, 128, 40, (54, 18, 28)),
+        ("products-like", 2_449_029, 61_859_140, 100, 47, (8, 2, 90)),
+    ],
+)
+def test_graphs_like_ogbs_have_their_size(
+    monkeypatch, name, nodes, links, features, classes, split
+):
+    from gebt.synthetic import Synthetic
+
+    asked = []
+    monkeypatch.setattr(Synthetic, "make", lambda *given: asked.append(given))
+    load(name.upper())
+    size = Synthetic(
+        nodes=nodes, links=links, features=features, classes=classes, split=split
+    )
+    assert asked == [(size, name)]
+    assert DATASETS[name].files == ()
+
+
+def test_arxiv_like_is_drawn_in_seconds():
+    graph = load("arxiv-like")
+    assert (graph.num_nodes, graph.num_links) == (169_343, 1_166_243)
+    assert graph.name == "arxiv-like"
+    degree = graph.adjacency.pattern.crow.diff()
+    assert 8_000 < int(degree.max()) < 13_500
+    assert int(degree.min()) >= 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gebt.graph import SPARSE_BELOW, Graph, LinkSplit, Split
+from gebt.graph import SPARSE_BELOW, Graph, LinkSplit, Split, join
 from gebt.models import GCN
 from gebt.sparse import SparseMatrix
 
@@ -58,6 +58,14 @@ def test_a_list_of_one_side_becomes_undirected_when_told_so(build):
     graph = Graph.from_pyg(data, directed=False)
     assert entries(graph) == [(0, 1, 2, 0), (1, 0, 2, 0), (1, 3, 5, 1), (3, 1, 5, 1)]
     assert Graph.from_pyg(data).num_links == 2  # undeclared: two directed edges
+
+
+def test_joined_links_are_read_row_by_row_from_both_ends():
+    low, high = torch.tensor([0, 0, 1]), torch.tensor([1, 3, 3])
+    pattern, link = join(low, high, 4)
+    assert pattern.crow.tolist() == [0, 2, 4, 4, 6]
+    assert pattern.col.tolist() == [1, 3, 0, 3, 0, 1]
+    assert link.tolist() == [0, 1, 0, 2, 1, 2]
 
 
 def test_both_sides_and_one_side_are_the_same_undirected_graph(build):

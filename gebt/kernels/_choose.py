@@ -1,11 +1,20 @@
 """Which implementation of an operation runs: the first that does not refuse."""
 
+import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
 
+import torch
 from torch import Tensor
 
+_LARGE = 2**24
+"""Bytes from which numba's loops gain by fetching ahead: less stays in the caches."""
+_log = logging.getLogger("gebt")
 _asked: str | None = None
 
 
@@ -32,8 +41,8 @@ def backend(name: str) -> Iterator[None]:
     arguments raises, and says why.
 
     Args:
-        name: ``"torch"`` or ``"reference"``, which every kernel has, or ``"bag"``,
-            which only `spmm` has.
+        name: ``"numba"``, ``"torch"`` or ``"reference"``, which every kernel has, or
+            ``"bag"``, which only `spmm` has.
     """
     global _asked
     before, _asked = _asked, name
@@ -71,3 +80,51 @@ def refuses_csr(*args: Tensor) -> str | None:
         if dense.is_floating_point() and dense.dtype.itemsize < 4:
             return f"torch's CSR kernels need float32 or float64, not {dense.dtype}"
     return None
+
+
+def refuses_numba(gathered: Tensor) -> str | None:
+    """Why numba's loops cannot, or had better not, run.
+
+    Args:
+        gathered: the floating operand whose rows are read out of order.
+    """
+    if not gathered.is_cpu or gathered.dtype not in (torch.float32, torch.float64):
+        return (
+            "numba's loops are for float32 and float64 on CPU, not "
+            f"{gathered.dtype} on {gathered.device}"
+        )
+    if not _numba_is_there():
+        return "numba is not installed: pip install 'gebt[fast]'"
+    if _asked is None and gathered.numel() * gathered.itemsize < _LARGE:
+        return "the operand fits the caches"
+    return None
+
+
+@cache
+def _numba_is_there() -> bool:
+    return find_spec("numba") is not None
+
+
+def compiled(name: str, *args: Tensor) -> None:
+    """Run a loop of `gebt.kernels._compiled` on as many threads as torch would.
+
+    A compilation, which takes seconds once per machine and dtype, is logged.
+    """
+    start = time.perf_counter()
+    import numba
+    from numba.core import config
+
+    from gebt.kernels import _compiled
+
+    loop: Any = getattr(_compiled, name)
+    threads = torch.get_num_threads()
+    most: Any = config
+    numba.set_num_threads(min(threads, most.NUMBA_NUM_THREADS))
+    known = len(loop.signatures)
+    loop(*(arg.detach().numpy() for arg in args))
+    if torch.get_num_threads() != threads:
+        # numba shares OpenMP with torch, and starting its threads sets torch's number.
+        torch.set_num_threads(threads)
+    if len(loop.signatures) > known and not sum(loop.stats.cache_hits.values()):
+        seconds = time.perf_counter() - start
+        _log.info("compiled %s for this machine in %.1f s, once", name, seconds)

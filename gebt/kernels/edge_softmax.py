@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gebt.kernels._choose import Implementation, choose, never
+from gebt.kernels._choose import Implementation, choose, compiled, never, refuses_numba
 from gebt.kernels._csr import entry_rows
 from gebt.kernels._register import register
 
@@ -30,7 +30,19 @@ def torch_edge_softmax(crow: Tensor, score: Tensor) -> Tensor:
     return weight.div_(total.index_select(0, row))
 
 
+def numba_edge_softmax(crow: Tensor, score: Tensor) -> Tensor:
+    """One compiled loop over rows."""
+    out = torch.empty_like(score)
+    compiled("edge_softmax", crow, score.contiguous(), out)
+    return out
+
+
+def _refuses_numba(crow: Tensor, score: Tensor, *_: Tensor) -> str | None:
+    return refuses_numba(score)
+
+
 IMPLEMENTATIONS = (
+    Implementation("numba", numba_edge_softmax, _refuses_numba),
     Implementation("torch", torch_edge_softmax, never),
     Implementation("reference", reference_edge_softmax, never),
 )
@@ -44,12 +56,32 @@ def _fake(crow: Tensor, score: Tensor) -> Tensor:
     return torch.empty_like(score)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    crow, weight = ctx.saved_tensors
+def torch_backward(crow: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
+    """The gradient for the scores, given the softmax."""
     row = entry_rows(crow)
     pull = weight * grad
     total = weight.new_zeros(crow.numel() - 1).index_add_(0, row, pull)
-    return None, pull - weight * total.index_select(0, row)
+    return pull - weight * total.index_select(0, row)
+
+
+def numba_backward(crow: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
+    """One compiled loop over rows."""
+    out = torch.empty_like(weight)
+    compiled("edge_softmax_backward", crow, weight, grad.contiguous(), out)
+    return out
+
+
+BACKWARDS = (
+    Implementation("numba", numba_backward, _refuses_numba),
+    Implementation("torch", torch_backward, never),
+    Implementation("reference", torch_backward, never),
+)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    crow, weight = ctx.saved_tensors
+    run = choose("edge_softmax", BACKWARDS, crow, weight, grad)
+    return None, run(crow, weight, grad)
 
 
 def _flops(crow: Any, score: Any, **_: Any) -> int:

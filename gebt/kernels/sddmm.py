@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gebt.kernels._choose import Implementation, choose, never, refuses_csr
+from gebt.kernels._choose import (
+    Implementation,
+    choose,
+    compiled,
+    never,
+    refuses_csr,
+    refuses_numba,
+)
 from gebt.kernels._csr import Transpose, csr, entry_rows
 from gebt.kernels._register import register
 
@@ -34,7 +41,17 @@ def torch_sddmm(crow: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tenso
     return torch.sparse.sampled_addmm(zeros, left, right.t(), beta=0.0).values()
 
 
+def numba_sddmm(crow: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Compiled loops over rows that fetch ahead."""
+    out = left.new_empty(col.numel())
+    compiled("sddmm", crow, col, left.contiguous(), right.contiguous(), out)
+    return out
+
+
 IMPLEMENTATIONS = (
+    Implementation(
+        "numba", numba_sddmm, lambda crow, col, left, right: refuses_numba(right)
+    ),
     Implementation(
         "torch", torch_sddmm, lambda crow, col, left, right: refuses_csr(left)
     ),

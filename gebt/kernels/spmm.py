@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gebt.kernels._choose import Implementation, choose, never, refuses_csr
+from gebt.kernels._choose import (
+    Implementation,
+    choose,
+    compiled,
+    never,
+    refuses_csr,
+    refuses_numba,
+)
 from gebt.kernels._csr import Transpose, csr, entry_rows
 from gebt.kernels._register import register
 from gebt.kernels.sddmm import sddmm
@@ -41,6 +48,13 @@ def bag_spmm(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
     return bags[0]
 
 
+def numba_spmm(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
+    """Compiled loops over rows that fetch ahead."""
+    out = x.new_empty(crow.numel() - 1, x.shape[1])
+    compiled("spmm", crow, col, value, x, out)
+    return out
+
+
 def _refuses_bag(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> str | None:
     if not x.is_cpu or x.dtype != torch.float32:
         return f"embedding_bag is fast for float32 on CPU, not {x.dtype} on {x.device}"
@@ -50,6 +64,7 @@ def _refuses_bag(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> str | N
 
 
 IMPLEMENTATIONS = (
+    Implementation("numba", numba_spmm, lambda crow, col, value, x: refuses_numba(x)),
     Implementation("bag", bag_spmm, _refuses_bag),
     Implementation("torch", torch_spmm, lambda crow, col, value, x: refuses_csr(x)),
     Implementation("reference", reference_spmm, never),

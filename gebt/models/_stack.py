@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,23 @@ class LinearLayer(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_width))
         self.inner_bias = nn.Parameter(torch.empty(out_width)) if inner_bias else None
         self.reset_parameters()
+
+    @property
+    def width(self) -> int:
+        """H."""
+        return self.bias.shape[0]
+
+    def aggregates_first(self, x: Features) -> TypeGuard[Tensor]:
+        """Whether to multiply with the matrix before the weight.
+
+        The sum is the same. For dense inputs no wider than the output it is less work:
+        the product with the matrix is no wider, the one with the weight has only the
+        rows that are wanted, and constant features need no transposed product in the
+        backward. An inner bias has its place after the weight.
+        """
+        if self.inner_bias is not None or not isinstance(x, Tensor):
+            return False
+        return self.weight.shape[0] <= self.width
 
     def weights(self) -> list[nn.Parameter]:
         """The one or two weights."""

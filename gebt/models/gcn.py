@@ -29,12 +29,13 @@ class GCNLayer(LinearLayer):
 
     def forward(self, x: Features, adjacency: SparseMatrix) -> Tensor:
         """(M, F) and a normalised (N, M) to (N, H)."""
+        if self.aggregates_first(x):
+            return wide_product(adjacency @ x, self.weight, self.bias)[:, : self.width]
         out = adjacency @ wide_product(x, self.weight, self.inner_bias)
-        width = self.bias.shape[0]
         # In place, as no gradient needs the product: a fresh (N, H) costs page faults.
-        return (
-            out.add_(self.bias) if out.shape[1] == width else out[:, :width] + self.bias
-        )
+        if out.shape[1] == self.width:
+            return out.add_(self.bias)
+        return out[:, : self.width] + self.bias
 
 
 class GCN(LinearStack[GCNLayer]):

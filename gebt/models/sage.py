@@ -31,11 +31,13 @@ class SAGELayer(LinearLayer):
 
     def forward(self, x: Features, mean: SparseMatrix) -> Tensor:
         """(M, F) and the means of (N, M) to (N, H)."""
-        width = self.bias.shape[0]
-        near = mean @ wide_product(x, self.weight, self.inner_bias)
-        own = take_rows(x, mean.pattern.own)
         assert self.own_weight is not None
-        return (near + wide_product(own, self.own_weight, self.bias))[:, :width]
+        if self.aggregates_first(x):
+            near = wide_product(mean @ x, self.weight, None)
+        else:
+            near = mean @ wide_product(x, self.weight, self.inner_bias)
+        own = take_rows(x, mean.pattern.own)
+        return (near + wide_product(own, self.own_weight, self.bias))[:, : self.width]
 
 
 class GraphSAGE(LinearStack[SAGELayer]):

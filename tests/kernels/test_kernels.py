@@ -435,7 +435,9 @@ def test_half_precision_is_refused_by_torch_and_run_by_the_reference(dtype):
 def test_an_unknown_backend_lists_the_known_ones():
     csr, _ = positions()
     with backend("cuda"):
-        with pytest.raises(ValueError, match="'cuda'.*'bag', 'torch', 'reference'"):
+        with pytest.raises(
+            ValueError, match="'cuda'.*'numba', 'bag', 'torch', 'reference'"
+        ):
             spmm(*csr, torch.ones(23), torch.ones(8, 3))
         with pytest.raises(ValueError, match="sddmm has no .*'torch', 'reference'"):
             sddmm(*csr, torch.ones(11, 3), torch.ones(8, 3))
@@ -443,7 +445,7 @@ def test_an_unknown_backend_lists_the_known_ones():
 
 @pytest.mark.parametrize("name", ["bag", "cuda"])
 def test_edge_softmax_asked_for_by_a_name_it_has_not_says_what_it_has(name):
-    words = f"edge_softmax has no backend '{name}'. It has 'torch', 'reference'"
+    words = f"edge_softmax has no backend '{name}'. It has 'numba', 'torch'"
     with backend(name), pytest.raises(ValueError, match=words):
         edge_softmax(row_starts([2]), torch.ones(2))
 

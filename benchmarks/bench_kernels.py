@@ -1,0 +1,231 @@
+"""Sparse kernels on CPU beside their peers: milliseconds and share of the bandwidth.
+
+Every result is checked before it is timed; implementations take turns. Two byte
+bounds: *compulsory* reads each operand once; *no reuse* reads a row of the dense
+operand for every entry, as a graph without locality must.
+
+    python benchmarks/bench_kernels.py [--threads 2] [--graphs arxiv-like] [--repeats 7]
+
+Writes results/kernels-<threads>-threads.csv and prints it as a table.
+"""
+
+import argparse
+import csv
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+from common import RESULTS, environment
+from rich.console import Console
+from rich.table import Table
+
+import gebt
+from gebt.kernels import backend, edge_softmax, sddmm, spmm
+from gebt.kernels._csr import csr
+
+GRAPHS = {
+    "cora": "cora",
+    "pubmed-size": "synthetic:N=19717,E=44324,F=1,C=3",
+    "arxiv-like": "arxiv-like",
+    "products-like": "products-like",
+}
+WIDTHS = [16, 64, 128, 256, 602]
+Run = Callable[[], torch.Tensor]
+
+
+def candidates(adjacency: gebt.SparseMatrix, width: int) -> Iterator[tuple]:
+    """(operation, implementation, call, bytes of the two bounds)."""
+    p = adjacency.pattern
+    n, e = p.shape[0], p.nnz
+    x, g = torch.randn(n, width), torch.randn(n, width)
+    value = torch.rand(e) + 0.1
+    indices = 4 * (n + 1) + 4 * e
+    both = {
+        "spmm": (indices + 4 * e + 8 * n * width, indices + 4 * e * (width + 1)),
+        "sddmm": (indices + 4 * e + 8 * n * width, indices + 4 * e * (width + 1)),
+    }
+    both["forward + backward"] = tuple(3 * b for b in both["spmm"])
+    both["edge softmax"] = (indices + 8 * e, indices + 8 * e)
+
+    def ours(name: str, call: Run) -> Run:
+        def run() -> torch.Tensor:
+            with backend(name):
+                return call()
+
+        return run
+
+    def chosen(call: Run) -> Run:
+        return call
+
+    wide = (p.crow, p.col)
+    for name in ("numba", "bag", "torch"):
+        yield "spmm", f"gebt {name}", ours(name, lambda: spmm(*wide, value, x)), both
+    mkl = csr(p.crow, p.col, value, n)
+    coo = torch.sparse_coo_tensor(
+        torch.stack([p.row, p.col]).long(), value, (n, n), is_coalesced=True
+    )
+    index = p.edge_index
+    yield "spmm", "torch COO", lambda: coo @ x, both
+    yield "spmm", "torch CSR", lambda: mkl @ x, both
+    yield "spmm", "PyG scatter", lambda: _scatter(index, value, x), both
+    yield "spmm", "PyG EdgeIndex", _edge_index(index, value, x, n), both
+    for name in ("numba", "torch"):
+        yield "sddmm", f"gebt {name}", ours(name, lambda: sddmm(*wide, g, x)), both
+
+    learned = value.clone().requires_grad_()
+    moving = x.clone().requires_grad_()
+
+    def both_gradients(product: Callable[..., torch.Tensor]) -> torch.Tensor:
+        out = product(learned, moving)
+        grads = torch.autograd.grad(out, (learned, moving), g)
+        return torch.cat([grad.flatten() for grad in grads])
+
+    def through_gebt() -> torch.Tensor:
+        return both_gradients(lambda v, h: adjacency.with_value(v) @ h)
+
+    def through_torch() -> torch.Tensor:
+        def product(v: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+            matrix = torch.sparse_csr_tensor(p.crow, p.col, v, (n, n))
+            return torch.sparse.mm(matrix, h)
+
+        return both_gradients(product)
+
+    task = "forward + backward"
+    yield task, "gebt", chosen(through_gebt), both
+    yield task, "torch.sparse.mm", through_torch, both
+    yield (
+        task,
+        "PyG scatter",
+        lambda: both_gradients(lambda v, h: _scatter(index, v, h)),
+        both,
+    )
+    if width == WIDTHS[0]:
+        from torch_geometric.utils import softmax
+
+        for name in ("numba", "torch"):
+            call = ours(name, lambda: edge_softmax(p.crow, value))
+            yield "edge softmax", f"gebt {name}", call, both
+        yield "edge softmax", "PyG", lambda: softmax(value, index[1], num_nodes=n), both
+    yield from _torch_sparse(p, value, x, g, both)
+
+
+def _scatter(index: torch.Tensor, value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """As PyG's message passing does it: gather, weigh, scatter."""
+    messages = x.index_select(0, index[0]) * value[:, None]
+    return x.new_zeros(x.shape).index_add_(0, index[1], messages)
+
+
+def _edge_index(
+    index: torch.Tensor, value: torch.Tensor, x: torch.Tensor, n: int
+) -> Run:
+    from torch_geometric import EdgeIndex
+
+    # PyG multiplies (target, source) pairs sorted by row with `matmul`.
+    edges = EdgeIndex(index.flip(0).contiguous(), sparse_size=(n, n), sort_order="row")
+    return lambda: edges.matmul(x, input_value=value)
+
+
+def _torch_sparse(p, value, x, g, both) -> Iterator[tuple]:
+    try:
+        from torch_sparse import SparseTensor
+    except ImportError:
+        return
+    n = p.shape[0]
+    parts = {"rowptr": p.crow.long(), "col": p.col.long(), "sparse_sizes": (n, n)}
+    matrix = SparseTensor(**parts, value=value, is_sorted=True)
+    yield "spmm", "torch-sparse", lambda: matrix @ x, both
+
+    def run() -> torch.Tensor:
+        v, h = value.clone().requires_grad_(), x.clone().requires_grad_()
+        out = matrix.set_value(v, layout="coo") @ h
+        return torch.cat([t.flatten() for t in torch.autograd.grad(out, (v, h), g)])
+
+    yield "forward + backward", "torch-sparse", run, both
+
+
+def copy_bandwidth() -> float:
+    """GB/s of a large copy, reads and writes counted, the best of several."""
+    a = torch.ones(2**26)
+    b = torch.empty_like(a)
+    best = 0.0
+    for _ in range(5):
+        start = time.perf_counter()
+        b.copy_(a)
+        best = max(best, 8 * a.numel() / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def measure(name: str, width: int, repeats: int, spec: str, root) -> Iterator[dict]:
+    """Rows of one graph and width."""
+    torch.manual_seed(0)
+    adjacency = gebt.load(spec, root).adjacency
+    runs: dict[tuple[str, str], tuple[Run, tuple]] = {}
+    expected: dict[str, torch.Tensor] = {}
+    for operation, peer, call, bounds in candidates(adjacency, width):
+        try:
+            found = call()
+        except (RuntimeError, NotImplementedError, ValueError) as error:
+            print(f"{name} F={width}: {peer} cannot {operation}: {error}"[:150])
+            continue
+        truth = expected.setdefault(operation, found)
+        scale = truth.abs().max()
+        wrong = (found - truth).abs().max() / scale
+        assert found.shape == truth.shape and wrong < 1e-4, (operation, peer, wrong)
+        runs[operation, peer] = call, bounds[operation]
+    del expected, found, truth
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+    for _ in range(repeats):
+        for key, (call, _) in runs.items():
+            start = time.perf_counter()
+            call()
+            times[key].append(1000 * (time.perf_counter() - start))
+    for (operation, peer), (_, (compulsory, no_reuse)) in runs.items():
+        spent = sorted(times[operation, peer])
+        ms = statistics.median(spent)
+        yield {
+            "graph": name,
+            "operation": operation,
+            "F": width,
+            "implementation": peer,
+            "ms": round(ms, 3),
+            "ms_min": round(spent[0], 3),
+            "ms_max": round(spent[-1], 3),
+            "GB/s compulsory": round(compulsory / ms / 1e6, 2),
+            "GB/s no reuse": round(no_reuse / ms / 1e6, 2),
+        }
+
+
+def main() -> None:
+    """Measure, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--graphs", nargs="+", default=list(GRAPHS)[:3])
+    parser.add_argument("--widths", nargs="+", type=int, default=WIDTHS)
+    parser.add_argument("--root", default=None)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore", ".*(Sparse|sparse|CSR).*")
+    copy = copy_bandwidth()
+    rows = []
+    for name in args.graphs:
+        for width in args.widths:
+            rows += measure(name, width, args.repeats, GRAPHS[name], args.root)
+    path = RESULTS / f"kernels-{args.threads}-threads.csv"
+    with open(path, "w", newline="") as file:
+        file.write(f"# {environment()}; copy bandwidth {copy:.1f} GB/s\n")
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    table = Table(title=f"copy bandwidth {copy:.1f} GB/s", title_justify="left")
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()

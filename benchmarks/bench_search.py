@@ -1,0 +1,179 @@
+"""A search epoch and a plain epoch, and draw + retrain, beside PyG's.
+
+A GCN of two layers of 128 units on a large graph, without the evaluation on PyG's
+side. PyG runs its own `GCN` with and without learnable edge weights. Each is measured
+in a process of its own, so that peak memory is its own.
+
+    python benchmarks/bench_search.py [--graph arxiv-like] [--threads 2] [--epochs 5]
+
+Writes results/search.csv and prints it with the ratios.
+"""
+
+import argparse
+import csv
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from common import RESULTS, environment
+from torch.nn.functional import cross_entropy
+
+import gebt
+from gebt.cost import peak_memory
+from gebt.sparsifier import GraphSparsifier
+from gebt.tasks import NodeClassification
+from gebt.training import parameter_groups, run
+
+HIDDEN = 128
+KINDS = (
+    "gebt, plain epoch",
+    "gebt, search epoch",
+    "PyG, plain epoch",
+    "PyG, learnable edge weights",
+)
+
+
+def step_of(kind: str, graph: gebt.Graph) -> Callable[[], None]:
+    """One epoch of a kind: forward, backward, step; a search's masks and detector."""
+    torch.manual_seed(0)
+    task = NodeClassification()
+    if kind.startswith("gebt"):
+        model = gebt.models.GCN(graph.num_features, HIDDEN, graph.num_classes).train()
+        groups = parameter_groups(model, 0.01, 5e-4, "first")
+        rows = task.rows(graph, "train")
+        sparsifier = GraphSparsifier(graph)
+        search = "search" in kind
+        if search:
+            groups.append({"params": [sparsifier.score], "lr": 0.001})
+        optimizer = torch.optim.Adam(groups, fused=True)
+        pruner = gebt.ModelPruner(model, 0.9)
+        detector = gebt.MaskDistanceDetector()
+
+        def step() -> None:
+            adjacency = sparsifier() if search else graph.adjacency
+            loss = task.loss(run(model, graph.x, adjacency, rows), graph, "train")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if search:
+                detector.update({"graph": sparsifier.mask(0.2), "w": pruner.masks()})
+
+        return step
+    from torch_geometric.nn.models import GCN
+
+    peer = GCN(graph.num_features, HIDDEN, 2, graph.num_classes, dropout=0.5).train()
+    edges = graph.adjacency.pattern.edge_index
+    weight = graph.adjacency.value.clone()
+    parameters = list(peer.parameters())
+    if "learnable" in kind:
+        weight.requires_grad_()
+        parameters.append(weight)
+    peer_optimizer = torch.optim.Adam(parameters, lr=0.01)
+    x, rows, y = graph.x, graph.split.train, graph.y[graph.split.train]
+
+    def peer_step() -> None:
+        loss = cross_entropy(peer(x, edges, weight)[rows], y)
+        peer_optimizer.zero_grad()
+        loss.backward()
+        peer_optimizer.step()
+
+    return peer_step
+
+
+def measure(work: tuple[str, str, int, int]) -> dict:
+    """Milliseconds and memory of one kind, in a process of its own."""
+    kind, name, threads, epochs = work
+    torch.set_num_threads(threads)
+    graph = gebt.load(name)
+    step = step_of(kind, graph)
+    with peak_memory(torch.device("cpu")) as before:
+        pass
+    times, cpu = [], []
+    with peak_memory(torch.device("cpu")) as peak:
+        for _ in range(epochs + 1):
+            start, start_cpu = time.perf_counter(), time.process_time()
+            step()
+            times.append(time.perf_counter() - start)
+            cpu.append(time.process_time() - start_cpu)
+    return {
+        "graph": name,
+        "kind": kind,
+        "threads": threads,
+        "ms": round(1000 * statistics.median(times[1:])),
+        "ms_min": round(1000 * min(times[1:])),
+        "cpu_ms": round(1000 * statistics.median(cpu[1:])),
+        "peak_mib": round(peak[0] - before[0]),
+    }
+
+
+def draw_and_retrain(work: tuple[str, int, int]) -> dict:
+    """Seconds of a search that stops and of retraining, evaluation included."""
+    name, threads, epochs = work
+    torch.set_num_threads(threads)
+    graph = gebt.load(name)
+    torch.manual_seed(0)
+    model = gebt.models.GCN(graph.num_features, HIDDEN, graph.num_classes)
+    start = time.perf_counter()
+    ticket = gebt.find_ticket(
+        model, graph, graph_ratio=0.5, weight_ratio=0.9, epochs=epochs
+    )
+    drawn = time.perf_counter() - start
+    small = ticket.open(model, graph)
+    gebt.train(model, small, keep=ticket.weight_masks, epochs=epochs)
+    total = time.perf_counter() - start
+    accuracy = gebt.evaluate(model, small)
+    return {
+        "epoch": ticket.epoch,
+        "settled": ticket.settled,
+        "draw_s": round(drawn, 1),
+        "total_s": round(total, 1),
+        "epochs": epochs,
+        "test": round(accuracy, 2),
+    }
+
+
+def main() -> None:
+    """Measure in turns, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--graph", default="arxiv-like")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--retrain", type=int, default=50, help="epochs of retraining")
+    args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    rows = []
+    # A fresh process each: memory that one kind leaves behind is not another's.
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for kind in KINDS:
+            work = (kind, args.graph, args.threads, args.epochs)
+            rows.append(pool.apply(measure, (work,)))
+            print(rows[-1], flush=True)
+        work = (args.graph, args.threads, args.retrain)
+        whole = pool.apply(draw_and_retrain, (work,))
+    by = {row["kind"]: row for row in rows}
+    plain, search, pyg, learnable = (by[kind] for kind in KINDS)
+    print(whole)
+    ratios = {
+        "search epoch: PyG learnable / gebt": learnable["ms"] / search["ms"],
+        "search epoch: memory gebt / PyG": search["peak_mib"] / learnable["peak_mib"],
+        "plain epoch: PyG / gebt": pyg["ms"] / plain["ms"],
+        "search / plain epoch, gebt": search["ms"] / plain["ms"],
+        "PyG's epochs / draw + retrain": pyg["ms"]
+        * whole["epochs"]
+        / 1000
+        / whole["total_s"],
+    }
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio:.2f}")
+    with open(RESULTS / "search.csv", "w", newline="") as file:
+        file.write(f"# {environment()}; draw + retrain: {whole}\n")
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""What people look at: pages of runs and experiments, and their figures."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from gebt.report._experiments import experiment_sections
+from gebt.report._inference import inference_page
+from gebt.report._page import Figure, Page, Section, Table, write_pages
+from gebt.report._run import run_page
+from gebt.reproduce import find_experiment, read_tables
+
+__all__ = [
+    "Figure",
+    "Page",
+    "Section",
+    "Table",
+    "inference_page",
+    "page_of",
+    "write_pages",
+    "write_report",
+]
+
+
+def page_of(folder: Path, root: str | Path | None = None) -> Page:
+    """The page of a folder that `gebt run` or `gebt reproduce` wrote.
+
+    Args:
+        folder: with ``metrics.json`` or ``experiment.json``.
+        root: of the datasets, for the degrees before pruning.
+
+    Raises:
+        FileNotFoundError: if the folder holds neither.
+        ValueError: if a file in it cannot be read.
+    """
+    if (folder / "experiment.json").is_file():
+        about = json.loads((folder / "experiment.json").read_text())
+        experiment = find_experiment(str(about.get("experiment")))
+        machine = ", ".join(f"{k} {v}" for k, v in about.get("machine", {}).items())
+        quick = "QUICK, figures mean nothing; " if about.get("quick") else ""
+        sections = experiment_sections(experiment.name, read_tables(folder))
+        if not sections:
+            sections = [Section("Results", ["No run of it has finished yet."])]
+        title = f"{experiment.name}: {experiment.about}"
+        return Page(title, f"{quick}{machine}", sections)
+    if (folder / "metrics.json").is_file():
+        return run_page(folder, root)
+    raise FileNotFoundError(
+        f"{folder} holds neither metrics.json of `gebt run` nor experiment.json of "
+        "`gebt reproduce`."
+    )
+
+
+def write_report(
+    folders: Sequence[Path], out: Path, root: str | Path | None = None
+) -> Path:
+    """Write one self-contained page about some folders.
+
+    Args:
+        folders: of `gebt run` or `gebt reproduce`.
+        out: folder for ``report.html`` and ``figures/``.
+        root: of the datasets.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ValueError: if matplotlib is not installed, or a file cannot be read.
+        FileNotFoundError: if a folder holds no run and no experiment.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "figures need matplotlib: pip install 'gebt[plot]'."
+        ) from error
+    return write_pages([page_of(folder, root) for folder in folders], out)

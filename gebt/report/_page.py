@@ -1,0 +1,185 @@
+"""Pages of text, tables and figures: as one HTML file that needs no network."""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from gebt.files import write_bytes
+
+_INK = "#222324"  # of figures; in the page the text's own colour takes its place
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, a header and rows of text; the first column names its row."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture: ``draw`` gives a matplotlib figure; ``name`` is its file's."""
+
+    name: str
+    title: str
+    draw: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with paragraphs, tables and figures below it."""
+
+    title: str
+    items: list[str | Table | Figure]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A title, a line below it, and sections."""
+
+    title: str
+    subtitle: str
+    sections: Sequence[Section]
+
+
+def write_pages(pages: Sequence[Page], folder: Path) -> Path:
+    """Write ``report.html``, and each figure as PNG and SVG in ``figures/``.
+
+    Args:
+        pages: one after the other in one file.
+        folder: where to.
+
+    Returns:
+        The page's path.
+    """
+    several = len(pages) > 1  # whose figures may have equal names
+    body = "\n".join(
+        _page(page, folder, f"{place}-" if several else "")
+        for place, page in enumerate(pages, start=1)
+    )
+    title = escape(" · ".join(page.title for page in pages))
+    before, middle, after = re.split("{title}|{body}", _DOCUMENT)
+    document = "".join((before, title, middle, body, after))
+    path = folder / "report.html"
+    write_bytes(path, document.encode())
+    return path
+
+
+def _page(page: Page, folder: Path, prefix: str) -> str:
+    parts = [f"<header><h1>{escape(page.title)}</h1><p>{escape(page.subtitle)}</p>"]
+    parts.append("</header>")
+    for section in page.sections:
+        parts.append(f"<section><h2>{escape(section.title)}</h2>")
+        for item in section.items:
+            if isinstance(item, Table):
+                parts.append(_table(item))
+            elif isinstance(item, Figure):
+                plain = re.sub(r"[^\w.-]+", "-", item.name)  # for a file and for ids
+                named = replace(item, name=prefix + plain)
+                parts.append(_figure(named, folder))
+            else:
+                parts.append(f"<p>{escape(item)}</p>")
+        parts.append("</section>")
+    return "\n".join(parts)
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{escape(title)}</th>" for title in table.header)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in table.rows
+    )
+    note = f"<p class=note>{escape(table.note)}</p>" if table.note else ""
+    return (
+        f"<h3>{escape(table.title)}</h3><div class=wide><table><thead><tr>{head}</tr>"
+        f"</thead><tbody>{rows}</tbody></table></div>{note}"
+    )
+
+
+def _figure(figure: Figure, folder: Path) -> str:
+    png, svg = _drawn(figure)
+    write_bytes(folder / "figures" / f"{figure.name}.png", png)
+    write_bytes(folder / "figures" / f"{figure.name}.svg", svg.encode())
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    # Names inside must be the figure's own: all figures share one document.
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{figure.name}-", svg)
+    title = escape(figure.title)
+    return (
+        f'<figure><div class=wide role=img aria-label="{title}">{svg}</div>'
+        f"<figcaption>{title}</figcaption></figure>"
+    )
+
+
+def _drawn(figure: Figure) -> tuple[bytes, str]:
+    """As PNG on white, and as SVG."""
+    import matplotlib
+
+    style: Any = {
+        **{f"{part}.color": _INK for part in ("text", "xtick", "ytick")},
+        **{f"axes.{part}": _INK for part in ("edgecolor", "labelcolor", "titlecolor")},
+        "axes.facecolor": "none",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "font.family": "sans-serif",
+        "font.size": 9,
+        "lines.color": _INK,
+        "patch.edgecolor": _INK,
+        "legend.frameon": False,
+        "legend.labelcolor": _INK,
+        "svg.fonttype": "none",
+        "svg.hashsalt": figure.name,
+    }
+    png, svg = io.BytesIO(), io.BytesIO()
+    with matplotlib.rc_context(style):
+        drawn = figure.draw()
+        whole: Any = {"bbox_inches": "tight"}
+        drawn.savefig(png, format="png", dpi=150, facecolor="white", **whole)
+        drawn.set_layout_engine("none")  # it is laid out, which takes most of the time
+        undated = {"Date": None}  # equal results give equal files
+        drawn.savefig(svg, format="svg", facecolor="none", metadata=undated, **whole)
+    return png.getvalue(), svg.getvalue().decode()
+
+
+_DOCUMENT = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+:root { color-scheme: light dark; --line: #8884; --dim: #767676 }
+@media (prefers-color-scheme: dark) { :root { --dim: #9a9a9a } }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 0 auto;
+  padding: 1rem }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 1.5rem 0 0 }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line) }
+h3 { font-size: 1rem; margin: 1.2rem 0 .3rem }
+header p, .note, figcaption { color: var(--dim); font-size: .9rem; margin: .2rem 0 }
+p { max-width: 46rem }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums;
+  font-size: .9rem }
+th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--line) }
+th { white-space: normal; vertical-align: bottom }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
+  background: inherit; white-space: normal; max-width: 45vw }
+tr { background: Canvas }
+tbody tr:nth-child(odd) { background: color-mix(in srgb, Canvas, CanvasText 5%) }
+figure { margin: 1.2rem 0 }
+figure svg { max-width: max(100%, 52rem); height: auto; font-family: inherit }
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
