@@ -114,8 +114,8 @@ def link_scores(
         order = (row + random[link].double()).argsort()  # by row, random within
         place = torch.empty_like(order)
         place[order] = torch.arange(order.numel(), device=order.device)
-        # Places are whole numbers; between equal ones chance decides.
-        edge = 1 / (2 + (place - pattern.crow.long()[row]) - random[link].double())
+        rank = (place - pattern.crow.long()[row]).double()
+        edge = 1 / (1 + rank) + 1e-9 * random[link]  # chance between equal places
     elif criterion == "degree":
         degree = torch.bincount(row, minlength=graph.num_nodes)
         low = degree.clamp(min=1).rsqrt()
