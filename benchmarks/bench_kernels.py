@@ -85,12 +85,12 @@ def candidates(adjacency: gebt.SparseMatrix, width: int) -> Iterator[tuple]:
     def through_gebt() -> torch.Tensor:
         return both_gradients(lambda v, h: adjacency.with_value(v) @ h)
 
-    def through_torch() -> torch.Tensor:
-        def product(v: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-            matrix = torch.sparse_csr_tensor(p.crow, p.col, v, (n, n))
-            return torch.sparse.mm(matrix, h)
+    # A leaf: through the constructor torch's backward wants an N x N matrix.
+    leaf = torch.sparse_csr_tensor(p.crow, p.col, value, (n, n)).requires_grad_()
 
-        return both_gradients(product)
+    def through_torch() -> torch.Tensor:
+        grads = torch.autograd.grad(torch.sparse.mm(leaf, moving), (leaf, moving), g)
+        return torch.cat([grads[0].values(), grads[1].flatten()])
 
     task = "forward + backward"
     yield task, "gebt", chosen(through_gebt), both

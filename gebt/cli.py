@@ -1,5 +1,6 @@
 """The command line. The only room that prints; torch is imported by the commands."""
 
+import logging
 import os
 import re
 import sys
@@ -533,6 +534,10 @@ def datasets(root: Root = None) -> None:
 def main() -> None:
     """Run the command line: every error is one line and exit code 2."""
     warnings.showwarning = _show_warning
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("gebt: %(message)s"))
+    logging.getLogger("gebt").addHandler(handler)
+    logging.getLogger("gebt").setLevel(logging.INFO)
     # typer vendors click in its newer releases, so its classes are found this way.
     usage_error: Any = typer.BadParameter.__mro__[2]
     try:
