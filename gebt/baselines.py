@@ -86,6 +86,7 @@ class Setting:
             "lr": self.recipe.lr,
             "weight_decay": self.recipe.weight_decay,
             "decay": self.recipe.decay,
+            "scope": self.recipe.scope,
             "seed": self.seed,
             "task": self.task,
         }
@@ -188,7 +189,8 @@ def imp(setting: Setting) -> Iterator[Outcome]:
     rounds = _rounds(setting)
     for done in range(1, rounds + 1):
         setting.train(model, setting.graph, masks)
-        masks = ModelPruner(model, _after(setting.weight_ratio, done, rounds)).masks()
+        ratio = _after(setting.weight_ratio, done, rounds)
+        masks = ModelPruner(model, ratio, scope=setting.recipe.scope).masks()
         model.load_state_dict(first)
     val = setting.train(model, setting.graph, masks)
     seconds = time.process_time() - start

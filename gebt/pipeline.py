@@ -302,6 +302,7 @@ def search(
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         decay=recipe.decay,
+        scope=recipe.scope,
         seed=seed,
         task=task,
         on_epoch=on_epoch,

@@ -8,6 +8,7 @@ from functools import partial
 from torch import nn
 
 from gebt.models import GAT, GCN, GIN, GraphSAGE, LinearStack, ResGCN
+from gebt.pruner import Scope
 from gebt.training import Decay, check_epochs
 
 
@@ -26,6 +27,7 @@ class Recipe:
         weight_decay: of the weights.
         decay: on the first layer or on all.
         epochs: epochs of dense training and of retraining; the search gets as many.
+        scope: how weights are ranked, see `ModelPruner`.
     """
 
     model: str
@@ -38,6 +40,7 @@ class Recipe:
     weight_decay: float
     decay: Decay
     epochs: int
+    scope: Scope = "global"
 
     def __post_init__(self) -> None:
         if self.hidden < 1:
@@ -91,6 +94,9 @@ def _resgcn(layers: int) -> Recipe:
         weight_decay=0.0,
         decay="all",
         epochs=500,
+        # In one ranking the encoder of many features, whose weights start smallest,
+        # would lose all of them, and the model its input.
+        scope="layer",
     )
 
 
@@ -159,10 +165,12 @@ def row(recipe: Recipe) -> list[str]:
     """A recipe as a row of the table of models, under `TITLES`."""
     units = isinstance(recipe.build, type) and issubclass(recipe.build, LinearStack)
     on = " on the first layer" if recipe.decay == "first" else ""
+    each = ", weights ranked layer by layer" if recipe.scope == "layer" else ""
     return [
         recipe.model,
         recipe.about,
         f"hidden {recipe.hidden}, dropout {recipe.dropout:g}, lr {recipe.lr:g}, weight "
-        f"decay {recipe.weight_decay:g}{on}, {recipe.epochs} epochs ({recipe.source})",
+        f"decay {recipe.weight_decay:g}{on}, {recipe.epochs} epochs{each} "
+        f"({recipe.source})",
         "features, hidden units" if units else "features",
     ]

@@ -88,6 +88,7 @@ def test_options_are_recorded_as_numbers_and_names():
         "dropout": 0.25,
         "lr": 0.01,
         "weight_decay": 2e-3,
+        "scope": "global",
         "decay": "all",
         "epochs": 6,
         "graph_ratio": 0.2,

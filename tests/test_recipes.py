@@ -8,7 +8,7 @@ import torch
 import gebt
 from gebt.models import GCN, MODELS, describe_model
 from gebt.pipeline import new_model, train_by
-from gebt.pruner import prunable_weights
+from gebt.pruner import ModelPruner, prunable_weights
 from gebt.recipes import RECIPES, TITLES, find_recipe, row
 from gebt.tasks import TASKS, task_for
 
@@ -33,6 +33,18 @@ def test_every_recipe_builds_and_trains_two_epochs(digits, name):
     fresh = new_model(digits, recipe, task, seed=1)
     for key, weight in prunable_weights(model).items():
         assert not torch.equal(weight, fresh.get_parameter(key)), key
+
+
+@pytest.mark.parametrize("name", NAMES[:5])
+def test_no_layer_of_a_recipes_ticket_loses_all_of_its_weights(sparse_graph, name):
+    """Many features into few units: where one ranking would empty the first layer."""
+    wide = torch.randn(sparse_graph.num_nodes, 600)
+    graph = replace(sparse_graph, x=wide)
+    recipe = replace(find_recipe(name), epochs=1)
+    model = new_model(graph, recipe, task_for(graph), seed=1)
+    masks = ModelPruner(model, 0.9, scope=recipe.scope).masks()
+    for key, mask in masks.items():
+        assert mask.any(), key
 
 
 def test_the_recipes_are_those_promised_and_know_their_names():
