@@ -387,10 +387,11 @@ def reproduce(
     quiet: Quiet = False,
 ) -> None:
     """Run an experiment of the paper with baselines; writes CSV, figures and a page."""
-    from gebt.report import page_of, write_report
+    from gebt.report import check_figures, page_of, write_report
     from gebt.reproduce import find_experiment
     from gebt.reproduce import reproduce as run_experiment
 
+    check_figures()
     experiment = find_experiment(name)
     folder = out or Path("runs") / experiment.name
     if (folder / "experiment.json").is_file() and not (resume or force):
@@ -465,8 +466,9 @@ def inference(
     """Time a GCN's forward: PyG's and gebt's dense one, masked and compact tickets."""
     from gebt.files import write_csv
     from gebt.inference import inference_costs
-    from gebt.report import inference_page, write_pages
+    from gebt.report import check_figures, inference_page, write_pages
 
+    check_figures()
     graph, _ = _load(dataset, root, Device.cpu, "node-classification")
     folder = _new_folder(out or _default_folder(f"inference-{graph.name}"), force)
     ratios = [(ratio, weight_ratio) for ratio in graph_ratio]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from gebt.report._experiments import experiment_sections
@@ -15,6 +16,7 @@ __all__ = [
     "Page",
     "Section",
     "Table",
+    "check_figures",
     "inference_page",
     "page_of",
     "write_pages",
@@ -51,6 +53,12 @@ def page_of(folder: Path, root: str | Path | None = None) -> Page:
     )
 
 
+def check_figures() -> None:
+    """Raise a ValueError unless figures can be drawn: before long work, not after."""
+    if find_spec("matplotlib") is None:
+        raise ValueError("figures need matplotlib: pip install 'gebt[plot]'.")
+
+
 def write_report(
     folders: Sequence[Path], out: Path, root: str | Path | None = None
 ) -> Path:
@@ -68,10 +76,5 @@ def write_report(
         ValueError: if matplotlib is not installed, or a file cannot be read.
         FileNotFoundError: if a folder holds no run and no experiment.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            "figures need matplotlib: pip install 'gebt[plot]'."
-        ) from error
+    check_figures()
     return write_pages([page_of(folder, root) for folder in folders], out)
