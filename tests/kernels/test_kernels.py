@@ -573,3 +573,12 @@ def test_edge_softmax_on_cuda_matches_the_softmax_of_dense_rows(lengths, dtype, 
     out.square().sum().backward()
     close(out.cpu(), truth)
     close(there.grad.cpu(), score.grad)
+
+
+def test_numbas_loops_leave_torchs_number_of_threads_alone(graph):
+    pytest.importorskip("numba", reason="needs numba: pip install 'gebt[fast]'")
+    before = torch.get_num_threads()
+    with backend("numba"):
+        found = graph.adjacency @ torch.randn(graph.num_nodes, 5)
+    assert found.shape == (graph.num_nodes, 5)
+    assert torch.get_num_threads() == before
