@@ -1,6 +1,7 @@
 """Fixtures shared by every test: a fixed seed, loud garbage memory, small graphs."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,15 @@ if TYPE_CHECKING:
     from gebt import Graph
 
 _NO_CUDA = "needs a CUDA device: torch.cuda.is_available() is False here"
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the processes that tests start.
+
+    A shell's background jobs ignore it, and what they start inherits that.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
