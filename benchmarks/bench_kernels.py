@@ -56,9 +56,6 @@ def candidates(adjacency: gebt.SparseMatrix, width: int) -> Iterator[tuple]:
 
         return run
 
-    def chosen(call: Run) -> Run:
-        return call
-
     wide = (p.crow, p.col)
     for name in ("numba", "bag", "torch"):
         yield "spmm", f"gebt {name}", ours(name, lambda: spmm(*wide, value, x)), both
@@ -93,7 +90,7 @@ def candidates(adjacency: gebt.SparseMatrix, width: int) -> Iterator[tuple]:
         return torch.cat([grads[0].values(), grads[1].flatten()])
 
     task = "forward + backward"
-    yield task, "gebt", chosen(through_gebt), both
+    yield task, "gebt", through_gebt, both
     yield task, "torch.sparse.mm", through_torch, both
     yield (
         task,

@@ -21,6 +21,7 @@ from gebt.masks import check_ratio
 from gebt.pruner import prunable_weights
 from gebt.recipes import RECIPES, Recipe
 from gebt.search import find_ticket
+from gebt.statistics import deviation
 from gebt.tasks import LinkPrediction, Task
 from gebt.ticket import Ticket
 from gebt.training import Epoch, Training, evaluate, seeded, train
@@ -379,7 +380,7 @@ def collect(
             "n": len(runs),
             "best_seed": best_run(runs).metrics["seed"],
             "mean": _combine(entries, statistics.fmean),
-            "std": _combine(entries, _deviation),
+            "std": _combine(entries, deviation),
         },
     }
 
@@ -387,10 +388,6 @@ def collect(
 def best_run(runs: Sequence[Run]) -> Run:
     """The run whose retrained ticket validates best, the first of equals."""
     return max(runs, key=lambda run: run.metrics["retrained"]["val"])
-
-
-def _deviation(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _combine(entries: Sequence[Any], by: Callable[[Sequence[float]], float]) -> Any:

@@ -51,6 +51,11 @@ def paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Difference
     return Difference(statistics.fmean(gaps), float(t.ppf(0.975, n - 1)) * error, n)
 
 
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation of a sample; 0 for a single value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
 def spread(values: Sequence[float], digits: int = 1) -> str:
     """Mean and standard deviation, as text; a dash for none."""
     if not values:

@@ -11,7 +11,7 @@ from gebt.report._figures import Line, Panel, curves, heat_maps, scatter
 from gebt.report._page import Figure, Section, Table
 from gebt.reproduce import JOINT_RATIOS, Row, Tables
 from gebt.search import FROZEN_THRESHOLD
-from gebt.statistics import Difference, paired, spread
+from gebt.statistics import Difference, deviation, paired, spread
 
 # Read off Fig. 1 of You et al. 2022, tickets drawn at epoch 10 or later.
 FIG1_PAPER = {
@@ -111,7 +111,7 @@ def _curve(label: str, rows: Sequence[Row]) -> Line:
     epochs = _draws(rows)
     each = [list(scores(pick(rows, draw=epoch)).values()) for epoch in epochs]
     mean = [statistics.fmean(values) for values in each]
-    bar = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in each]
+    bar = [deviation(v) for v in each]
     low = [m - b for m, b in zip(mean, bar, strict=True)]
     high = [m + b for m, b in zip(mean, bar, strict=True)]
     return Line(label, epochs, mean, low, high)
@@ -370,7 +370,7 @@ def _fig6(graph: str, tables: Tables) -> Iterator[Table | Figure | str]:
             ]
         )
         values = list(scores(mine).values())
-        bar = statistics.stdev(values) if len(values) > 1 else 0.0
+        bar = deviation(values)
         mean = statistics.fmean(values)
         for ratios in JOINT_RATIOS[:3]:
             if float(graph_ratio) in (0, ratios[0]) and float(weight_ratio) in (
@@ -522,7 +522,7 @@ def _table2(graph: str, tables: Tables) -> Iterator[Table | Figure | str]:
 
 def _deviation(rows: Sequence[Row]) -> float:
     values = list(scores(rows).values())
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+    return deviation(values)
 
 
 Content = Callable[[str, Tables], Iterator[Table | Figure | str]]
