@@ -165,7 +165,8 @@ def find_ticket(
                 raise ValueError(_UNREACHED.format(type(model).__name__))
             regularised.backward()
         optimizer.step()
-        apply_masks(model, keep)
+        if keep:
+            apply_masks(model, keep)
         return loss
 
     if graph_ratio:

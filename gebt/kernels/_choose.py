@@ -86,6 +86,10 @@ def refuses_numba(gathered: Tensor) -> str | None:
     Args:
         gathered: the floating operand whose rows are read out of order.
     """
+    if _asked is None:
+        # On 2.3 million entries with 128 columns `embedding_bag` was faster (138 ms
+        # against 183), SDDMM no slower: benchmarks/results/kernels-2-threads.csv.
+        return "numba's loops run only where they are asked for by name"
     if not gathered.is_cpu or gathered.dtype not in (torch.float32, torch.float64):
         return (
             "numba's loops are for float32 and float64 on CPU, not "
@@ -93,10 +97,6 @@ def refuses_numba(gathered: Tensor) -> str | None:
         )
     if not _numba_is_there():
         return "numba is not installed: pip install 'gebt[fast]'"
-    if _asked is None:
-        # On 2.3 million entries with 128 columns `embedding_bag` was faster (138 ms
-        # against 183), SDDMM no slower: benchmarks/results/kernels-2-threads.csv.
-        return "numba's loops run only where they are asked for by name"
     return None
 
 
