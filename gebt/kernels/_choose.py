@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_MANY = 100_000
+"""Entries from which numba's loops are faster: benchmarks/results/kernels-*.csv."""
 _log = logging.getLogger("gebt")
-_asked: str | None = None
+_asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,18 +34,19 @@ class Implementation:
 
 
 @contextmanager
-def backend(name: str) -> Iterator[None]:
-    """Run every kernel inside the block with the implementation of that name.
+def backend(*names: str) -> Iterator[None]:
+    """Run every kernel inside the block with the first of these that it has.
 
     Asking by name never falls back: an implementation that cannot take its
     arguments raises, and says why.
 
     Args:
-        name: ``"numba"``, ``"torch"`` or ``"reference"``, which every kernel has, or
-            ``"bag"``, which only `spmm` has.
+        names: ``"numba"``, ``"torch"`` or ``"reference"``, which every kernel has;
+            ``"bag"`` or ``"torch-sparse"``, which only `spmm` has. Training needs
+            more than `spmm`: ask for ``backend("torch-sparse", "torch")``.
     """
     global _asked
-    before, _asked = _asked, name
+    before, _asked = _asked, names
     try:
         yield
     finally:
@@ -54,18 +57,24 @@ def choose(
     operation: str, implementations: Sequence[Implementation], *args: Tensor
 ) -> Callable[..., Tensor]:
     """The implementation that was asked for, else the first that does not refuse."""
-    if _asked is None:
+    if not _asked:
         for implementation in implementations:
             if implementation.refuses(*args) is None:
                 return implementation.run
         raise AssertionError(f"{operation}: the reference must not refuse")
-    for implementation in implementations:
-        if implementation.name == _asked:
-            if why := implementation.refuses(*args):
-                raise ValueError(f"backend {_asked!r} cannot run {operation}: {why}.")
-            return implementation.run
-    known = ", ".join(repr(i.name) for i in implementations)
-    raise ValueError(f"{operation} has no backend {_asked!r}. It has {known}.")
+    named = {i.name: i for i in implementations}
+    for name in _asked:
+        if name in named:
+            if why := named[name].refuses(*args):
+                raise ValueError(f"backend {name!r} cannot run {operation}: {why}.")
+            return named[name].run
+    asked, known = (", ".join(map(repr, names)) for names in (_asked, named))
+    raise ValueError(f"{operation} has no backend {asked}. It has {known}.")
+
+
+def asked_by_name() -> bool:
+    """Whether the caller is inside a `backend` block."""
+    return bool(_asked)
 
 
 def never(*args: Tensor) -> None:
@@ -80,29 +89,29 @@ def refuses_csr(*args: Tensor) -> str | None:
     return None
 
 
-def refuses_numba(gathered: Tensor) -> str | None:
+def refuses_numba(gathered: Tensor, entries: int) -> str | None:
     """Why numba's loops cannot, or had better not, run.
 
     Args:
         gathered: the floating operand whose rows are read out of order.
+        entries: how many there are to loop over.
     """
-    if _asked is None:
-        # On 2.3 million entries with 128 columns `embedding_bag` was faster (138 ms
-        # against 183), SDDMM no slower: benchmarks/results/kernels-2-threads.csv.
-        return "numba's loops run only where they are asked for by name"
+    if not _asked and entries < _MANY:
+        return f"numba's loops gain nothing on fewer than {_MANY} entries"
     if not gathered.is_cpu or gathered.dtype not in (torch.float32, torch.float64):
         return (
             "numba's loops are for float32 and float64 on CPU, not "
             f"{gathered.dtype} on {gathered.device}"
         )
-    if not _numba_is_there():
+    if not installed("numba"):
         return "numba is not installed: pip install 'gebt[fast]'"
     return None
 
 
 @cache
-def _numba_is_there() -> bool:
-    return find_spec("numba") is not None
+def installed(package: str) -> bool:
+    """Whether a package could be imported, without importing it."""
+    return find_spec(package) is not None
 
 
 def compiled(name: str, *args: Tensor) -> None:

@@ -38,7 +38,7 @@ def numba_edge_softmax(crow: Tensor, score: Tensor) -> Tensor:
 
 
 def _refuses_numba(crow: Tensor, score: Tensor, *_: Tensor) -> str | None:
-    return refuses_numba(score)
+    return refuses_numba(score, score.numel())
 
 
 IMPLEMENTATIONS = (

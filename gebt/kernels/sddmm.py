@@ -50,7 +50,9 @@ def numba_sddmm(crow: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tenso
 
 IMPLEMENTATIONS = (
     Implementation(
-        "numba", numba_sddmm, lambda crow, col, left, right: refuses_numba(right)
+        "numba",
+        numba_sddmm,
+        lambda crow, col, left, right: refuses_numba(right, col.numel()),
     ),
     Implementation(
         "torch", torch_sddmm, lambda crow, col, left, right: refuses_csr(left)

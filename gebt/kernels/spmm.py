@@ -13,8 +13,10 @@ from torch import Tensor
 
 from gebt.kernels._choose import (
     Implementation,
+    asked_by_name,
     choose,
     compiled,
+    installed,
     never,
     refuses_csr,
     refuses_numba,
@@ -55,6 +57,22 @@ def numba_spmm(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
     return out
 
 
+def torch_sparse_spmm(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
+    """The compiled operation of the torch-sparse package; wants int64 positions."""
+    import torch_sparse  # noqa: F401  (registers the operation)
+
+    run = torch.ops.torch_sparse.spmm_sum
+    return run(None, crow.long(), col.long(), value, x, None, None)
+
+
+def _refuses_torch_sparse(*args: Tensor) -> str | None:
+    if not asked_by_name():
+        return "it was slower than torch's own kernels wherever it was measured"
+    if not installed("torch_sparse"):
+        return "torch-sparse is not installed: pip install 'gebt[ext]'"
+    return None
+
+
 def _refuses_bag(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> str | None:
     if not x.is_cpu or x.dtype != torch.float32:
         return f"embedding_bag is fast for float32 on CPU, not {x.dtype} on {x.device}"
@@ -64,9 +82,14 @@ def _refuses_bag(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> str | N
 
 
 IMPLEMENTATIONS = (
-    Implementation("numba", numba_spmm, lambda crow, col, value, x: refuses_numba(x)),
     Implementation("bag", bag_spmm, _refuses_bag),
+    Implementation(
+        "numba",
+        numba_spmm,
+        lambda crow, col, value, x: refuses_numba(x, col.numel()),
+    ),
     Implementation("torch", torch_spmm, lambda crow, col, value, x: refuses_csr(x)),
+    Implementation("torch-sparse", torch_sparse_spmm, _refuses_torch_sparse),
     Implementation("reference", reference_spmm, never),
 )
 

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,20 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from gebt.kernels import backend, edge_softmax, sddmm, spmm
+from gebt.kernels._choose import choose
 
 # The package's names `spmm` and so on are the functions, not their files.
 SPMM = sys.modules["gebt.kernels.spmm"]
 SDDMM = sys.modules["gebt.kernels.sddmm"]
 EDGE_SOFTMAX = sys.modules["gebt.kernels.edge_softmax"]
 
+WITHOUT_EXT = pytest.mark.skipif(
+    find_spec("torch_sparse") is None, reason="needs pip install 'gebt[ext]'"
+)
+SPMM_NAMES = [
+    pytest.param(i.name, marks=WITHOUT_EXT if i.name == "torch-sparse" else ())
+    for i in SPMM.IMPLEMENTATIONS
+]
 WIDTHS = [1, 7, 16, 33]
 DTYPES = [torch.float32, torch.float64]
 INDICES = [torch.int32, torch.int64]
@@ -85,10 +94,10 @@ def test_the_reference_sddmm_samples_inner_products_by_hand():
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        (i.name, dtype)
-        for i in SPMM.IMPLEMENTATIONS
+        pytest.param(*of_name.values, dtype, marks=of_name.marks)
+        for of_name in SPMM_NAMES
         for dtype in DTYPES
-        if (i.name, dtype) != ("bag", torch.float64)  # it refuses, see below
+        if (*of_name.values, dtype) != ("bag", torch.float64)  # it refuses, see below
     ],
 )
 def test_every_spmm_matches_the_written_out_matrix(name, dtype, width, index):
@@ -101,12 +110,11 @@ def test_every_spmm_matches_the_written_out_matrix(name, dtype, width, index):
     truth = dense(csr, true_value, 8) @ true_x
     (truth * weight.double()).sum().backward()
 
-    # One input at a time: the gradient of the values is an sddmm, which has no "bag".
-    with backend(name):
-        close(spmm(*csr, value, x, transpose), truth)
-        (spmm(*csr, value.detach(), x, transpose) * weight).sum().backward()
-        out = spmm(*csr, value, x.detach(), transpose)
-    (out * weight).sum().backward()
+    # The gradient of the values is an sddmm, which not every name has.
+    with backend(name, "torch"):
+        out = spmm(*csr, value, x, transpose)
+        close(out, truth)
+        (out * weight).sum().backward()
     close(x.grad, true_x.grad)
     close(value.grad, true_value.grad)
 
@@ -345,7 +353,7 @@ def test_a_gradient_that_is_not_contiguous_is_taken_as_it_is(expand):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", [i.name for i in SPMM.IMPLEMENTATIONS])
+@pytest.mark.parametrize("name", SPMM_NAMES)
 def test_spmm_does_not_read_nan_where_it_has_no_entry(name, width):
     assert torch.empty(1).isnan().all(), "conftest fills memory with NaN"
     csr, _ = positions()
@@ -436,7 +444,8 @@ def test_an_unknown_backend_lists_the_known_ones():
     csr, _ = positions()
     with backend("cuda"):
         with pytest.raises(
-            ValueError, match="'cuda'.*'numba', 'bag', 'torch', 'reference'"
+            ValueError,
+            match="'cuda'.*'bag', 'numba', 'torch', .*'reference'",
         ):
             spmm(*csr, torch.ones(23), torch.ones(8, 3))
         with pytest.raises(ValueError, match="sddmm has no .*'torch', 'reference'"):
@@ -448,6 +457,52 @@ def test_edge_softmax_asked_for_by_a_name_it_has_not_says_what_it_has(name):
     words = f"edge_softmax has no backend '{name}'. It has 'numba', 'torch'"
     with backend(name), pytest.raises(ValueError, match=words):
         edge_softmax(row_starts([2]), torch.ones(2))
+
+
+def test_of_several_backends_the_first_that_an_operation_has_runs_it():
+    csr, transpose = positions()
+    x = leaf(8, 3, dtype=torch.float32)
+    with backend("bag", "reference"):
+        value = leaf(23, dtype=torch.float32)
+        spmm(*csr, value, x, transpose).sum().backward()
+        assert value.grad is not None
+        with pytest.raises(ValueError, match="'bag' cannot run spmm"):
+            spmm(*csr, value.double(), x.double())
+    with backend("bag", "torch-sparse"):
+        with pytest.raises(ValueError, match="sddmm has no backend 'bag', 'torch-spa"):
+            sddmm(*csr, leaf(11, 3), leaf(8, 3))
+
+
+def test_torch_sparse_runs_by_name_only_and_says_what_to_install():
+    csr, _ = positions()
+    args = (*csr, torch.ones(23), torch.ones(8, 3))
+    assert choose("spmm", SPMM.IMPLEMENTATIONS, *args) is SPMM.bag_spmm
+    if find_spec("torch_sparse") is None:
+        with backend("torch-sparse"):
+            with pytest.raises(ValueError, match="not installed: pip install .*ext"):
+                spmm(*args)
+
+
+def test_numbas_loops_are_chosen_where_they_are_faster():
+    pytest.importorskip("numba", reason="needs numba: pip install 'gebt[fast]'")
+
+    def chosen(entries: int, dtype: torch.dtype) -> list[str]:
+        pattern = (row_starts([entries, 0, 1]), torch.zeros(entries + 1).int())
+        value = torch.ones(entries + 1, dtype=dtype)
+        x, left = torch.ones(2, 4, dtype=dtype), torch.ones(3, 4, dtype=dtype)
+        runs = [
+            choose("spmm", SPMM.IMPLEMENTATIONS, *pattern, value, x),
+            choose("sddmm", SDDMM.IMPLEMENTATIONS, *pattern, left, x),
+            choose("softmax", EDGE_SOFTMAX.IMPLEMENTATIONS, pattern[0], value),
+            choose("softmax", EDGE_SOFTMAX.BACKWARDS, pattern[0], value, value),
+        ]
+        return [run.__name__.partition("_")[0] for run in runs]
+
+    many = 200_000
+    assert chosen(many, torch.float32) == ["bag", "numba", "numba", "numba"]
+    assert chosen(many, torch.float64) == ["numba"] * 4
+    assert chosen(1000, torch.float64) == ["torch"] * 4
+    assert chosen(many, torch.float16) == ["reference", "reference", "torch", "torch"]
 
 
 def test_a_backend_ends_with_its_block_also_after_an_error():
