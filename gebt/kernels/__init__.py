@@ -1,8 +1,9 @@
 """Sparse operations: a plain reference beside every fast version."""
 
 from gebt.kernels._choose import backend
+from gebt.kernels.dropout import dropout
 from gebt.kernels.edge_softmax import edge_softmax
 from gebt.kernels.sddmm import sddmm
 from gebt.kernels.spmm import spmm
 
-__all__ = ["backend", "edge_softmax", "sddmm", "spmm"]
+__all__ = ["backend", "dropout", "edge_softmax", "sddmm", "spmm"]

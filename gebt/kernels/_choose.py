@@ -54,7 +54,7 @@ def backend(*names: str) -> Iterator[None]:
 
 
 def choose(
-    operation: str, implementations: Sequence[Implementation], *args: Tensor
+    operation: str, implementations: Sequence[Implementation], *args: Any
 ) -> Callable[..., Tensor]:
     """The implementation that was asked for, else the first that does not refuse."""
     if not _asked:
@@ -77,7 +77,7 @@ def asked_by_name() -> bool:
     return bool(_asked)
 
 
-def never(*args: Tensor) -> None:
+def never(*args: Any) -> None:
     """The reference's refusal: none."""
 
 

@@ -100,3 +100,11 @@ def edge_softmax_backward(crow: Any, weight: Any, grad: Any, out: Any) -> None:
                 total += weight[e] * grad[e]
             for e in range(start, stop):
                 out[e] = weight[e] * (grad[e] - total)
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def dropout(x: Any, bits: Any, limit: Any, scale: Any, out: Any) -> None:
+    """``out[i] = x[i] * scale`` where ``bits[i] >= limit``, else times 0."""
+    least, factor = limit.item(), scale.item()
+    for i in prange(x.size):
+        out[i] = x[i] * (factor if bits[i] >= least else factor - factor)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import elu_, leaky_relu
 
 from gebt.kernels import edge_softmax
-from gebt.models._layers import Features, dropout, glorot_, wide_product
+from gebt.models._layers import Features, cut, dropout, glorot_, wide_product
 from gebt.models._stack import Stack
 from gebt.sparse import SparseMatrix
 
@@ -54,7 +54,7 @@ class GATLayer(nn.Module):
     def forward(self, x: Features, looped: SparseMatrix) -> Tensor:
         """(M, F) and (N, M) with self-loops to (N, K H), or (N, H)."""
         heads, width = self.source.shape[1:]
-        z = wide_product(x, self.weight, None)[:, : heads * width]
+        z = cut(wide_product(x, self.weight, None), heads * width)
         z = z.reshape(-1, heads, width).transpose(0, 1).contiguous()
         source = (z @ self.source.permute(1, 2, 0)).squeeze(2)
         target = (z @ self.target.permute(1, 2, 0)).squeeze(2)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from gebt.models._layers import Features, wide_product
+from gebt.models._layers import Features, cut, wide_product
 from gebt.models._stack import LinearLayer, LinearStack
 from gebt.sparse import SparseMatrix
 
@@ -30,7 +30,8 @@ class GCNLayer(LinearLayer):
     def forward(self, x: Features, adjacency: SparseMatrix) -> Tensor:
         """(M, F) and a normalised (N, M) to (N, H)."""
         if self.aggregates_first(x):
-            return wide_product(adjacency @ x, self.weight, self.bias)[:, : self.width]
+            wide = wide_product(adjacency @ x, self.weight, self.bias)
+            return cut(wide, self.width)
         out = adjacency @ wide_product(x, self.weight, self.inner_bias)
         # In place, as no gradient needs the product: a fresh (N, H) costs page faults.
         if out.shape[1] == self.width:

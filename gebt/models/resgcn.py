@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from gebt.models._layers import (
     Features,
     check_dropout,
+    cut,
     dropout,
     glorot_,
     take_rows,
@@ -68,7 +69,7 @@ class DenseLayer(nn.Module):
 
     def forward(self, x: Features) -> Tensor:
         """(N, F) to (N, H)."""
-        return wide_product(x, self.weight, self.bias)[:, : self.bias.shape[0]]
+        return cut(wide_product(x, self.weight, self.bias), self.bias.shape[0])
 
 
 class GENLayer(DenseLayer):

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from gebt.models._layers import Features, take_rows, wide_product
+from gebt.models._layers import Features, cut, take_rows, wide_product
 from gebt.models._stack import LinearLayer, LinearStack
 from gebt.sparse import SparseMatrix
 
@@ -37,7 +37,8 @@ class SAGELayer(LinearLayer):
         else:
             near = mean @ wide_product(x, self.weight, self.inner_bias)
         own = take_rows(x, mean.pattern.own)
-        return (near + wide_product(own, self.own_weight, self.bias))[:, : self.width]
+        both = near + wide_product(own, self.own_weight, self.bias)
+        return cut(both, self.width)
 
 
 class GraphSAGE(LinearStack[SAGELayer]):
