@@ -76,7 +76,8 @@ def find_ticket(
     ``weight_ratio=0``.
 
     Args:
-        model: as for `train`; trained in place, as far as the search gets.
+        model: as for `train`; trained in place, as far as the search gets;
+            left in evaluation mode.
         graph: with a training split.
         graph_ratio: share of the full graph's links to remove, in [0, 1).
         weight_ratio: share of all prunable weights to remove, in [0, 1).
@@ -99,7 +100,7 @@ def find_ticket(
         seed: for dropout and the order of equal link scores; torch's own random state
             is left as it was.
         task: what to learn; by default one class per node.
-        on_epoch: called after each epoch.
+        on_epoch: called after each epoch; only for it is the validation score computed.
 
     Returns:
         The ticket. If the masks never settle within ``epochs``, it is drawn at the
@@ -196,13 +197,14 @@ def find_ticket(
             reading = detector.update(found)
             if mask_weights:
                 apply_masks(model, masks)
-            adjacency = sparsifier().detach()
-            val = evaluate(model, graph, "val", adjacency=adjacency, task=task)
             distances.append({**reading.distances, "joint": reading.joint})
             if on_epoch:
+                adjacency = sparsifier().detach()
+                val = evaluate(model, graph, "val", adjacency=adjacency, task=task)
                 on_epoch(Epoch(epoch, value, val, distances[-1]))
             if settled := reading.settled:
                 break
+    model.eval()
     # Not sooner: behind a layer that starts at zero the first gradients are zero too.
     if graph_ratio and sparsifier.share_untouched() == 1:
         raise ValueError(_UNREACHED.format(type(model).__name__))

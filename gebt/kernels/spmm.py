@@ -20,9 +20,10 @@ from gebt.kernels._choose import (
     never,
     refuses_csr,
     refuses_numba,
+    refuses_triton,
 )
 from gebt.kernels._csr import Transpose, csr, entry_rows
-from gebt.kernels._register import register
+from gebt.kernels._register import observed, register
 from gebt.kernels.sddmm import sddmm
 
 
@@ -46,14 +47,25 @@ def bag_spmm(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
     1 to 1.7 times as fast on Cora with 7 to 16 columns, 2 to 4 times with more
     columns or on 2.3 million entries.
     """
-    bags = torch.embedding_bag(x, col, crow, False, 0, False, value, True)
-    return bags[0]
+    # Detached: for operands that take gradients torch also builds what its own
+    # backward would read.
+    x, value = x.detach(), value.detach()
+    return torch.embedding_bag(x, col, crow, False, 0, False, value, True)[0]
 
 
 def numba_spmm(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
     """Compiled loops over rows that fetch ahead."""
     out = x.new_empty(crow.numel() - 1, x.shape[1])
     compiled("spmm", crow, col, value, x, out)
+    return out
+
+
+def triton_spmm(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
+    """A program per row; repeats bit for bit."""
+    from gebt.kernels import _triton
+
+    out = x.new_empty(crow.numel() - 1, x.shape[1])
+    _triton.spmm(crow, col, value.contiguous(), x.contiguous(), out)
     return out
 
 
@@ -88,6 +100,11 @@ IMPLEMENTATIONS = (
         numba_spmm,
         lambda crow, col, value, x: refuses_numba(x, col.numel()),
     ),
+    Implementation(
+        "triton",
+        triton_spmm,
+        lambda crow, col, value, x: refuses_triton("spmm", x, refuses_csr(x)),
+    ),
     Implementation("torch", torch_spmm, lambda crow, col, value, x: refuses_csr(x)),
     Implementation("torch-sparse", torch_sparse_spmm, _refuses_torch_sparse),
     Implementation("reference", reference_spmm, never),
@@ -108,6 +125,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     _, _, needs_value, needs_x, *_ = ctx.needs_input_grad
     grad = grad.contiguous()
     for_value = for_x = None
+    if needs_value and needs_x and t_order is not None and not observed():
+        run = choose("spmm", IMPLEMENTATIONS, t_crow, t_col, value, grad)
+        if run is triton_spmm:
+            both = triton_backward(t_crow, t_col, t_order, value, x, grad)
+            return None, None, *both, None, None, None
     if needs_value:
         for_value = sddmm(crow, col, grad, x)
     if needs_x:
@@ -115,6 +137,21 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             raise ValueError("spmm needs `transpose` for the gradient of `x`.")
         for_x = spmm(t_crow, t_col, value.index_select(0, t_order), grad)
     return None, None, for_value, for_x, None, None, None
+
+
+def triton_backward(
+    crow: Tensor, col: Tensor, order: Tensor, value: Tensor, x: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients for ``value`` and ``x`` from one pass over the transpose.
+
+    An sddmm and an spmm would gather as many rows each.
+    """
+    from gebt.kernels import _triton
+
+    value, x = value.contiguous(), x.contiguous()
+    both = torch.empty_like(value), torch.empty_like(x)
+    _triton.spmm_backward(crow, col, order, value, x, grad, *both)
+    return both
 
 
 def _flops(crow: Any, col: Any, value: Any, x: Any, *_: Any, **__: Any) -> int:

@@ -22,9 +22,10 @@ def wide_product(x: Features, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``x @ weight + bias`` with columns of zeros added where that is faster.
 
     Whoever calls it cuts the result back to H columns, by `cut`. On CPU narrow
-    operands are padded. Measured with MKL at (3327, 16) @ (16, 7): 187 us as it is, 45 us with
-    16 columns; the gradient for the weight 162 us and 31 us. And with 5 to 7 columns
-    of ``x`` that gradient differs between one thread and two, with 8 it does not.
+    operands are padded. Measured with MKL at (3327, 16) @ (16, 7): 187 us as it is,
+    45 us with 16 columns; the gradient for the weight 162 us and 31 us. And with 5 to
+    7 columns of ``x`` that gradient differs between one thread and two, with 8 it does
+    not.
 
     Args:
         x: (N, F), dense or sparse.
