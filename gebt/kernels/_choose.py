@@ -14,6 +14,10 @@ from torch import Tensor
 
 _MANY = 100_000
 """Entries from which numba's loops are faster: benchmarks/results/kernels-*.csv."""
+_TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_TRITON_IS_FASTER: tuple[str, ...] = ()
+"""Operations that Triton runs on CUDA although torch could: none until
+benchmarks/bench_cuda.py has shown that it is faster."""
 _log = logging.getLogger("gebt")
 _asked: tuple[str, ...] = ()
 
@@ -42,8 +46,9 @@ def backend(*names: str) -> Iterator[None]:
 
     Args:
         names: ``"numba"``, ``"torch"`` or ``"reference"``, which every kernel has;
-            ``"bag"`` or ``"torch-sparse"``, which only `spmm` has. Training needs
-            more than `spmm`: ask for ``backend("torch-sparse", "torch")``.
+            ``"triton"``, which every sparse one has, for CUDA; ``"bag"`` or
+            ``"torch-sparse"``, which only `spmm` has. Training needs more than `spmm`:
+            ask for ``backend("torch-sparse", "torch")``.
     """
     global _asked
     before, _asked = _asked, names
@@ -106,6 +111,44 @@ def refuses_numba(gathered: Tensor, entries: int) -> str | None:
     if not installed("numba"):
         return "numba is not installed: pip install 'gebt[fast]'"
     return None
+
+
+def refuses_triton(operation: str, x: Tensor, torch_refuses: str | None) -> str | None:
+    """Why Triton's kernels cannot, or had better not, run.
+
+    Unless asked for by name they run on CUDA only, and there only where torch cannot
+    or where `_TRITON_IS_FASTER` says so.
+
+    Args:
+        operation: its name.
+        x: an operand whose dtype and device are those of all.
+        torch_refuses: why torch's own kernels cannot run; None if they can.
+    """
+    if not _asked:
+        if not x.is_cuda:
+            return "Triton's kernels are for CUDA"
+        if torch_refuses is None and operation not in _TRITON_IS_FASTER:
+            return "nobody has measured that it is faster than torch's kernels"
+    if not (x.is_cuda or x.is_cpu):
+        return f"Triton's kernels are for CUDA, not {x.device}"
+    if x.dtype not in _TRITON_DTYPES:
+        return (
+            f"Triton's kernels are for floating dtypes of 16 to 64 bits, not {x.dtype}"
+        )
+    if not installed("triton"):
+        return "Triton is not installed: pip install triton"
+    if x.is_cpu and not _interpreted():
+        return (
+            "on CPU Triton's kernels run only in its interpreter, which is slow and "
+            "for tests: set TRITON_INTERPRET=1 before gebt or torch imports Triton"
+        )
+    return None
+
+
+def _interpreted() -> bool:
+    from gebt.kernels import _triton
+
+    return _triton.INTERPRETED
 
 
 @cache

@@ -11,6 +11,11 @@ from torch.utils.flop_counter import register_flop_formula
 _library = torch.library.Library("gebt", "DEF")
 
 
+def observed() -> bool:
+    """Whether a compiler, a tracer or the FLOP counter is looking on."""
+    return bool(torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack())
+
+
 def register(
     schema: str,
     *,
@@ -58,8 +63,7 @@ def register(
     eager: Any = type(name, (torch.autograd.Function,), methods)
 
     def call(*args: Tensor | None) -> Tensor:
-        observed = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
-        if observed:
+        if observed():
             return registered(*args)
         if torch.is_grad_enabled() and any(
             a is not None and a.requires_grad for a in args

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gebt.kernels._choose import Implementation, choose, compiled, never, refuses_numba
+from gebt.kernels._choose import (
+    Implementation,
+    choose,
+    compiled,
+    never,
+    refuses_numba,
+    refuses_triton,
+)
 from gebt.kernels._csr import entry_rows
 from gebt.kernels._register import register
 
@@ -37,12 +44,26 @@ def numba_edge_softmax(crow: Tensor, score: Tensor) -> Tensor:
     return out
 
 
+def triton_edge_softmax(crow: Tensor, score: Tensor) -> Tensor:
+    """Several short rows to a program."""
+    from gebt.kernels import _triton
+
+    out = torch.empty_like(score)
+    _triton.edge_softmax(crow, score.contiguous(), out)
+    return out
+
+
 def _refuses_numba(crow: Tensor, score: Tensor, *_: Tensor) -> str | None:
     return refuses_numba(score, score.numel())
 
 
+def _refuses_triton(crow: Tensor, score: Tensor, *_: Tensor) -> str | None:
+    return refuses_triton("edge_softmax", score, None)
+
+
 IMPLEMENTATIONS = (
     Implementation("numba", numba_edge_softmax, _refuses_numba),
+    Implementation("triton", triton_edge_softmax, _refuses_triton),
     Implementation("torch", torch_edge_softmax, never),
     Implementation("reference", reference_edge_softmax, never),
 )
@@ -71,8 +92,18 @@ def numba_backward(crow: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
     return out
 
 
+def triton_backward(crow: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
+    """Several short rows to a program."""
+    from gebt.kernels import _triton
+
+    out = torch.empty_like(weight)
+    _triton.edge_softmax_backward(crow, weight, grad.contiguous(), out)
+    return out
+
+
 BACKWARDS = (
     Implementation("numba", numba_backward, _refuses_numba),
+    Implementation("triton", triton_backward, _refuses_triton),
     Implementation("torch", torch_backward, never),
     Implementation("reference", torch_backward, never),
 )

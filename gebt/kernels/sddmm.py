@@ -17,6 +17,7 @@ from gebt.kernels._choose import (
     never,
     refuses_csr,
     refuses_numba,
+    refuses_triton,
 )
 from gebt.kernels._csr import Transpose, csr, entry_rows
 from gebt.kernels._register import register
@@ -48,11 +49,25 @@ def numba_sddmm(crow: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tenso
     return out
 
 
+def triton_sddmm(crow: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """A program per row; repeats bit for bit."""
+    from gebt.kernels import _triton
+
+    out = left.new_empty(col.numel())
+    _triton.sddmm(crow, col, left.contiguous(), right.contiguous(), out)
+    return out
+
+
 IMPLEMENTATIONS = (
     Implementation(
         "numba",
         numba_sddmm,
         lambda crow, col, left, right: refuses_numba(right, col.numel()),
+    ),
+    Implementation(
+        "triton",
+        triton_sddmm,
+        lambda crow, col, left, right: refuses_triton("sddmm", left, refuses_csr(left)),
     ),
     Implementation(
         "torch", torch_sddmm, lambda crow, col, left, right: refuses_csr(left)

@@ -1,9 +1,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from gebt.kernels import backend, edge_softmax, sddmm, spmm
-from gebt.kernels._choose import choose
+from gebt.kernels._choose import Implementation, choose, refuses_triton
 
 # The package's names `spmm` and so on are the functions, not their files.
 SPMM = sys.modules["gebt.kernels.spmm"]
@@ -21,10 +22,22 @@ EDGE_SOFTMAX = sys.modules["gebt.kernels.edge_softmax"]
 WITHOUT_EXT = pytest.mark.skipif(
     find_spec("torch_sparse") is None, reason="needs pip install 'gebt[ext]'"
 )
-SPMM_NAMES = [
-    pytest.param(i.name, marks=WITHOUT_EXT if i.name == "torch-sparse" else ())
-    for i in SPMM.IMPLEMENTATIONS
-]
+with backend("triton"):
+    WHY_NOT_TRITON = refuses_triton("any", torch.ones(1), None)
+MARKS = {
+    "torch-sparse": WITHOUT_EXT,
+    "triton": pytest.mark.skipif(
+        WHY_NOT_TRITON is not None, reason=str(WHY_NOT_TRITON)
+    ),
+}
+
+
+def names(implementations: Sequence[Implementation]) -> list[Any]:
+    """What to parametrize with; what cannot run here is skipped, with the reason."""
+    return [pytest.param(i.name, marks=MARKS.get(i.name, ())) for i in implementations]
+
+
+SPMM_NAMES = names(SPMM.IMPLEMENTATIONS)
 WIDTHS = [1, 7, 16, 33]
 DTYPES = [torch.float32, torch.float64]
 INDICES = [torch.int32, torch.int64]
@@ -122,7 +135,7 @@ def test_every_spmm_matches_the_written_out_matrix(name, dtype, width, index):
 @pytest.mark.parametrize("index", INDICES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", [i.name for i in SDDMM.IMPLEMENTATIONS])
+@pytest.mark.parametrize("name", names(SDDMM.IMPLEMENTATIONS))
 def test_every_sddmm_matches_the_sampled_product(name, width, dtype, index):
     csr, transpose = positions(index=index)
     left, right = leaf(11, width, dtype=dtype), leaf(8, width, dtype=dtype)
@@ -177,7 +190,7 @@ def test_edge_softmax_by_hand():
 @pytest.mark.parametrize("index", INDICES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-@pytest.mark.parametrize("name", [i.name for i in EDGE_SOFTMAX.IMPLEMENTATIONS])
+@pytest.mark.parametrize("name", names(EDGE_SOFTMAX.IMPLEMENTATIONS))
 def test_every_edge_softmax_matches_the_softmax_of_dense_rows(
     name, lengths, dtype, index
 ):
@@ -195,7 +208,7 @@ def test_every_edge_softmax_matches_the_softmax_of_dense_rows(
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-@pytest.mark.parametrize("name", [i.name for i in EDGE_SOFTMAX.IMPLEMENTATIONS])
+@pytest.mark.parametrize("name", names(EDGE_SOFTMAX.IMPLEMENTATIONS))
 def test_rows_of_an_edge_softmax_sum_to_one_at_any_scale(name, lengths, scale):
     score = (scale * torch.randn(sum(lengths))).requires_grad_()
     with backend(name):
@@ -366,7 +379,7 @@ def test_spmm_does_not_read_nan_where_it_has_no_entry(name, width):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", [i.name for i in SDDMM.IMPLEMENTATIONS])
+@pytest.mark.parametrize("name", names(SDDMM.IMPLEMENTATIONS))
 def test_sddmm_does_not_read_nan_where_it_has_no_entry(name, width):
     assert torch.empty(1).isnan().all(), "conftest fills memory with NaN"
     csr, _ = positions()
@@ -445,7 +458,7 @@ def test_an_unknown_backend_lists_the_known_ones():
     with backend("cuda"):
         with pytest.raises(
             ValueError,
-            match="'cuda'.*'bag', 'numba', 'torch', .*'reference'",
+            match="'cuda'.*'bag', 'numba', 'triton', 'torch', .*'reference'",
         ):
             spmm(*csr, torch.ones(23), torch.ones(8, 3))
         with pytest.raises(ValueError, match="sddmm has no .*'torch', 'reference'"):
@@ -454,7 +467,7 @@ def test_an_unknown_backend_lists_the_known_ones():
 
 @pytest.mark.parametrize("name", ["bag", "cuda"])
 def test_edge_softmax_asked_for_by_a_name_it_has_not_says_what_it_has(name):
-    words = f"edge_softmax has no backend '{name}'. It has 'numba', 'torch'"
+    words = f"edge_softmax has no backend '{name}'. It has 'numba', 'triton', 'torch'"
     with backend(name), pytest.raises(ValueError, match=words):
         edge_softmax(row_starts([2]), torch.ones(2))
 
