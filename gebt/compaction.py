@@ -166,8 +166,9 @@ def save_compact(path: str | Path, model: nn.Module, graph: Graph) -> None:
         tensors[f"{name}/col"] = matrix.pattern.col
         tensors[f"{name}/value"] = matrix.value
     tensors["link"] = graph.link
-    if graph.y is not None:
-        tensors["y"] = graph.y
+    for name, tensor in (("y", graph.y), ("order", graph.order)):
+        if tensor is not None:
+            tensors[name] = tensor
     if graph.split is not None:
         tensors |= {f"split/{name}": t for name, t in vars(graph.split).items()}
     header = {
@@ -222,6 +223,7 @@ def load_compact(path: str | Path) -> tuple[nn.Module, Graph]:
             y=tensors.get("y"),
             split=_split(split),
             name=header["graph"]["name"],
+            order=tensors.get("order"),
         )
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(

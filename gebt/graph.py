@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gebt.locality import community_order
 from gebt.sparse import Pattern, SparseMatrix
 
 SPARSE_BELOW = 0.2
@@ -54,6 +55,8 @@ class Graph:
         y: (N,) int64 classes, (N, C) boolean labels, or None.
         split: the nodes, or the links, to train, validate and test on, or None.
         name: what the graph is called in reports.
+        order: (N,) int64, which of the given graph's nodes each row is, after
+            `reorder`; None in the given order.
     """
 
     x: Tensor | SparseMatrix
@@ -63,6 +66,7 @@ class Graph:
     y: Tensor | None = None
     split: Split | LinkSplit | None = None
     name: str = "graph"
+    order: Tensor | None = None
 
     @property
     def num_nodes(self) -> int:
@@ -176,6 +180,49 @@ class Graph:
             link=self.link[stays],
         )
 
+    def reorder(self, seed: int = 0) -> "Graph":
+        """The same graph with its nodes renumbered for locality, see `restore`.
+
+        Products with the adjacency then read rows that lie close together: forward
+        and backward 1.2 to 1.3 times as fast on communities in random order, after
+        seconds of looking for them. Link ids stay, and so does the fingerprint:
+        tickets fit either order.
+
+        Args:
+            seed: for `gebt.locality.community_order`.
+        """
+        order = community_order(self.adjacency.pattern, seed)
+        return self._renumbered(order.to(self.adjacency.device))
+
+    def restore(self, output: Tensor) -> Tensor:
+        """A model's outputs (N, ...) for this graph, in its nodes' given order."""
+        if self.order is None:
+            return output
+        return torch.empty_like(output).index_copy(0, self.order, output)
+
+    def _renumbered(self, order: Tensor) -> "Graph":
+        """Node i of the result is node ``order[i]`` of this one."""
+        place = torch.empty_like(order)
+        place[order] = torch.arange(order.numel(), device=order.device)
+        n, pattern = self.num_nodes, self.adjacency.pattern
+        row, col = place[pattern.row.long()], place[pattern.col.long()]
+        entries = (row * n + col).argsort()
+        pattern = Pattern.from_sorted(row[entries], col[entries], (n, n))
+        value = self.adjacency.value.index_select(0, entries)
+        split = self.split
+        if split is not None:
+            split = type(split)(**{k: place[v] for k, v in vars(split).items()})
+        x = self.x
+        return replace(
+            self,
+            x=x.rows(order) if isinstance(x, SparseMatrix) else x[order],
+            adjacency=SparseMatrix(pattern, value),
+            link=self.link.index_select(0, entries),
+            y=None if self.y is None else self.y.index_select(0, order),
+            split=split,
+            order=order if self.order is None else self.order[order],
+        )
+
     def hold_out_links(
         self, val: float = 0.05, test: float = 0.1, seed: int = 0
     ) -> "Graph":
@@ -263,7 +310,13 @@ class Graph:
         return torch.stack([found // n, found % n], dim=1)
 
     def fingerprint(self) -> str:
-        """A hash of features, adjacency, link ids and labels, not of the split."""
+        """A hash of features, adjacency, link ids and labels, not of the split.
+
+        Taken in the given order of the nodes.
+        """
+        if self.order is not None:
+            given = self._renumbered(self.order.argsort())
+            return replace(given, order=None).fingerprint()
         digest = hashlib.sha256()
         digest.update(f"{tuple(self.x.shape)}{self.num_links}".encode())
         parts = [
@@ -292,6 +345,7 @@ class Graph:
             link=self.link.to(device),
             y=None if self.y is None else self.y.to(device),
             split=None if self.split is None else _moved(self.split, device),
+            order=None if self.order is None else self.order.to(device),
         )
 
 

@@ -15,6 +15,7 @@ PACKAGE = Path(gebt.__file__).parent
 LAYERS = [
     {"kernels", "masks", "detector", "files", "statistics"},
     {"sparse"},
+    {"locality"},
     {"graph", "models", "pruner", "penalties"},
     {"tasks", "synthetic", "sparsifier", "ticket"},
     {"training", "datasets"},
