@@ -155,7 +155,7 @@ def test_operands_wider_than_a_program_takes_come_out_right(device):
 @pytest.mark.parametrize("index", [torch.int32, torch.int64])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_all_dtypes_come_out_right(dtype, index, device):
-    check_products(Case(LENGTHS["mixed"], 7, dtype, index, device), FEW)
+    check_products(Case([0, 3, 70, 33, 1], 7, dtype, index, device), FEW)
 
 
 @on_each_device
@@ -178,7 +178,7 @@ def test_a_long_row_marks_all_its_chunks(device, monkeypatch):
 def test_products_repeat_bit_for_bit(device):
     from gebt.kernels import _triton
 
-    case = Case(LENGTHS["mixed"], 5, device=device)
+    case = Case([3, 70, 200], 5, device=device)
     found = []
     for _ in range(2):
         out = torch.empty_like(case.left)
@@ -230,7 +230,7 @@ def test_sddmm_and_its_gradients_match_the_reference(device):
 
 @ON_CPU
 def test_gradcheck_spmm():
-    case = Case([0, 3, 1, 5], 2, torch.float64, columns=4)
+    case = Case([0, 3, 1], 2, torch.float64, columns=3)
     with backend("triton"):
         assert torch.autograd.gradcheck(
             lambda v, x: spmm(*case.csr, v, x, case.transpose),
@@ -418,7 +418,7 @@ from gebt.kernels import _triton
 crow, col = torch.zeros(3, dtype=torch.int32), torch.zeros(2000, dtype=torch.int32)
 value = torch.zeros(2000, dtype=torch.bfloat16)
 x, out = torch.zeros(2, 4, 300, dtype=torch.bfloat16)
-_triton.spmm(crow, col, value, x, out)
+_triton.sddmm(crow, col, x, x, value)
 _triton.spmm_backward(crow, col, col, value, x, x, value, out)
 _triton.edge_softmax(crow, value, value)
 _triton.edge_softmax_backward(crow, value, value, value)
