@@ -1,5 +1,6 @@
 """What pruning really saves: a smaller model and graph with the same outputs."""
 
+import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -24,6 +25,8 @@ from gebt.models import (
 )
 from gebt.sparse import Pattern, SparseMatrix
 
+_log = logging.getLogger("gebt")
+
 
 @torch.no_grad()
 def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
@@ -35,7 +38,9 @@ def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
     adjacency, whose row sums are not all 1. Input features that no weight reads leave
     ``x``, also with `GAT` and `ResGCN`, whose units are all read (by the attention, by
     the residual connection). Edges of value 0 leave the adjacency of GCN and GIN; in
-    the others they count as neighbours.
+    the others they count as neighbours. Of what is left, wide weights of mostly zeros
+    are multiplied as sparse matrices, where extra `fast` is installed and no gradient
+    is wanted: `gebt.kernels.times_sparse_pays`.
 
     PyG's own GCN and GraphSAGE, adapted, become gebt's, which are faster. Any other
     adapted model stays as it is, on the graph that the ticket left.
@@ -106,6 +111,7 @@ def _compact_stack(model: LinearStack, graph: Graph) -> tuple[nn.Module, Graph]:
     if not isinstance(model, GraphSAGE) and not counts.all():
         adjacency, link = adjacency.select(counts), link[counts]
     x = _columns(graph.x, live[0])
+    _pick_sparse_weights(small)
     return small.eval(), replace(graph, x=x, adjacency=adjacency, link=link)
 
 
@@ -117,6 +123,26 @@ def _read_by_something(layers: Sequence[LinearLayer]) -> list[Tensor]:
         read = [(weight[:, live[0]] != 0).any(dim=1) for weight in layer.weights()]
         live.insert(0, torch.stack(read).any(dim=0))
     return live
+
+
+def _pick_sparse_weights(model: nn.Module) -> None:
+    """Where a layer's weight is faster as a sparse one, use and log it."""
+    if not isinstance(model, LinearStack):
+        return
+    for depth, layer in enumerate(model.stacked(), start=1):
+        layer.pick_sparse_weights()
+        for name in layer.sparse:
+            weight = getattr(layer, name)
+            zeros = 1 - float(weight.count_nonzero()) / weight.numel()
+            shape = " x ".join(map(str, weight.shape))
+            _log.info(
+                "compact: layer %d multiplies by its %s, %s with %.0f%% zeros, as a "
+                "sparse matrix",
+                depth,
+                name.replace("_", " "),
+                shape,
+                100 * zeros,
+            )
 
 
 def _drop_features(model: GAT | ResGCN, graph: Graph) -> tuple[nn.Module, Graph]:
@@ -229,6 +255,7 @@ def load_compact(path: str | Path) -> tuple[nn.Module, Graph]:
         raise ValueError(
             f"{path} is not a whole compact model ({error}). Write it again."
         ) from error
+    _pick_sparse_weights(model)
     return model.eval(), graph
 
 

@@ -486,3 +486,42 @@ def test_positions_out_of_range_are_refused_on_load(tmp_path, graph, key):
     write_tensors(path, tensors, header)
     with pytest.raises(ValueError, match="not a whole compact model.*adjacency"):
         load_compact(path)
+
+
+@pytest.mark.parametrize("kind", [GCN, GIN, GraphSAGE])
+def test_wide_weights_of_mostly_zeros_become_sparse_and_say_so(
+    kind, graph, tmp_path, caplog
+):
+    pytest.importorskip("numba", reason="needs numba: pip install 'gebt[fast]'")
+    model = kind(graph.num_features, [256, 256], 3)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.layers[1].weights():
+            weight.mul_(torch.rand(weight.shape, generator=draw) < 0.1)
+    expected = outputs(model, graph)
+    with caplog.at_level("INFO", logger="gebt"):
+        small, pruned = compact(model, graph)
+    words = "layer 2 multiplies by its weight, 256 x 256 with 90% zeros, as a sparse"
+    assert words in caplog.text
+    assert [set(layer.sparse) for layer in small.layers] == [
+        set(),
+        {"weight", "own_weight"} if kind is GraphSAGE else {"weight"},
+        set(),
+    ]
+    torch.testing.assert_close(outputs(small, pruned), expected, rtol=1e-4, atol=1e-5)
+
+    save_compact(tmp_path / "small", small, pruned)
+    again, there = load_compact(tmp_path / "small")
+    assert again.layers[1].sparse.keys() == small.layers[1].sparse.keys()
+    assert torch.equal(outputs(again, there), outputs(small, pruned))
+
+    # With gradients, and once a weight changes, the weight itself is read.
+    small(pruned.x, pruned.adjacency).sum().backward()
+    assert small.layers[1].weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        small.layers[2].weight.mul_(1)
+        small.layers[1].weight.mul_(2)
+        changed = outputs(small, pruned)
+        small.layers[1].pick_sparse_weights()
+    torch.testing.assert_close(outputs(small, pruned), changed, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(changed, expected)

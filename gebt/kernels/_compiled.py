@@ -9,6 +9,7 @@ without that the loops wait for memory most of the time.
 from math import exp
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, prange, types
 from numba.core import cgutils
@@ -108,3 +109,51 @@ def dropout(x: Any, bits: Any, limit: Any, scale: Any, out: Any) -> None:
     least, factor = limit.item(), scale.item()
     for i in prange(x.size):
         out[i] = x[i] * (factor if bits[i] >= least else factor - factor)
+
+
+_BLOCK = 64
+
+
+@njit(parallel=True, fastmath=True, cache=True, nogil=True)
+def times_sparse(x: Any, crow: Any, col: Any, value: Any, bias: Any, out: Any) -> None:
+    """``out[i, j] = bias[j] + sum of value[e] * x[i, col[e]]`` over the entries of j.
+
+    64 rows at a time, transposed: one weight then multiplies 64 numbers side by side.
+    Four weights a pass, so that the sums are loaded and stored a quarter as often.
+    """
+    n, inputs = x.shape
+    outputs = crow.size - 1
+    for block in prange((n + _BLOCK - 1) // _BLOCK):
+        start = block * _BLOCK
+        rows = min(_BLOCK, n - start)
+        turned = np.zeros((inputs, _BLOCK), x.dtype)
+        sums = np.empty((outputs, _BLOCK), x.dtype)
+        total = np.empty(_BLOCK, x.dtype)
+        for f in range(inputs):
+            for i in range(rows):
+                turned[f, i] = x[start + i, f]
+        for j in range(outputs):
+            for i in range(_BLOCK):
+                total[i] = bias[j]
+            e, stop = crow[j], crow[j + 1]
+            while e + 4 <= stop:
+                a, b, c, d = col[e], col[e + 1], col[e + 2], col[e + 3]
+                va, vb, vc, vd = value[e], value[e + 1], value[e + 2], value[e + 3]
+                for i in range(_BLOCK):
+                    total[i] += (
+                        va * turned[a, i]
+                        + vb * turned[b, i]
+                        + vc * turned[c, i]
+                        + vd * turned[d, i]
+                    )
+                e += 4
+            while e < stop:
+                a, va = col[e], value[e]
+                for i in range(_BLOCK):
+                    total[i] += va * turned[a, i]
+                e += 1
+            for i in range(_BLOCK):
+                sums[j, i] = total[i]
+        for i in range(rows):
+            for j in range(outputs):
+                out[start + i, j] = sums[j, i]

@@ -49,6 +49,34 @@ def wide_product(x: Features, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.addmm(bias, x, weight)
 
 
+class SparseWeight:
+    """A weight (F, H) as it is now, by its non-zero entries.
+
+    Changes through ``weight.data``, which torch does not count, are not noticed.
+    """
+
+    def __init__(self, weight: Tensor):
+        self.columns = SparseMatrix.from_dense(weight.detach().t())
+        self.version = weight._version
+
+    def stands_for(self, weight: Tensor) -> bool:
+        """Whether `product` may replace the product with the weight."""
+        same = self.columns.value
+        return (
+            not torch.is_grad_enabled()
+            and weight._version == self.version
+            and (weight.dtype, weight.device) == (same.dtype, same.device)
+        )
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """``x @ weight + bias``, (N, H), without a gradient."""
+        if bias is None:
+            bias = x.new_zeros(self.columns.shape[0])
+        pattern = self.columns.pattern
+        columns = (pattern.crow, pattern.col, self.columns.value)
+        return kernels.times_sparse(x, *columns, bias)
+
+
 def cut(wide: Tensor, width: int) -> Tensor:
     """The first columns; no view of all, which autograd would copy to write into."""
     return wide if wide.shape[1] == width else wide[:, :width]

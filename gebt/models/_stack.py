@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu_
 
-from gebt.models._layers import Features, check_dropout, dropout, glorot_, take_rows
+from gebt.kernels import times_sparse_pays
+from gebt.models._layers import (
+    Features,
+    SparseWeight,
+    check_dropout,
+    dropout,
+    glorot_,
+    take_rows,
+    wide_product,
+)
 from gebt.sparse import SparseMatrix
 
 
@@ -28,6 +37,8 @@ class LinearLayer(nn.Module):
         own_weight: (F, H) of a node's own features; None where there is none.
         bias: (H,).
         inner_bias: (H,) or None.
+        sparse: by name, a weight as it was when `pick_sparse_weights` found that
+            multiplying with its non-zero entries alone is faster.
     """
 
     has_own_weight: ClassVar[bool] = False
@@ -39,6 +50,7 @@ class LinearLayer(nn.Module):
         self.own_weight = own if self.has_own_weight else None
         self.bias = nn.Parameter(torch.empty(out_width))
         self.inner_bias = nn.Parameter(torch.empty(out_width)) if inner_bias else None
+        self.sparse: dict[str, SparseWeight] = {}
         self.reset_parameters()
 
     @property
@@ -57,6 +69,22 @@ class LinearLayer(nn.Module):
         if self.inner_bias is not None or not isinstance(x, Tensor):
             return False
         return self.weight.shape[0] <= self.width
+
+    def pick_sparse_weights(self) -> None:
+        """Let products without gradients skip a weight's zeros where that is faster."""
+        self.sparse = {
+            name: SparseWeight(weight)
+            for name, weight in self.named_parameters(recurse=False)
+            if weight.dim() == 2 and times_sparse_pays(weight)
+        }
+
+    def product(self, name: str, x: Features, bias: Tensor | None) -> Tensor:
+        """``x @ weight + bias`` with the weight of that name; `cut` the result."""
+        weight = getattr(self, name)
+        sparse = self.sparse.get(name)
+        if isinstance(x, Tensor) and sparse and sparse.stands_for(weight):
+            return sparse.product(x, bias)
+        return wide_product(x, weight, bias)
 
     def weights(self) -> list[nn.Parameter]:
         """The one or two weights."""

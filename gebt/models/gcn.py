@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from gebt.models._layers import Features, cut, wide_product
+from gebt.models._layers import Features, cut
 from gebt.models._stack import LinearLayer, LinearStack
 from gebt.sparse import SparseMatrix
 
@@ -30,9 +30,9 @@ class GCNLayer(LinearLayer):
     def forward(self, x: Features, adjacency: SparseMatrix) -> Tensor:
         """(M, F) and a normalised (N, M) to (N, H)."""
         if self.aggregates_first(x):
-            wide = wide_product(adjacency @ x, self.weight, self.bias)
+            wide = self.product("weight", adjacency @ x, self.bias)
             return cut(wide, self.width)
-        out = adjacency @ wide_product(x, self.weight, self.inner_bias)
+        out = adjacency @ self.product("weight", x, self.inner_bias)
         # In place, as no gradient needs the product: a fresh (N, H) costs page faults.
         if out.shape[1] == self.width:
             return out.add_(self.bias)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from gebt.models._layers import Features, cut, take_rows, wide_product
+from gebt.models._layers import Features, cut, take_rows
 from gebt.models._stack import LinearLayer, LinearStack
 from gebt.sparse import SparseMatrix
 
@@ -33,11 +33,11 @@ class SAGELayer(LinearLayer):
         """(M, F) and the means of (N, M) to (N, H)."""
         assert self.own_weight is not None
         if self.aggregates_first(x):
-            near = wide_product(mean @ x, self.weight, None)
+            near = self.product("weight", mean @ x, None)
         else:
-            near = mean @ wide_product(x, self.weight, self.inner_bias)
+            near = mean @ self.product("weight", x, self.inner_bias)
         own = take_rows(x, mean.pattern.own)
-        both = near + wide_product(own, self.own_weight, self.bias)
+        both = near + self.product("own_weight", own, self.bias)
         return cut(both, self.width)
 
 
