@@ -74,7 +74,9 @@ def torch_sparse_spmm(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Te
     import torch_sparse  # noqa: F401  (registers the operation)
 
     run = torch.ops.torch_sparse.spmm_sum
-    return run(None, crow.long(), col.long(), value, x, None, None)
+    # Detached: its own backward, which would read a transpose, does not run.
+    value, x = value.detach(), x.detach()
+    return run(None, crow.long(), col.long(), value, None, None, x)
 
 
 def _refuses_torch_sparse(*args: Tensor) -> str | None:

@@ -20,15 +20,15 @@ from gebt.kernels._choose import (
 from gebt.kernels._csr import entry_rows
 from gebt.kernels._register import register
 
-_NARROWEST, _DENSEST = 128, 0.2
+_NARROWEST, _DENSEST = 128, 0.15
 
 
 def times_sparse_pays(weight: Tensor) -> bool:
     """Whether a weight (K, H) is faster as a sparse one.
 
-    Measured against MKL on 169,343 rows, two threads: 2.1 times as fast with 90% zeros
-    at (256, 256), 1.7 times at (128, 128), 1.5 times with 80% zeros, but no faster at
-    (256, 40): `benchmarks/results/weights-2-threads.csv`.
+    Measured against MKL on 169,343 rows, two threads: 1.3 to 1.6 times as fast with 90%
+    zeros from (128, 128) to (256, 256), as fast with 80%, slower at (256, 40) and
+    (64, 64): ``benchmarks/results/weights-2-threads.csv``.
     """
     if not weight.is_cpu or weight.is_inference():
         return False
