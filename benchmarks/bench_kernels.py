@@ -15,6 +15,8 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 import torch
 from common import RESULTS, environment
@@ -29,14 +31,17 @@ GRAPHS = {
     "cora": "cora",
     "pubmed-size": "synthetic:N=19717,E=44324,F=1,C=3",
     "arxiv-like": "arxiv-like",
+    "communities": "synthetic:N=169343,E=1166243,F=1,C=2000",
     "products-like": "products-like",
 }
 WIDTHS = [16, 64, 128, 256, 602]
+MOST = 4 * 2**30  # bytes of messages, beyond which PyG's scatter is not tried
 Run = Callable[[], torch.Tensor]
 
 
-def candidates(adjacency: gebt.SparseMatrix, width: int) -> Iterator[tuple]:
+def candidates(graph: gebt.Graph, width: int) -> Iterator[tuple]:
     """(operation, implementation, call, bytes of the two bounds)."""
+    adjacency = graph.adjacency
     p = adjacency.pattern
     n, e = p.shape[0], p.nnz
     x, g = torch.randn(n, width), torch.randn(n, width)
@@ -66,7 +71,9 @@ def candidates(adjacency: gebt.SparseMatrix, width: int) -> Iterator[tuple]:
     index = p.edge_index
     yield "spmm", "torch COO", lambda: coo @ x, both
     yield "spmm", "torch CSR", lambda: mkl @ x, both
-    yield "spmm", "PyG scatter", lambda: _scatter(index, value, x), both
+    messages = 4 * e * width
+    if messages < MOST:
+        yield "spmm", "PyG scatter", lambda: _scatter(index, value, x), both
     yield "spmm", "PyG EdgeIndex", _edge_index(index, value, x, n), both
     for name in ("numba", "torch"):
         yield "sddmm", f"gebt {name}", ours(name, lambda: sddmm(*wide, g, x)), both
@@ -92,12 +99,10 @@ def candidates(adjacency: gebt.SparseMatrix, width: int) -> Iterator[tuple]:
     task = "forward + backward"
     yield task, "gebt", through_gebt, both
     yield task, "torch.sparse.mm", through_torch, both
-    yield (
-        task,
-        "PyG scatter",
-        lambda: both_gradients(lambda v, h: _scatter(index, v, h)),
-        both,
-    )
+    if 3 * messages < MOST:
+        by_scatter = partial(both_gradients, lambda v, h: _scatter(index, v, h))
+        yield task, "PyG scatter", by_scatter, both
+    yield task, "gebt, reordered", _reordered(graph, learned, moving, g), both
     if width == WIDTHS[0]:
         from torch_geometric.utils import softmax
 
@@ -106,6 +111,30 @@ def candidates(adjacency: gebt.SparseMatrix, width: int) -> Iterator[tuple]:
             yield "edge softmax", f"gebt {name}", call, both
         yield "edge softmax", "PyG", lambda: softmax(value, index[1], num_nodes=n), both
     yield from _torch_sparse(p, value, x, g, both)
+
+
+def _reordered(
+    graph: gebt.Graph, value: torch.Tensor, x: torch.Tensor, g: torch.Tensor
+) -> Run:
+    """Forward and backward with the nodes in the order of `Graph.reorder`.
+
+    Operands move there once, outside; the gradients come back as a user would ask for
+    them, which is part of the time.
+    """
+    entry = torch.arange(value.numel(), dtype=torch.float64)
+    kept = graph.adjacency.with_value(entry)
+    there = replace(graph, adjacency=kept).reorder()
+    place, order = there.adjacency.value.long(), there.order
+    learned = value.detach()[place].requires_grad_()
+    moving, wanted = x.detach()[order].requires_grad_(), g[order]
+
+    def run() -> torch.Tensor:
+        out = there.adjacency.with_value(learned) @ moving
+        for_value, for_x = torch.autograd.grad(out, (learned, moving), wanted)
+        in_order = torch.empty_like(for_value).index_copy_(0, place, for_value)
+        return torch.cat([in_order, there.restore(for_x).flatten()])
+
+    return run
 
 
 def _scatter(index: torch.Tensor, value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -157,10 +186,10 @@ def copy_bandwidth() -> float:
 def measure(name: str, width: int, repeats: int, spec: str, root) -> Iterator[dict]:
     """Rows of one graph and width."""
     torch.manual_seed(0)
-    adjacency = gebt.load(spec, root).adjacency
+    graph = gebt.load(spec, root)
     runs: dict[tuple[str, str], tuple[Run, tuple]] = {}
     expected: dict[str, torch.Tensor] = {}
-    for operation, peer, call, bounds in candidates(adjacency, width):
+    for operation, peer, call, bounds in candidates(graph, width):
         try:
             found = call()
         except (RuntimeError, NotImplementedError, ValueError) as error:
@@ -199,9 +228,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--graphs", nargs="+", default=list(GRAPHS)[:3])
+    parser.add_argument("--graphs", nargs="+", default=list(GRAPHS)[:4])
     parser.add_argument("--widths", nargs="+", type=int, default=WIDTHS)
     parser.add_argument("--root", default=None)
+    parser.add_argument("--name", default="kernels", help="of the CSV file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", ".*(Sparse|sparse|CSR).*")
@@ -210,7 +240,8 @@ def main() -> None:
     for name in args.graphs:
         for width in args.widths:
             rows += measure(name, width, args.repeats, GRAPHS[name], args.root)
-    path = RESULTS / f"kernels-{args.threads}-threads.csv"
+            print(f"{name}, F = {width}: measured", flush=True)
+    path = RESULTS / f"{args.name}-{args.threads}-threads.csv"
     with open(path, "w", newline="") as file:
         file.write(f"# {environment()}; copy bandwidth {copy:.1f} GB/s\n")
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
