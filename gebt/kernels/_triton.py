@@ -1,4 +1,3 @@
-# mypy: disable-error-code="import-not-found, import-untyped"
 """GPU kernels in Triton; imported at the first call that wants them.
 
 A program takes one row of the matrix and walks over its entries in tiles: gather the
