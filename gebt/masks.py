@@ -1,4 +1,7 @@
-"""From scores to a boolean mask: exact counts, stable ties, no sort."""
+"""From scores to a boolean mask: exact counts, stable ties, no sort.
+
+On a GPU nothing here waits for it, and no shape depends on the scores.
+"""
 
 import numpy as np
 import torch
@@ -29,7 +32,9 @@ def keep_top(scores: Tensor, prune_ratio: float) -> Tensor:
         Boolean mask shaped like ``scores``; True means kept.
 
     Raises:
-        ValueError: if ``prune_ratio`` is outside [0, 1), or a score is NaN.
+        ValueError: if ``prune_ratio`` is outside [0, 1), or a score on CPU is NaN. On
+            a GPU that would be waiting for it: `find_ticket` looks for NaN once an
+            epoch, with all else that it copies to the host.
 
     Source: You et al. 2022, Sec. 3.2, magnitude pruning.
     """
@@ -38,24 +43,51 @@ def keep_top(scores: Tensor, prune_ratio: float) -> Tensor:
     drop = int(prune_ratio * scores.numel())
     if scores.numel() == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    on_cpu = scores.device.type == "cpu" and scores.dtype != torch.bfloat16
-    return (numpy_keep if on_cpu else reference_keep)(scores, drop)
+    if scores.is_cpu and scores.dtype != torch.bfloat16:
+        return numpy_keep(scores, drop)
+    if scores.is_cpu and scores.isnan().any():
+        raise ValueError(NAN)
+    many = scores.dtype == torch.float32 and scores.numel() >= _MANY
+    return (counting_keep if many else reference_keep)(scores, drop)
 
 
 def reference_keep(scores: Tensor, drop: int) -> Tensor:
-    """Drop the ``drop`` smallest; no data-dependent shape, one check for NaN."""
-    magnitude = scores.abs().flatten()
-    if magnitude.isnan().any():
-        raise ValueError(_NAN)
+    """Drop the ``drop`` smallest."""
     if drop == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    # All above the smallest kept magnitude are kept, and of those equal to it the
-    # first few, so that the count is exact.
+    magnitude = scores.abs().flatten()
     threshold = magnitude.kthvalue(drop + 1).values
+    return _keep_from(magnitude, threshold, drop).view(scores.shape)
+
+
+def counting_keep(scores: Tensor, drop: int) -> Tensor:
+    """`reference_keep` of many float32 on a GPU, where `kthvalue` uses one block.
+
+    The bits of magnitudes are ordered as the magnitudes are. So the threshold's are
+    found one by one, highest first: a bit is set if at most ``drop`` entries lie below
+    the threshold that it would give. A count reads 4 bytes an entry, and writes and
+    reads one; the 31 need no atomics, unlike a histogram, whose few bins that hold most
+    scores would all be wanted at once.
+    """
+    if drop == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    bits = scores.abs().flatten().view(torch.int32)
+    threshold = bits.new_zeros(())
+    for place in reversed(range(31)):
+        higher = threshold + 2**place
+        threshold = torch.where((bits < higher).sum() <= drop, higher, threshold)
+    return _keep_from(bits, threshold, drop).view(scores.shape)
+
+
+def _keep_from(magnitude: Tensor, threshold: Tensor, drop: int) -> Tensor:
+    """Keep all but ``drop`` entries (n,), given the smallest magnitude that is kept.
+
+    Of those equal to it the first few are kept, so that the count is exact.
+    """
     above = magnitude > threshold
     equal = magnitude == threshold
     wanted = magnitude.numel() - drop - above.sum()
-    return (above | (equal & (equal.cumsum(0) <= wanted))).view(scores.shape)
+    return above | (equal & (equal.cumsum(0) <= wanted))
 
 
 def numpy_keep(scores: Tensor, drop: int) -> Tensor:
@@ -63,7 +95,7 @@ def numpy_keep(scores: Tensor, drop: int) -> Tensor:
     magnitude = np.abs(scores.numpy())
     ordered = np.partition(magnitude, drop, axis=None)
     if magnitude.dtype.kind == "f" and np.isnan(ordered[drop:].max()):
-        raise ValueError(_NAN)  # NaN is ordered last
+        raise ValueError(NAN)  # NaN is ordered last
     threshold = ordered[drop]
     keep = magnitude >= threshold
     surplus = np.count_nonzero(keep) - (magnitude.size - drop)
@@ -72,7 +104,10 @@ def numpy_keep(scores: Tensor, drop: int) -> Tensor:
     return torch.from_numpy(keep)
 
 
-_NAN = (
+_MANY = 2**18
+"""Entries from which `counting_keep` reads and launches less than `kthvalue`'s one
+block takes for some 20 passes; by counting bytes, not measured."""
+NAN = (
     "`scores` holds NaN, which has no rank. Has the training diverged? "
     "Try a smaller learning rate."
 )

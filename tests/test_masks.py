@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from gebt.masks import check_ratio, keep_top, numpy_keep, reference_keep
+from gebt import masks
+from gebt.masks import (
+    check_ratio,
+    counting_keep,
+    keep_top,
+    numpy_keep,
+    reference_keep,
+)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +121,47 @@ def test_numpy_keep_is_the_reference(dtype, values):
             assert int(slow.sum()) == size - drop
 
 
+SPECIAL = [0.0, -0.0, 1e-45, -1e-45, 1e-40, 1.2e-38, 3.4e38, float("inf")]
+HARD = {
+    "normal": lambda n: torch.randn(n),
+    "near 1, as link scores are": lambda n: 1 + 0.01 * torch.randn(n),
+    "of a few values": lambda n: torch.randn(n).round(decimals=1),
+    "all equal": lambda n: torch.full((n,), -0.7),
+    "all zero": lambda n: torch.zeros(n),
+    "all infinite": lambda n: torch.full((n,), float("inf")),
+    "half of them 1": lambda n: torch.where(torch.rand(n) < 0.5, 1, torch.rand(n)),
+    "of any bits": lambda n: torch.randint(2**31, (n,)).int().view(torch.float32),
+    "the smallest and largest": lambda n: torch.tensor(SPECIAL)[torch.randint(8, (n,))],
+}
+
+
+@pytest.mark.parametrize("kind", HARD)
+def test_counting_keep_is_numpy_keep(kind):
+    for size in (1, 2, 3, 31, 257, 1000, 4001):
+        scores = HARD[kind](size)
+        scores = torch.where(scores.isnan(), -2, scores)
+        drops = {int(share * size) for share in (0, 0.001, 0.2, 0.5, 0.9, 0.999)}
+        for drop in drops | {size - 1}:
+            found = counting_keep(scores, drop)
+            assert int(found.sum()) == size - drop
+            assert torch.equal(found, numpy_keep(scores, drop))
+            assert torch.equal(found, reference_keep(scores, drop))
+
+
+def test_counting_keep_keeps_the_shape_and_the_scores():
+    scores = torch.randn(6, 5).t()
+    before = scores.clone()
+    assert torch.equal(counting_keep(scores, 11), numpy_keep(scores, 11))
+    assert torch.equal(scores, before)
+
+
+def test_where_there_is_nan_the_other_ways_to_keep_do_not_raise():
+    """On a GPU the loops look for it, once an epoch."""
+    scores = torch.tensor([1.0, float("nan"), -2.0, 3.0])
+    for keep in (counting_keep, reference_keep):
+        assert keep(scores, 2).shape == (4,)
+
+
 def test_the_reference_is_a_stable_sort():
     magnitude = torch.randint(9, (300,)).float()
     order = (-magnitude).argsort(stable=True)
@@ -154,9 +202,32 @@ def test_the_scores_are_not_changed():
 
 
 @pytest.mark.cuda
-def test_cuda_gives_the_same_mask():
-    scores = torch.randn(4001).round(decimals=1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_cuda_gives_the_same_mask(dtype):
+    scores = torch.randn(4001).round(decimals=1).to(dtype)
     for ratio in (0.0, 0.2, 0.5, 0.9):
         there = keep_top(scores.cuda(), ratio)
         assert there.is_cuda
         assert torch.equal(there.cpu(), keep_top(scores, ratio))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", HARD)
+def test_cuda_gives_the_same_mask_of_many(kind):
+    scores = HARD[kind](masks._MANY + 13)
+    scores = torch.where(scores.isnan(), -2, scores)
+    for ratio in (0.0, 0.2, 0.5, 0.999):
+        there = keep_top(scores.cuda(), ratio)
+        assert torch.equal(there.cpu(), keep_top(scores, ratio))
+
+
+@pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.parametrize("size", [1000, masks._MANY])
+def test_cuda_does_not_wait_for_the_mask(size):
+    scores = torch.randn(size, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        keep_top(scores, 0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
