@@ -461,6 +461,7 @@ def inference(
     root: Root = None,
     out: Out = None,
     force: Force = False,
+    device: DeviceOption = Device.cpu,
     quiet: Quiet = False,
 ) -> None:
     """Time a GCN's forward: PyG's and gebt's dense one, masked and compact tickets."""
@@ -469,7 +470,7 @@ def inference(
     from gebt.report import check_figures, inference_page, write_pages
 
     check_figures()
-    graph, _ = _load(dataset, root, Device.cpu, "node-classification")
+    graph, _ = _load(dataset, root, device, "node-classification")
     folder = _new_folder(out or _default_folder(f"inference-{graph.name}"), force)
     ratios = [(ratio, weight_ratio) for ratio in graph_ratio]
     with warnings.catch_warnings():

@@ -78,18 +78,25 @@ class RecordingDetector(MaskDistanceDetector):
 
     def update(self, groups: Mapping[str, Group]) -> Reading:
         """As the base class."""
-        packed = {}
+        copies = {}
         for group, masks in groups.items():
             parts = [masks] if isinstance(masks, Tensor) else list(masks.values())
             if sum(part.numel() for part in parts) > 2**24:
                 continue
-            entries = torch.cat([part.flatten() for part in parts]).cpu().numpy()
-            packed[group] = np.packbits(entries)
+            entries = torch.cat([part.flatten() for part in parts])
+            copies[group] = entries.to("cpu", non_blocking=True)
+        # This waits for a GPU, so the copies from there are complete after it.
+        reading = super().update(groups)
+        packed = {}
+        for group, copy in copies.items():
+            kept_or_not = copy.numpy()
+            packed[group] = np.packbits(kept_or_not)
             if group not in self._reachable:
-                kept = int(np.count_nonzero(entries))
-                self._reachable[group] = max(1, 2 * min(kept, entries.size - kept))
+                kept = int(np.count_nonzero(kept_or_not))
+                dropped = kept_or_not.size - kept
+                self._reachable[group] = max(1, 2 * min(kept, dropped))
         self._packed.append(packed)
-        return super().update(groups)
+        return reading
 
     def pairs(self) -> list[dict[str, Any]]:
         """Distances of the masks of all pairs of epochs, of some 60 if there are more.
@@ -129,8 +136,10 @@ class Recorder:
     def phase(self, name: str) -> Iterator[Callable[[Epoch], None]]:
         """Time a phase; gives the hook that records its epochs."""
         self._phase = name
+        _wait()
         wall, cpu = time.perf_counter(), time.process_time()
         yield self._record
+        _wait()
         self.seconds[name] = time.perf_counter() - wall
         self.cpu_seconds[name] = time.process_time() - cpu
 
@@ -150,6 +159,12 @@ class Recorder:
         )
         if self._on_epoch:
             self._on_epoch(self._phase, epoch)
+
+
+def _wait() -> None:
+    """Until a GPU, if one is in use, has done what it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 @dataclass(frozen=True)

@@ -363,6 +363,73 @@ def test_cuda_asked_for_and_absent_is_one_line(tmp_path):
     assert_refused(result, "no CUDA device", "--device cpu")
 
 
+def commands_that_compute(ticket, device):
+    """Every command with ``--device``, by name, as short as it can be."""
+    bench = ("--hidden", 8, "--graph-ratio", 0.5, "--repeats", 1)
+    commands = {
+        "run": ("run", "digits", "--out", "r", *FAST),
+        "search": ("search", "digits", "--out", "s", *FAST),
+        "retrain": ("retrain", ticket, "--out", "t", "--epochs", 2),
+        "cost": ("cost", ticket),
+        "bench": ("bench", "inference", "digits", "--out", "b", *bench),
+    }
+    return {name: (*args, "--device", device) for name, args in commands.items()}
+
+
+COMMANDS = list(commands_that_compute("", ""))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_that_computes_refuses_an_absent_gpu_in_one_line(
+    gebt_here, digits_run, tmp_path, monkeypatch, command
+):
+    import torch
+
+    if command == "bench":
+        pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    ticket = digits_run[0] / "ticket.safetensors"
+    result = gebt_here(*commands_that_compute(ticket, "cuda")[command])
+    assert_refused(result, "`--device cuda`", "no CUDA device", "--device cpu")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_that_computes_runs_where_it_is_told(
+    gebt_here, digits_run, command
+):
+    if command == "bench":
+        pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    ticket = digits_run[0] / "ticket.safetensors"
+    result = gebt_here(*commands_that_compute(ticket, "cpu")[command])
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_that_computes_runs_on_cuda(gebt_here, digits_run, command):
+    import torch
+
+    if command == "bench":
+        pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    ticket = digits_run[0] / "ticket.safetensors"
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.max_memory_allocated()
+    result = gebt_here(*commands_that_compute(ticket, "cuda")[command])
+    assert result.returncode == 0, result.stderr
+    assert torch.cuda.max_memory_allocated() > before
+
+
+@pytest.mark.cuda
+def test_a_ticket_drawn_on_cuda_is_retrained_and_measured_on_cpu(gebt_here):
+    args = ("search", "digits", "--out", "s", "--device", "cuda", *FAST)
+    assert gebt_here(*args).returncode == 0
+    ticket = "s/ticket.safetensors"
+    for command in (("retrain", ticket, "--epochs", 2), ("cost", ticket)):
+        result = gebt_here(*command, "--device", "cpu")
+        assert result.returncode == 0, result.stderr
+
+
 def test_a_graph_that_is_not_there_is_one_line_that_says_what_to_put_where(
     gebt_here, tmp_path
 ):
