@@ -1,7 +1,8 @@
 """The co-optimisation loop: train links and weights until their masks settle."""
 
+import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from gebt.detector import MaskDistanceDetector
 from gebt.graph import Graph
-from gebt.masks import check_ratio
+from gebt.masks import NAN, check_ratio
 from gebt.models import describe_model
 from gebt.penalties import ADMM
 from gebt.pruner import ModelPruner, Scope, Unit, apply_masks, check_masks
@@ -176,6 +177,9 @@ def find_ticket(
     masks: dict[str, Tensor] = {}
     link_mask = sparsifier.score.detach() != 0
     settled = False
+    ranked = scores if graph_ratio else []
+    if pruner:
+        ranked = [*ranked, *pruner.weights.values()]
     with seeded(seed, graph.adjacency.device):
         for epoch in range(1, epochs + 1):
             model.train()
@@ -184,7 +188,8 @@ def find_ticket(
                 step(scores)
             else:
                 loss = step(weights + scores)
-            value = check_finite(loss, epoch)
+            # A GPU is waited for once an epoch, when all that it has to do is queued.
+            value = check_finite(loss, epoch) if loss.is_cpu else math.nan
             if graph_ratio and sparsifier.score.grad is None:
                 raise ValueError(_UNREACHED.format(type(model).__name__))
             if penalty is not None:
@@ -194,7 +199,10 @@ def find_ticket(
                 found["graph"] = link_mask = sparsifier.mask(graph_ratio)
             if pruner:
                 found["weights"] = masks = pruner.masks()
+            numbers = None if loss.is_cpu else _loss_and_nan(loss, ranked)
             reading = detector.update(found)
+            if numbers is not None:
+                value = _check(numbers.cpu(), epoch)
             if mask_weights:
                 apply_masks(model, masks)
             distances.append({**reading.distances, "joint": reading.joint})
@@ -247,6 +255,24 @@ def find_ticket(
         model=describe_model(model),
         versions=current_versions(),
     )
+
+
+def _loss_and_nan(loss: Tensor, ranked: Sequence[Tensor]) -> Tensor:
+    """(2,) the loss, and 1 if something ranked holds NaN; nothing waits for a GPU.
+
+    There masks do not look for NaN. With the detector's counts, which it copies itself,
+    this is the second transfer of an epoch, and waits no second time.
+    """
+    broken = torch.stack([scores.isnan().any() for scores in ranked]).any()
+    return torch.stack([loss.detach(), broken.to(loss.dtype)])
+
+
+def _check(numbers: Tensor, epoch: int) -> float:
+    """The loss, on CPU, or the errors that an epoch on CPU would have raised."""
+    value = check_finite(numbers[0], epoch)
+    if numbers[1]:
+        raise ValueError(NAN)
+    return value
 
 
 _UNREACHED = (

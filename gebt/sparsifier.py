@@ -44,8 +44,10 @@ class GraphSparsifier(nn.Module):
         score = value.new_zeros(graph.num_links)
         self.score = nn.Parameter(score.index_fill_(0, graph.link, 1))
         self._absent = graph.num_links - graph.links_kept
-        draw = torch.Generator().manual_seed(seed)
-        self._order = torch.randperm(graph.num_links, generator=draw).to(value.device)
+        draw = torch.Generator("cpu").manual_seed(seed)
+        # Drawn on CPU whatever the default device: the same order everywhere.
+        order = torch.randperm(graph.num_links, generator=draw, device="cpu")
+        self._order = order.to(value.device)
         self._graph = graph
 
     def forward(self) -> SparseMatrix:

@@ -112,8 +112,9 @@ def train(
             optimizer.step()
             if keep:
                 apply_masks(model, keep)
-            value = check_finite(loss, epoch)
             val = evaluate(model, graph, "val", task=task)
+            # Last: it waits for a GPU, which the score has been waited for already.
+            value = check_finite(loss, epoch)
             if math.isnan(val) or val > best:
                 best, best_epoch = val, epoch
                 best_state = copy_state(model)

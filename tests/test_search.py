@@ -11,6 +11,7 @@ from torch import nn
 import gebt
 from gebt import ADMM, Graph, MaskDistanceDetector, find_ticket
 from gebt.models import GCN
+from gebt.search import _check, _loss_and_nan
 from gebt.training import copy_state
 
 
@@ -503,3 +504,72 @@ def test_a_penalty_forgets_an_earlier_search(graph):
         return gebt.find_ticket(model, graph, detector=detector, penalty=penalty)
 
     assert torch.equal(search().link_score, search().link_score)
+
+
+def test_what_is_copied_from_a_gpu_is_the_loss_and_whether_a_score_is_nan():
+    scores = [torch.randn(9), torch.randn(3, 2)]
+    loss = torch.tensor(0.25, requires_grad=True)
+    numbers = _loss_and_nan(loss, scores)
+    assert numbers.tolist() == [0.25, 0]
+    assert _check(numbers, 4) == 0.25
+    scores[1][2, 0] = float("nan")
+    with pytest.raises(ValueError, match="`scores` holds NaN.*smaller learning rate"):
+        _check(_loss_and_nan(loss, scores), 4)
+    diverged = torch.tensor(float("inf"))  # named first, as on CPU
+    with pytest.raises(ValueError, match="the loss became inf in epoch 4"):
+        _check(_loss_and_nan(diverged, scores), 4)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+def test_cuda_draws_the_ticket_that_the_cpu_draws(make_graph, sparse, tmp_path):
+    """To rounding: Adam makes whole steps of gradients that are hardly there."""
+    graph = make_graph(sparse=sparse)
+    losses, tickets = [], []
+    for device in ("cpu", "cuda"):
+        there = graph.to(device)
+        model = built(graph, dropout=0).to(device)
+        seen = []
+        ticket = quiet(model, there, epochs=6, on_epoch=seen.append)
+        losses.append([epoch.loss for epoch in seen])
+        ticket.save(tmp_path / device)
+        tickets.append(gebt.Ticket.load(tmp_path / device))
+    here, there = tickets
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert there.link_mask.is_cpu
+    assert there.links_kept == here.links_kept
+    assert there.weights_kept == here.weights_kept
+    assert (there.link_mask == here.link_mask).float().mean() > 0.95
+    assert (there.link_score - here.link_score).abs().median() < 1e-4
+    there.open(built(graph), graph)  # a graph and a model on CPU
+
+
+@pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+def test_an_epoch_on_cuda_copies_twice_to_the_host(graph):
+    there = graph.to("cuda")
+
+    def waits(epochs):
+        model = built(graph).to("cuda")
+        detector = MaskDistanceDetector(threshold=1e-9)
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                find_ticket(model, there, epochs=epochs, detector=detector)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchronizing CUDA" in str(w.message) for w in caught)
+
+    waits(2)
+    assert waits(12) - waits(2) == 10 * 2
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("weight_ratio", [0.0, 0.9])
+def test_a_diverging_search_on_cuda_is_refused(graph, weight_ratio):
+    model = built(graph).to("cuda")
+    with pytest.raises(
+        ValueError, match="(?s)(loss became|diverged).*smaller learning"
+    ):
+        find_ticket(model, graph.to("cuda"), lr=1e20, weight_ratio=weight_ratio)

@@ -135,6 +135,13 @@ def test_raising_the_ratio_never_revives_a_link(graph, levels):
         before = mask
 
 
+def test_the_order_of_equal_scores_is_the_same_whatever_the_default_device(graph):
+    expected = GraphSparsifier(graph, 5).mask(0.3)
+    with torch.device("meta"):
+        sparsifier = GraphSparsifier(graph, 5)
+    assert torch.equal(sparsifier.mask(0.3), expected)
+
+
 @pytest.mark.cuda
 def test_masks_on_cuda_are_those_of_the_cpu(graph):
     here, there = GraphSparsifier(graph, 5), GraphSparsifier(graph.to("cuda"), 5)
