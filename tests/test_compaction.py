@@ -2,6 +2,7 @@
 
 import json
 import struct
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -514,6 +515,11 @@ def test_wide_weights_of_mostly_zeros_become_sparse_and_say_so(
     again, there = load_compact(tmp_path / "small")
     assert again.layers[1].sparse.keys() == small.layers[1].sparse.keys()
     assert torch.equal(outputs(again, there), outputs(small, pruned))
+
+    # A copy's weights may become others as often as these have.
+    copy = deepcopy(small)
+    assert not copy.layers[1].sparse
+    torch.testing.assert_close(outputs(copy, pruned), expected, rtol=1e-4, atol=1e-5)
 
     # With gradients, and once a weight changes, the weight itself is read.
     small(pruned.x, pruned.adjacency).sum().backward()

@@ -78,6 +78,10 @@ class LinearLayer(nn.Module):
             if weight.dim() == 2 and times_sparse_pays(weight)
         }
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and files: they have other weights, which may change."""
+        return self.__dict__ | {"sparse": {}}
+
     def product(self, name: str, x: Features, bias: Tensor | None) -> Tensor:
         """``x @ weight + bias`` with the weight of that name; `cut` the result."""
         weight = getattr(self, name)
