@@ -36,7 +36,7 @@ from gebt.sparsifier import GraphSparsifier
 
 EPOCHS = 100
 HIDDEN = 16
-LARGE = ("arxiv-like", 128, 30)  # hidden units, epochs
+LARGE = ("arxiv-like", 128, 20)  # hidden units, epochs
 TARGETS = {  # PyG over ticket: training, without feature dropout, inference
     "cora": (25, 6, 15),
     "citeseer": (60, 10, 25),

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from gebt.sparse import Pattern
 
-_ROUNDS = 6
-_BELOW = 2**31  # labels take the lower bits of a vote, its count the upper ones
+_ROUNDS = 10
+_LARGEST = 8192  # nodes of a community that still draws others: a few MB of features
+_LABEL, _LOT, _MOST = 31, 12, 2**20 - 1  # bits of a label and a lot, the largest count
+_LABELS = 2**_LABEL - 1
 
 
 def community_order(pattern: Pattern, seed: int = 0) -> Tensor:
@@ -16,7 +18,8 @@ def community_order(pattern: Pattern, seed: int = 0) -> Tensor:
 
     Communities come from label propagation (Raghavan et al. 2007): a node takes the
     label most frequent among its neighbours, in rounds in which two thirds of the
-    nodes, drawn at random, change.
+    nodes, drawn at random, change. Labels of more than 8,192 nodes, too many for the
+    caches, draw no others.
 
     Args:
         pattern: (N, N), its rows the neighbours.
@@ -32,7 +35,8 @@ def community_order(pattern: Pattern, seed: int = 0) -> Tensor:
     degree = np.bincount(row, minlength=n)
     label = draw.permutation(n)
     for _ in range(_ROUNDS if row.size else 0):
-        found = _most_frequent(row, label[col], n, draw)
+        large = np.bincount(label, minlength=n) > _LARGEST
+        found = _most_frequent(row, label[col], large, draw)
         change = (draw.random(n) < 2 / 3) & (degree > 0)
         label[change] = found[change]
     return torch.from_numpy(np.lexsort((-degree, label)))
@@ -41,20 +45,22 @@ def community_order(pattern: Pattern, seed: int = 0) -> Tensor:
 def _most_frequent(
     row: NDArray[np.int64],
     label: NDArray[np.int64],
-    n: int,
+    large: NDArray[np.bool_],
     draw: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """(n,) per row its most frequent label, a random one of several; else 0."""
-    # Shuffled numbers for the labels, so that the largest of equals is a random one.
-    shuffled = draw.permutation(n)
-    pair = np.sort(row * _BELOW + shuffled[label])
+    """(N,) per row the most frequent label that is not large, a random one of equals.
+
+    Rows without entries get 0.
+    """
+    pair = np.sort(row << _LABEL | label)
     first = np.flatnonzero(np.diff(pair, prepend=-1))
-    count = np.diff(first, append=pair.size)
-    votes = count * _BELOW + pair[first] % _BELOW
-    of_row = pair[first] // _BELOW
+    of_row, found = pair[first] >> _LABEL, pair[first] & _LABELS
+    count = np.minimum(np.diff(first, append=pair.size), _MOST)
+    count[large[found]] = 0
+    # Lots are drawn for each row: one order for all lets one label flood the graph.
+    lot = draw.integers(0, 1 << _LOT, first.size)
+    vote = (count << _LOT | lot) << _LABEL | found
     start = np.flatnonzero(np.diff(of_row, prepend=-1))
-    best = np.zeros(n, dtype=np.int64)
-    back = np.empty(n, dtype=np.int64)
-    back[shuffled] = np.arange(n)
-    best[of_row[start]] = back[np.maximum.reduceat(votes, start) % _BELOW]
+    best = np.zeros(large.size, dtype=np.int64)
+    best[of_row[start]] = np.maximum.reduceat(vote, start) & _LABELS
     return best
