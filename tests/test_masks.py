@@ -231,3 +231,17 @@ def test_cuda_does_not_wait_for_the_mask(size):
         keep_top(scores, 0.5)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("size", [1000, masks._MANY])
+def test_a_cuda_graph_can_hold_the_mask(size):
+    scores = torch.randn(size, device="cuda")
+    keep_top(scores, 0.5)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        mask = keep_top(scores, 0.5)
+    for _ in range(3):
+        scores.normal_()
+        graph.replay()
+        assert torch.equal(mask.cpu(), keep_top(scores.cpu(), 0.5))
