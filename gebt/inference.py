@@ -47,7 +47,8 @@ def inference_costs(
         ``macs_executed`` and the ``features`` it reads.
     """
     torch.manual_seed(0)
-    dense = GCN(graph.num_features, hidden, graph.num_classes)
+    device = graph.adjacency.device
+    dense = GCN(graph.num_features, hidden, graph.num_classes).to(device)
     ticket = find_ticket(
         dense,
         graph,
@@ -61,7 +62,7 @@ def inference_costs(
     ]
     for graph_ratio, weight_ratio in ratios:
         small = graph.keep_links(keep_top(ticket.link_score, graph_ratio))
-        model = GCN(graph.num_features, hidden, graph.num_classes)
+        model = GCN(graph.num_features, hidden, graph.num_classes).to(device)
         model.load_state_dict(dict(ticket.weights))
         apply_masks(model, ModelPruner(model, weight_ratio).masks())
         at = {"graph_ratio": graph_ratio, "weight_ratio": weight_ratio}
@@ -70,7 +71,6 @@ def inference_costs(
         runs.append((_named("compact", **at), _call(fast, compacted)))
         runs[-1][0]["features"] = compacted.num_features
         runs[-1][0]["macs_executed"] = executed_macs(fast, compacted)
-    device = graph.adjacency.device
     times: list[list[float]] = [[] for _ in runs]
     for row, call in runs:
         with torch.no_grad(), peak_memory(device) as before:
@@ -112,4 +112,4 @@ def _pyg(dense: GCN, graph: Graph) -> Call:
         model.convs[place] = conv
     x = graph.x if isinstance(graph.x, torch.Tensor) else graph.x.to_dense()
     edges, weight = graph.adjacency.pattern.edge_index, graph.adjacency.value
-    return partial(model.eval(), x, edges, weight)
+    return partial(model.eval().to(weight.device), x, edges, weight)

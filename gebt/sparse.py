@@ -76,7 +76,7 @@ class Pattern:
     def row(self) -> Tensor:
         """(E,) the row of each entry."""
         with torch.inference_mode(False):
-            return entry_rows(self.crow)
+            return entry_rows(self.crow, self.nnz)
 
     @cached_property
     def edge_index(self) -> Tensor:

@@ -26,7 +26,10 @@ def csr(crow: Tensor, col: Tensor, value: Tensor, num_cols: int) -> Tensor:
     )
 
 
-def entry_rows(crow: Tensor) -> Tensor:
-    """(E,) the row of every entry, in the dtype of ``crow``."""
+def entry_rows(crow: Tensor, entries: int) -> Tensor:
+    """(E,) the row of every entry, in the dtype of ``crow``.
+
+    E is given, not read from ``crow``: a GPU would have to be waited for.
+    """
     rows = torch.arange(crow.numel() - 1, device=crow.device, dtype=crow.dtype)
-    return rows.repeat_interleave(crow.diff())
+    return rows.repeat_interleave(crow.diff(), output_size=entries)

@@ -30,7 +30,7 @@ def reference_edge_softmax(crow: Tensor, score: Tensor) -> Tensor:
 
 def torch_edge_softmax(crow: Tensor, score: Tensor) -> Tensor:
     """From torch's segments, shifted by each row's largest score."""
-    row = entry_rows(crow)
+    row = entry_rows(crow, score.numel())
     top = torch.segment_reduce(score, "max", offsets=crow)
     weight = (score - top.index_select(0, row)).exp_()
     total = torch.zeros_like(top).index_add_(0, row, weight)
@@ -79,7 +79,7 @@ def _fake(crow: Tensor, score: Tensor) -> Tensor:
 
 def torch_backward(crow: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
     """The gradient for the scores, given the softmax."""
-    row = entry_rows(crow)
+    row = entry_rows(crow, weight.numel())
     pull = weight * grad
     total = weight.new_zeros(crow.numel() - 1).index_add_(0, row, pull)
     return pull - weight * total.index_select(0, row)

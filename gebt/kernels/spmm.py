@@ -30,7 +30,7 @@ from gebt.kernels.sddmm import sddmm
 def reference_spmm(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
     """The truth: one message per entry, added up at its row."""
     out = x.new_zeros(crow.numel() - 1, x.shape[1])
-    return out.index_add(0, entry_rows(crow), value[:, None] * x[col])
+    return out.index_add(0, entry_rows(crow, col.numel()), value[:, None] * x[col])
 
 
 def torch_spmm(crow: Tensor, col: Tensor, value: Tensor, x: Tensor) -> Tensor:
