@@ -36,7 +36,8 @@ GRAPHS = {
 }
 WIDTHS = [16, 64, 128, 256, 602]
 MOST = 4 * 2**30  # bytes of messages, beyond which PyG's scatter is not tried
-Run = Callable[[], torch.Tensor]
+Found = torch.Tensor | tuple[torch.Tensor, ...]
+Run = Callable[[], Found]
 
 
 def candidates(graph: gebt.Graph, width: int) -> Iterator[tuple]:
@@ -55,7 +56,7 @@ def candidates(graph: gebt.Graph, width: int) -> Iterator[tuple]:
     both["edge softmax"] = (indices + 8 * e, indices + 8 * e)
 
     def ours(name: str, call: Run) -> Run:
-        def run() -> torch.Tensor:
+        def run() -> Found:
             with backend(name):
                 return call()
 
@@ -81,20 +82,18 @@ def candidates(graph: gebt.Graph, width: int) -> Iterator[tuple]:
     learned = value.clone().requires_grad_()
     moving = x.clone().requires_grad_()
 
-    def both_gradients(product: Callable[..., torch.Tensor]) -> torch.Tensor:
-        out = product(learned, moving)
-        grads = torch.autograd.grad(out, (learned, moving), g)
-        return torch.cat([grad.flatten() for grad in grads])
+    def both_gradients(product: Callable[..., torch.Tensor]) -> Found:
+        return torch.autograd.grad(product(learned, moving), (learned, moving), g)
 
-    def through_gebt() -> torch.Tensor:
+    def through_gebt() -> Found:
         return both_gradients(lambda v, h: adjacency.with_value(v) @ h)
 
     # A leaf: through the constructor torch's backward wants an N x N matrix.
     leaf = torch.sparse_csr_tensor(p.crow, p.col, value, (n, n)).requires_grad_()
 
-    def through_torch() -> torch.Tensor:
+    def through_torch() -> Found:
         grads = torch.autograd.grad(torch.sparse.mm(leaf, moving), (leaf, moving), g)
-        return torch.cat([grads[0].values(), grads[1].flatten()])
+        return grads[0].values(), grads[1]
 
     task = "forward + backward"
     yield task, "gebt", through_gebt, both
@@ -116,7 +115,7 @@ def candidates(graph: gebt.Graph, width: int) -> Iterator[tuple]:
 
 def _reordered(
     graph: gebt.Graph, value: torch.Tensor, x: torch.Tensor, g: torch.Tensor
-) -> tuple[Run, Callable[[torch.Tensor], torch.Tensor]]:
+) -> tuple[Run, Callable[[Found], Found]]:
     """Forward and backward in the order of `Graph.reorder`, and the way back.
 
     The way back is not timed: a model is trained in that order as a whole, and
@@ -129,18 +128,21 @@ def _reordered(
     learned = value.detach()[place].requires_grad_()
     moving, wanted = x.detach()[order].requires_grad_(), g[order]
 
-    def run() -> torch.Tensor:
+    def run() -> Found:
         out = there.adjacency.with_value(learned) @ moving
-        grads = torch.autograd.grad(out, (learned, moving), wanted)
-        return torch.cat([grad.flatten() for grad in grads])
+        return torch.autograd.grad(out, (learned, moving), wanted)
 
-    def back(found: torch.Tensor) -> torch.Tensor:
-        for_value, for_x = found[: place.numel()], found[place.numel() :]
-        restored = there.restore(for_x.view(moving.shape)).flatten()
+    def back(found: Found) -> Found:
+        for_value, for_x = found
         in_order = torch.empty_like(for_value).index_copy_(0, place, for_value)
-        return torch.cat([in_order, restored])
+        return in_order, there.restore(for_x)
 
     return run, back
+
+
+def _flat(found: Found) -> torch.Tensor:
+    parts = (found,) if isinstance(found, torch.Tensor) else found
+    return torch.cat([part.flatten() for part in parts])
 
 
 def _scatter(index: torch.Tensor, value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -169,10 +171,10 @@ def _torch_sparse(p, value, x, g, both) -> Iterator[tuple]:
     matrix = SparseTensor(**parts, value=value, is_sorted=True)
     yield "spmm", "torch-sparse", lambda: matrix @ x, both
 
-    def run() -> torch.Tensor:
-        v, h = value.clone().requires_grad_(), x.clone().requires_grad_()
-        out = matrix.set_value(v, layout="coo") @ h
-        return torch.cat([t.flatten() for t in torch.autograd.grad(out, (v, h), g)])
+    v, h = value.clone().requires_grad_(), x.clone().requires_grad_()
+
+    def run() -> Found:
+        return torch.autograd.grad(matrix.set_value(v, layout="coo") @ h, (v, h), g)
 
     yield "forward + backward", "torch-sparse", run, both
 
@@ -197,7 +199,7 @@ def measure(name: str, width: int, repeats: int, spec: str, root) -> Iterator[di
     expected: dict[str, torch.Tensor] = {}
     for operation, peer, call, bounds, *back in candidates(graph, width):
         try:
-            found = back[0](call()) if back else call()
+            found = _flat(back[0](call()) if back else call())
         except (RuntimeError, NotImplementedError, ValueError) as error:
             print(f"{name} F={width}: {peer} cannot {operation}: {error}"[:150])
             continue

@@ -184,7 +184,7 @@ class Graph:
         """The same graph with its nodes renumbered for locality, see `restore`.
 
         Products with the adjacency then read rows that lie close together: forward
-        and backward 1.2 to 1.3 times as fast on communities in random order, after
+        and backward 1.1 to 1.3 times as fast on communities in random order, after
         seconds of looking for them. Link ids stay, and so does the fingerprint:
         tickets fit either order.
 
