@@ -35,6 +35,7 @@ GRAPHS = {
     "products-like": "products-like",
 }
 WIDTHS = [16, 64, 128, 256, 602]
+MANY = 2**26  # entries, beyond which int64 positions of several peers fill 24 GiB
 MOST = 4 * 2**30  # bytes of messages, beyond which PyG's scatter is not tried
 Found = torch.Tensor | tuple[torch.Tensor, ...]
 Run = Callable[[], Found]
@@ -66,16 +67,15 @@ def candidates(graph: gebt.Graph, width: int) -> Iterator[tuple]:
     for name in ("numba", "bag", "torch"):
         yield "spmm", f"gebt {name}", ours(name, lambda: spmm(*wide, value, x)), both
     mkl = csr(p.crow, p.col, value, n)
-    coo = torch.sparse_coo_tensor(
-        torch.stack([p.row, p.col]).long(), value, (n, n), is_coalesced=True
-    )
-    index = p.edge_index
-    yield "spmm", "torch COO", lambda: coo @ x, both
     yield "spmm", "torch CSR", lambda: mkl @ x, both
+    index = p.edge_index if e < MANY else torch.empty(2, 0, dtype=torch.int64)
+    if e < MANY:
+        coo = torch.sparse_coo_tensor(index.flip(0), value, (n, n), is_coalesced=True)
+        yield "spmm", "torch COO", lambda: coo @ x, both
+        yield "spmm", "PyG EdgeIndex", _edge_index(index, value, x, n), both
     messages = 4 * e * width
     if messages < MOST:
         yield "spmm", "PyG scatter", lambda: _scatter(index, value, x), both
-    yield "spmm", "PyG EdgeIndex", _edge_index(index, value, x, n), both
     for name in ("numba", "torch"):
         yield "sddmm", f"gebt {name}", ours(name, lambda: sddmm(*wide, g, x)), both
 
@@ -101,15 +101,18 @@ def candidates(graph: gebt.Graph, width: int) -> Iterator[tuple]:
     if 3 * messages < MOST:
         by_scatter = partial(both_gradients, lambda v, h: _scatter(index, v, h))
         yield task, "PyG scatter", by_scatter, both
-    moved, back = _reordered(graph, learned, moving, g)
-    yield task, "gebt, reordered", moved, both, back
+    if e < MANY:
+        moved, back = _reordered(graph, learned, moving, g)
+        yield task, "gebt, reordered", moved, both, back
     if width == WIDTHS[0]:
         from torch_geometric.utils import softmax
 
         for name in ("numba", "torch"):
             call = ours(name, lambda: edge_softmax(p.crow, value))
             yield "edge softmax", f"gebt {name}", call, both
-        yield "edge softmax", "PyG", lambda: softmax(value, index[1], num_nodes=n), both
+        if e < MANY:
+            peer = partial(softmax, value, index[1], num_nodes=n)
+            yield "edge softmax", "PyG", peer, both
     yield from _torch_sparse(p, value, x, g, both)
 
 
