@@ -12,7 +12,6 @@ Writes results/cuda-kernels.csv and prints it. Without a GPU it says so; exit co
 """
 
 import argparse
-import csv
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from common import RESULTS, environment
+from common import RESULTS, write_results
 from torch import Tensor
 
 import gebt
@@ -344,12 +343,7 @@ def main() -> None:
         f"{properties.name}, CUDA {torch.version.cuda}, triton {triton.__version__}, "
         f"copy bandwidth {copy_bandwidth():.0f} GB/s"
     )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with open(args.out, "w", newline="") as file:
-        file.write(f"# {environment()}; {machine}\n")
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_results(args.out, rows, machine)
     print(f"{machine}. Written: {args.out}")
 
 

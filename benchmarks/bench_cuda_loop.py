@@ -13,7 +13,6 @@ says so; exit code 2.
 """
 
 import argparse
-import csv
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import torch
 from bench_search import HIDDEN, step_of
-from common import RESULTS, environment
+from common import RESULTS, write_results
 from torch import Tensor
 
 import gebt
@@ -315,17 +314,6 @@ def ratios(rows: list[Row]) -> Iterator[str]:
             yield f"{part}: {slow} / {fast}: {ms[slow] / ms[fast]:.2f}"
 
 
-def write(path: Path, rows: list[Row]) -> None:
-    """All rows so far, below a line that says where they are from."""
-    name = torch.cuda.get_device_properties(0).name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
-        file.write(f"# {environment()}; {name}, CUDA {torch.version.cuda}\n")
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -337,13 +325,15 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("bench_cuda_loop.py needs a GPU: torch.cuda.is_available() is False.")
         sys.exit(2)
+    name = torch.cuda.get_device_properties(0).name
+    machine = f"{name}, CUDA {torch.version.cuda}"
     rows: list[Row] = []
     for part in args.parts:
         for row in PARTS[part](args.root, args.repeats):
             print(*row.values(), sep="\t", flush=True)
             rows.append(row)
         torch.cuda.empty_cache()
-        write(args.out, rows)
+        write_results(args.out, rows, machine, columns=COLUMNS)
     print(*ratios(rows), f"Written: {args.out}", sep="\n")
 
 

@@ -10,7 +10,6 @@ Writes results/kernels-<threads>-threads.csv and prints it as a table.
 """
 
 import argparse
-import csv
 import statistics
 import time
 import warnings
@@ -19,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from common import RESULTS, environment
+from common import RESULTS, write_results
 from rich.console import Console
 from rich.table import Table
 
@@ -252,11 +251,9 @@ def main() -> None:
     for name in args.graphs:
         for width in args.widths:
             rows += measure(name, width, args.repeats, GRAPHS[name], args.root)
-            with open(path, "w", newline="") as file:  # whole after each
-                file.write(f"# {environment()}; copy bandwidth {copy:.1f} GB/s\n")
-                writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            write_results(
+                path, rows, f"copy bandwidth {copy:.1f} GB/s"
+            )  # whole after each
             print(f"{name}, F = {width}: measured", flush=True)
     table = Table(title=f"copy bandwidth {copy:.1f} GB/s", title_justify="left")
     for column in rows[0]:

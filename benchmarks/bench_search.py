@@ -12,7 +12,6 @@ Writes results/search.csv and prints it with the ratios.
 """
 
 import argparse
-import csv
 import multiprocessing
 import os
 import statistics
@@ -20,7 +19,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from common import RESULTS, environment
+from common import RESULTS, write_results
 from torch.nn.functional import cross_entropy
 
 import gebt
@@ -112,7 +111,7 @@ def measure(work: tuple[str, str, int, int]) -> dict:
 
 
 def draw_and_retrain(work: tuple[str, int, int]) -> dict:
-    """Seconds of a search that stops and of retraining, evaluation included."""
+    """Seconds of a search that stops and of retraining with its evaluations."""
     name, threads, epochs = work
     torch.set_num_threads(threads)
     graph = gebt.load(name)
@@ -175,11 +174,7 @@ def main() -> None:
         }
         for name, ratio in ratios.items():
             print(f"pages of {pages}: {name}: {ratio:.2f}", flush=True)
-    with open(RESULTS / "search.csv", "w", newline="") as file:
-        file.write(f"# {environment()}\n")
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_results(RESULTS / "search.csv", rows)
 
 
 if __name__ == "__main__":

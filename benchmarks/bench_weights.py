@@ -10,12 +10,11 @@ Writes results/weights-<threads>-threads.csv and prints it.
 """
 
 import argparse
-import csv
 import statistics
 import time
 
 import torch
-from common import RESULTS, environment
+from common import RESULTS, write_results
 
 from gebt.kernels import backend, times_sparse, times_sparse_pays
 from gebt.kernels._csr import csr
@@ -82,11 +81,7 @@ def main() -> None:
             rows.append(measure(shape, zeros, args.repeats))
             print(*rows[-1].values(), sep="\t", flush=True)
     path = RESULTS / f"weights-{args.threads}-threads.csv"
-    with open(path, "w", newline="") as file:
-        file.write(f"# {environment()}; {ROWS} rows, float32\n")
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_results(path, rows, f"{ROWS} rows, float32")
 
 
 if __name__ == "__main__":

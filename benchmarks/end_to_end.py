@@ -16,7 +16,6 @@ Prints tables and writes results/end_to_end.csv.
 """
 
 import argparse
-import csv
 import statistics
 import time
 import warnings
@@ -24,7 +23,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from common import RESULTS, environment
+from common import RESULTS, write_results
 from rich.console import Console
 from rich.table import Table
 from torch_geometric.nn import GCNConv
@@ -293,7 +292,6 @@ def main() -> None:
     warnings.simplefilter("ignore")
     console = Console(width=100)
     rows: list[dict[str, object]] = []
-    header = f"# {environment()}\n"
 
     def tell(
         graph: str,
@@ -407,12 +405,7 @@ def main() -> None:
             )
     console.print(table)
     path = RESULTS / "end_to_end.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
-        file.write(header)
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_results(path, rows)
     console.print(f"Written: {path}")
 
 

@@ -8,12 +8,11 @@ Writes results/spmm-<threads>-threads.csv.
 """
 
 import argparse
-import csv
 import statistics
 import time
 
 import torch
-from common import RESULTS, environment
+from common import RESULTS, write_results
 
 import gebt
 from gebt.kernels.spmm import bag_spmm, reference_spmm, torch_spmm
@@ -50,7 +49,6 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    header = f"# {environment()}\n"
     calls = {"csr": torch_spmm, "csr reduce": reduce_spmm, "bag": bag_spmm}
     rows = []
     for name, matrix in matrices(args.root).items():
@@ -74,11 +72,7 @@ def main() -> None:
             rows.append(row)
             print(row, flush=True)
     path = RESULTS / f"spmm-{args.threads}-threads.csv"
-    with open(path, "w", newline="") as file:
-        file.write(header)
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_results(path, rows)
     print(f"Written: {path}")
 
 
