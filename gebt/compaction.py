@@ -131,16 +131,16 @@ def _pick_sparse_weights(model: nn.Module) -> None:
         return
     for depth, layer in enumerate(model.stacked(), start=1):
         layer.pick_sparse_weights()
-        for name in layer.sparse:
-            weight = getattr(layer, name)
-            zeros = 1 - float(weight.count_nonzero()) / weight.numel()
-            shape = " x ".join(map(str, weight.shape))
+        for name, sparse in layer.sparse.items():
+            outputs, inputs = sparse.columns.shape
+            zeros = 1 - sparse.columns.pattern.nnz / (outputs * inputs)
             _log.info(
-                "compact: layer %d multiplies by its %s, %s with %.0f%% zeros, as a "
-                "sparse matrix",
+                "compact: layer %d multiplies by its %s, %d x %d with %.0f%% zeros, as "
+                "a sparse matrix",
                 depth,
                 name.replace("_", " "),
-                shape,
+                inputs,
+                outputs,
                 100 * zeros,
             )
 

@@ -94,15 +94,16 @@ def refuses_csr(*args: Tensor) -> str | None:
     return None
 
 
-def refuses_numba(gathered: Tensor, entries: int) -> str | None:
+def refuses_numba(gathered: Tensor, entries: int, least: int = _MANY) -> str | None:
     """Why numba's loops cannot, or had better not, run.
 
     Args:
         gathered: the floating operand whose rows are read out of order.
         entries: how many there are to loop over.
+        least: from how many on the loop is faster.
     """
-    if not _asked and entries < _MANY:
-        return f"numba's loops gain nothing on fewer than {_MANY} entries"
+    if not _asked and entries < least:
+        return f"numba's loops gain nothing on fewer than {least} entries"
     if not gathered.is_cpu or gathered.dtype not in (torch.float32, torch.float64):
         return (
             "numba's loops are for float32 and float64 on CPU, not "

@@ -9,7 +9,6 @@ from torch.autograd.function import once_differentiable
 
 from gebt.kernels._choose import (
     Implementation,
-    asked_by_name,
     choose,
     compiled,
     never,
@@ -54,9 +53,7 @@ def _pass(x: Tensor, bits: Tensor, dropped: int) -> Tensor:
 
 
 def _refuses_numba(x: Tensor, *_: Any) -> str | None:
-    if not asked_by_name() and x.numel() < _LARGE:
-        return f"numba's loop gains nothing on fewer than {_LARGE} entries"
-    return refuses_numba(x, x.numel())
+    return refuses_numba(x, x.numel(), least=_LARGE)
 
 
 IMPLEMENTATIONS = (
