@@ -14,6 +14,7 @@ from gebt.graph import Graph
 from gebt.masks import keep_top
 from gebt.models import GCN
 from gebt.pruner import ModelPruner, apply_masks
+from gebt.randomness import Draws
 from gebt.search import find_ticket
 
 Row = dict[str, Any]
@@ -46,9 +47,9 @@ def inference_costs(
         (memory that a forward needs beyond what was there), and of the compact form
         ``macs_executed`` and the ``features`` it reads.
     """
-    torch.manual_seed(0)
     device = graph.adjacency.device
-    dense = GCN(graph.num_features, hidden, graph.num_classes).to(device)
+    with Draws(0).used_by():
+        dense = GCN(graph.num_features, hidden, graph.num_classes).to(device)
     ticket = find_ticket(
         dense,
         graph,

@@ -19,12 +19,13 @@ from gebt.files import write_csv
 from gebt.graph import Graph, LinkSplit
 from gebt.masks import check_ratio
 from gebt.pruner import prunable_weights
+from gebt.randomness import Draws
 from gebt.recipes import RECIPES, Recipe
 from gebt.search import find_ticket
 from gebt.statistics import deviation
 from gebt.tasks import LinkPrediction, Task
 from gebt.ticket import Ticket
-from gebt.training import Epoch, Training, evaluate, seeded, train
+from gebt.training import Epoch, Training, evaluate, train
 
 OnEpoch = Callable[[str, Epoch], None]
 
@@ -206,7 +207,7 @@ def prepare(graph: Graph, task: Task) -> Graph:
 
 def new_model(graph: Graph, recipe: Recipe, task: Task, seed: int) -> nn.Module:
     """A model for a graph, initialised from a seed."""
-    with seeded(seed, torch.device("cpu")):
+    with Draws(seed).used_by():
         model = recipe.build(
             graph.num_features,
             recipe.hidden,

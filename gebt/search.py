@@ -15,6 +15,7 @@ from gebt.masks import NAN, check_ratio
 from gebt.models import describe_model
 from gebt.penalties import ADMM
 from gebt.pruner import ModelPruner, Scope, Unit, apply_masks, check_masks
+from gebt.randomness import Draws
 from gebt.sparsifier import GraphSparsifier
 from gebt.tasks import NodeClassification, Task
 from gebt.ticket import Ticket, current_versions
@@ -27,7 +28,6 @@ from gebt.training import (
     evaluate,
     parameter_groups,
     run,
-    seeded,
     trainable,
 )
 
@@ -157,9 +157,12 @@ def find_ticket(
     groups.append({"params": scores, "lr": graph_lr})
     optimizer = torch.optim.Adam(groups, fused=True)
 
+    draws = Draws(seed)
+
     def step(parameters: list[Tensor]) -> Tensor:
         """One forward and backward; only these parameters are updated."""
-        with _only(parameters, learnable + scores):
+        only = _only(parameters, learnable + scores)
+        with only, draws.used_by(model, task):
             output = run(model, graph.x, sparsifier(), task.rows(graph, "train"))
             loss = task.loss(output, graph, "train")
             regularised = loss if penalty is None else loss + penalty(sparsifier.score)
@@ -180,38 +183,38 @@ def find_ticket(
     ranked = scores if graph_ratio else []
     if pruner:
         ranked = [*ranked, *pruner.weights.values()]
-    with seeded(seed, graph.adjacency.device):
-        for epoch in range(1, epochs + 1):
-            model.train()
-            if alternate and update_weights:
-                loss = step(weights)
-                step(scores)
-            else:
-                loss = step(weights + scores)
-            # A GPU is waited for once an epoch, when all that it has to do is queued.
-            value = check_finite(loss, epoch) if loss.is_cpu else math.nan
-            if graph_ratio and sparsifier.score.grad is None:
-                raise ValueError(_UNREACHED.format(type(model).__name__))
-            if penalty is not None:
-                penalty.update(sparsifier.score)
-            found: dict[str, Any] = {}
-            if graph_ratio:
-                found["graph"] = link_mask = sparsifier.mask(graph_ratio)
-            if pruner:
-                found["weights"] = masks = pruner.masks()
-            numbers = None if loss.is_cpu else _loss_and_nan(loss, ranked)
-            reading = detector.update(found)
-            if numbers is not None:
-                value = _check(numbers.cpu(), epoch)
-            if mask_weights:
-                apply_masks(model, masks)
-            distances.append({**reading.distances, "joint": reading.joint})
-            if on_epoch:
-                adjacency = sparsifier().detach()
+    for epoch in range(1, epochs + 1):
+        model.train()
+        if alternate and update_weights:
+            loss = step(weights)
+            step(scores)
+        else:
+            loss = step(weights + scores)
+        # A GPU is waited for once an epoch, when all that it has to do is queued.
+        value = check_finite(loss, epoch) if loss.is_cpu else math.nan
+        if graph_ratio and sparsifier.score.grad is None:
+            raise ValueError(_UNREACHED.format(type(model).__name__))
+        if penalty is not None:
+            penalty.update(sparsifier.score)
+        found: dict[str, Any] = {}
+        if graph_ratio:
+            found["graph"] = link_mask = sparsifier.mask(graph_ratio)
+        if pruner:
+            found["weights"] = masks = pruner.masks()
+        numbers = None if loss.is_cpu else _loss_and_nan(loss, ranked)
+        reading = detector.update(found)
+        if numbers is not None:
+            value = _check(numbers.cpu(), epoch)
+        if mask_weights:
+            apply_masks(model, masks)
+        distances.append({**reading.distances, "joint": reading.joint})
+        if on_epoch:
+            adjacency = sparsifier().detach()
+            with draws.used_by(model, task):
                 val = evaluate(model, graph, "val", adjacency=adjacency, task=task)
-                on_epoch(Epoch(epoch, value, val, distances[-1]))
-            if settled := reading.settled:
-                break
+            on_epoch(Epoch(epoch, value, val, distances[-1]))
+        if settled := reading.settled:
+            break
     model.eval()
     # Not sooner: behind a layer that starts at zero the first gradients are zero too.
     if graph_ratio and sparsifier.share_untouched() == 1:

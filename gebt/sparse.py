@@ -8,6 +8,7 @@ self-loops, the rows that a loss can see), each built at its first use and kept.
 
 from collections.abc import Callable
 from functools import cached_property
+from threading import Lock
 from typing import Any, TypeVar
 
 import torch
@@ -17,21 +18,25 @@ from gebt.kernels import spmm
 from gebt.kernels._csr import entry_rows
 
 T = TypeVar("T")
+_changing = Lock()  # held while what is kept changes
 _INT32_MAX = 2**31 - 1
 _NEARLY_ALL = 0.9  # above this share of all rows, restricting to them saves nothing
 
 
 class _Recent(dict[Any, Any]):
-    """The results of the last few calls, by key."""
+    """The results of the last few calls, by key; for any number of threads."""
 
     def get_or(self, key: Any, build: Callable[[], T]) -> T:
-        if key not in self:
-            if len(self) == 8:
-                del self[next(iter(self))]
+        found = self.get(key, self)
+        if found is self:
             # What is kept must serve training too.
             with torch.inference_mode(False):
-                self[key] = build()
-        return self[key]
+                found = build()
+            with _changing:
+                if len(self) >= 8:
+                    del self[next(iter(self))]
+                self[key] = found
+        return found
 
 
 class Pattern:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from gebt import randomness
 from gebt.graph import Graph, LinkSplit, Split
 
 Part = Literal["train", "val", "test"]
@@ -204,7 +205,9 @@ class LinkPrediction:
     def loss(self, output: Tensor, graph: Graph, part: Part) -> Tensor:
         """Mean binary cross-entropy of the part's links and of random pairs."""
         linked = getattr(graph.split, part)
-        other = torch.randint_like(linked, graph.num_nodes)
+        device = linked.device
+        draw = {"generator": randomness.stream(device), "device": device}
+        other = torch.randint(graph.num_nodes, linked.shape, **draw)
         score = _inner(output, torch.cat([linked, other]))
         target = score.new_zeros(score.shape)
         target[: linked.shape[0]] = 1

@@ -13,6 +13,7 @@ from gebt import __version__
 from gebt.files import read_tensors, write_tensors
 from gebt.graph import Graph
 from gebt.pruner import apply_masks, check_choice, check_masks
+from gebt.randomness import Draws
 
 Weights = Literal["inherit", "rewind", "fresh"]
 Links = Literal["learned", "binary"]
@@ -208,8 +209,7 @@ def _reinitialise(model: nn.Module, seed: int) -> None:
             f"no part of {type(model).__name__} has a `reset_parameters` to draw fresh "
             'weights with. Use `weights="rewind"`.'
         )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with Draws(seed).used_by(model):
         for reset in resets:
             reset()
 

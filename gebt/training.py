@@ -3,7 +3,6 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from gebt.graph import Graph
 from gebt.pruner import apply_masks, check_choice, check_masks
+from gebt.randomness import Draws
 from gebt.sparse import SparseMatrix
 from gebt.tasks import NodeClassification, Part, Task
 
@@ -80,7 +80,7 @@ def train(
         weight_decay: added to the gradient, times the parameter.
         decay: on the parameters of the ``"first"`` layer, as Kipf and Welling do, or
             on ``"all"``.
-        seed: for dropout; torch's own random state is left as it was.
+        seed: for dropout and negatives; torch's own random state is left as it was.
         task: what to learn; by default one class per node.
         on_epoch: called after each epoch.
 
@@ -100,9 +100,10 @@ def train(
     history: list[Epoch] = []
     best, best_epoch = -math.inf, 0
     best_state: dict[str, Tensor] = {}
-    with seeded(seed, graph.adjacency.device):
-        for epoch in range(1, epochs + 1):
-            model.train()
+    draws = Draws(seed)
+    for epoch in range(1, epochs + 1):
+        model.train()
+        with draws.used_by(model, task):
             rows = task.rows(graph, "train")
             output = run(model, graph.x, graph.adjacency, rows)
             loss = task.loss(output, graph, "train")
@@ -113,14 +114,14 @@ def train(
             if keep:
                 apply_masks(model, keep)
             val = evaluate(model, graph, "val", task=task)
-            # Last: it waits for a GPU, which the score has been waited for already.
-            value = check_finite(loss, epoch)
-            if math.isnan(val) or val > best:
-                best, best_epoch = val, epoch
-                best_state = copy_state(model)
-            history.append(Epoch(epoch, value, val, {}))
-            if on_epoch:
-                on_epoch(history[-1])
+        # Last: it waits for a GPU, which the score has been waited for already.
+        value = check_finite(loss, epoch)
+        if math.isnan(val) or val > best:
+            best, best_epoch = val, epoch
+            best_state = copy_state(model)
+        history.append(Epoch(epoch, value, val, {}))
+        if on_epoch:
+            on_epoch(history[-1])
     model.load_state_dict(best_state)
     model.eval()
     return Training(tuple(history), best_epoch, best)
@@ -238,12 +239,3 @@ def check_finite(loss: Tensor, epoch: int) -> float:
 def copy_state(model: nn.Module) -> dict[str, Tensor]:
     """A copy of a model's parameters and buffers."""
     return {name: t.detach().clone() for name, t in model.state_dict().items()}
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Any:
-    """Draw from the seed inside the block, leave torch's random state as it was."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gebt import randomness
 from gebt.kernels._choose import (
     Implementation,
     choose,
@@ -66,26 +67,27 @@ IMPLEMENTATIONS = (
 def dropout(x: Tensor, p: float) -> Tensor:
     """Zero each entry with probability ``p``, divide the others by ``1 - p``.
 
-    On CPU four entries share one draw of 64 bits: 16 bits decide each. torch's own
-    `bernoulli_` takes eight times as long there. Which entries are dropped depends on
-    torch's random state alone, not on how it is computed.
+    Four entries share one draw of 64 bits: 16 bits decide each. torch's own
+    `bernoulli_` takes eight times as long on CPU. Which entries are dropped depends on
+    the random stream alone (`gebt.randomness`), not on how it is computed.
 
     Args:
         x: any shape, floating.
         p: in [0, 1).
     """
-    if not x.is_cpu:
-        return x * torch.empty_like(x).bernoulli_(1 - p).div_(1 - p)
-    bits, dropped = _draw(x.numel()), min(round(p * 2**_BITS), 2**_BITS - 1)
+    dropped = min(round(p * 2**_BITS), 2**_BITS - 1)
+    bits = _draw(x.numel(), x.device)
     return choose("dropout", IMPLEMENTATIONS, x, bits, dropped)(x, bits, dropped)
 
 
-def _draw(n: int) -> Tensor:
-    """(n,) int16 from torch's random state."""
-    if n < _LARGE:
-        words = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None)
+def _draw(n: int, device: torch.device) -> Tensor:
+    """(n,) int16 from the current stream."""
+    stream = randomness.stream(device)
+    if n < _LARGE or device.type != "cpu":
+        words = torch.empty(-(-n // 4), dtype=torch.int64, device=device)
+        words.random_(-(2**63), None, generator=stream)
     else:
-        seed = int(torch.empty((), dtype=torch.int64).random_())
+        seed = int(torch.empty((), dtype=torch.int64).random_(generator=stream))
         drawn = np.random.SFC64(seed).random_raw(-(-n // 4))
         words = torch.from_numpy(drawn.view(np.int64))
     return words.view(torch.int16)[:n]

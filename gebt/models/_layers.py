@@ -3,10 +3,10 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
-from gebt import kernels
+from gebt import kernels, randomness
 from gebt.sparse import SparseMatrix
 
 Features = Tensor | SparseMatrix
@@ -15,7 +15,8 @@ Features = Tensor | SparseMatrix
 def glorot_(weight: Tensor, fan_in: int, fan_out: int) -> None:
     """Fill with Glorot and Bengio's uniform numbers."""
     limit = math.sqrt(6 / max(1, fan_in + fan_out))
-    nn.init.uniform_(weight, -limit, limit)
+    with torch.no_grad():
+        weight.uniform_(-limit, limit, generator=randomness.stream(weight.device))
 
 
 def wide_product(x: Features, weight: Tensor, bias: Tensor | None) -> Tensor:

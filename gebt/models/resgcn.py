@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from gebt.models._layers import (
     take_rows,
     wide_product,
 )
+from gebt.randomness import drawn_again
 from gebt.sparse import SparseMatrix
 
 _EPSILON = 1e-7  # added to every message, as DeeperGCN does
@@ -155,7 +156,7 @@ class ResGCN(nn.Module):
                     h,
                     adjacency,
                     use_reentrant=False,
-                    context_fn=partial(_contexts, norm),
+                    context_fn=partial(_contexts, norm, h.device),
                 )
             else:
                 h = self._block(norm, layer, h, adjacency)
@@ -170,19 +171,22 @@ class ResGCN(nn.Module):
         return dropout(relu(norm(h)), self.dropout, self.training)
 
 
-def _contexts(norm: Any) -> tuple[Any, Any]:
-    """Of the forward and of its recomputation."""
-    return nullcontext(), _no_statistics(norm)
+def _contexts(norm: Any, device: torch.device) -> tuple[Any, Any]:
+    """Of the forward, which begins now, and of its recomputation."""
+    return nullcontext(), _repeated(norm, drawn_again(device))
 
 
 @contextmanager
-def _no_statistics(norm: nn.BatchNorm1d) -> Iterator[None]:
-    """Inside, a forward leaves the running statistics as they are."""
+def _repeated(
+    norm: nn.BatchNorm1d, draws: AbstractContextManager[None]
+) -> Iterator[None]:
+    """Inside, a forward draws as before and leaves the running statistics alone."""
     momentum, norm.momentum = norm.momentum, 0.0
     count = norm.num_batches_tracked
     before = None if count is None else count.clone()
     try:
-        yield
+        with draws:
+            yield
     finally:
         norm.momentum = momentum
         if count is not None and before is not None:
