@@ -39,7 +39,7 @@ class Draws:
         """Inside, in this thread, all random numbers come from these streams.
 
         Other people's modules, such as PyG's, ask torch's own generators. They get
-        these streams in their place; some 5 us for each operation of theirs.
+        these streams in their place, at 10 us for each operation of theirs.
 
         Args:
             users: the models and tasks that will draw.
