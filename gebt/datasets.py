@@ -121,7 +121,7 @@ def _heterophilous(name: str, about: str) -> Dataset:
                     for part in ("train", "val", "test")
                 },
             )
-        return Graph.from_pyg(data, directed=False, name=name)
+        return Graph.from_pyg(data, directed=False, name=name, metric="ROC-AUC")
 
     return Dataset(name, about, files, read)
 

@@ -6,10 +6,10 @@ construction. Link ids are those of the full graph, in every part of it.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from gebt.sparse import Pattern, SparseMatrix
 SPARSE_BELOW = 0.2
 """Share of non-zeros below which features are kept sparse (measured: X @ W with 16
 columns, forward and gradient, breaks even near 0.2 on one thread)."""
+Metric = Literal["accuracy", "ROC-AUC"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,8 @@ class Graph:
         name: what the graph is called in reports.
         order: (N,) int64, which of the given graph's nodes each row is, after
             `reorder`; None in the given order.
+        metric: how predicted classes are scored, ``"accuracy"`` or, of two classes,
+            ``"ROC-AUC"``. The data set's, so that all its parts are scored alike.
     """
 
     x: Tensor | SparseMatrix
@@ -67,6 +70,7 @@ class Graph:
     split: Split | LinkSplit | None = None
     name: str = "graph"
     order: Tensor | None = None
+    metric: Metric = "accuracy"
 
     @property
     def num_nodes(self) -> int:
@@ -106,6 +110,7 @@ class Graph:
         split: Mapping[str, Any] | None = None,
         directed: bool | None = None,
         name: str = "graph",
+        metric: Metric = "accuracy",
     ) -> "Graph":
         """Take over a PyG ``Data`` object.
 
@@ -127,10 +132,16 @@ class Graph:
             directed: True or False to say which it is; False adds the missing
                 opposite edges.
             name: what to call it.
+            metric: how predicted classes are scored: ``"accuracy"``, or ``"ROC-AUC"``
+                of class 1 against class 0, as Platonov et al. 2023 do.
 
         Raises:
             ValueError: naming what is wrong and the value seen.
         """
+        if metric not in get_args(Metric):
+            raise ValueError(
+                f"`metric` must be one of {get_args(Metric)}, got {metric!r}."
+            )
         x = _features(getattr(data, "x", None))
         n = x.shape[0]
         source, target, weight = _edges(data, n, x.dtype)
@@ -157,6 +168,7 @@ class Graph:
             y=_labels(getattr(data, "y", None), n),
             split=_split(data, split, n),
             name=name,
+            metric=metric,
         )
 
     def keep_links(self, keep: Tensor, value: Tensor | None = None) -> "Graph":
@@ -172,7 +184,7 @@ class Graph:
         weights = self.adjacency.value
         if value is not None:
             _check_links("value", value, self.num_links)
-            weights = weights * value.index_select(0, self.link)
+            weights = weights * value.index_select(0, self.link).to(weights.dtype)
         stays = keep.index_select(0, self.link)
         return replace(
             self,
@@ -312,28 +324,32 @@ class Graph:
     def fingerprint(self) -> str:
         """A hash of features, adjacency, link ids and labels, not of the split.
 
-        Taken in the given order of the nodes.
+        Taken in the given order of the nodes, and once: torch counts the changes of a
+        tensor, so that a changed graph is hashed anew.
         """
+        parts = [*_parts(self.adjacency), self.link]
+        parts += _parts(self.x) if isinstance(self.x, SparseMatrix) else [self.x]
+        if self.y is not None:
+            parts.append(self.y)
+        if any(part.is_inference() for part in parts):  # their changes are not counted
+            return self._hash(parts)
+        versions = [part._version for part in parts]
+        known = self.__dict__.get("_hashed")
+        if known is None or known[0] != versions:
+            known = versions, self._hash(parts)
+            self.__dict__["_hashed"] = known  # the dataclass is frozen
+        return known[1]
+
+    def _hash(self, parts: Sequence[Tensor]) -> str:
         if self.order is not None:
             given = self._renumbered(self.order.argsort())
             return replace(given, order=None).fingerprint()
         digest = hashlib.sha256()
         digest.update(f"{tuple(self.x.shape)}{self.num_links}".encode())
-        parts = [
-            self.adjacency.pattern.crow,
-            self.adjacency.pattern.col,
-            self.adjacency.value,
-            self.link,
-        ]
-        if isinstance(self.x, SparseMatrix):
-            parts += [self.x.pattern.crow, self.x.pattern.col, self.x.value]
-        else:
-            parts.append(self.x)
-        if self.y is not None:
-            parts.append(self.y)
         for part in parts:
             digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            digest.update(part.detach().cpu().contiguous().numpy().tobytes())
+            flat = part.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> "Graph":
@@ -347,6 +363,10 @@ class Graph:
             split=None if self.split is None else _moved(self.split, device),
             order=None if self.order is None else self.order.to(device),
         )
+
+
+def _parts(matrix: SparseMatrix) -> list[Tensor]:
+    return [matrix.pattern.crow, matrix.pattern.col, matrix.value]
 
 
 def join(low: Tensor, high: Tensor, n: int) -> tuple[Pattern, Tensor]:

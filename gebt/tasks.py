@@ -1,6 +1,8 @@
 """What is learned: a loss and a metric. The loops know neither."""
 
-from typing import ClassVar, Literal, Protocol
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -77,13 +79,13 @@ class _OnNodes:
 
 
 class NodeClassification(_OnNodes):
-    """One class per node: cross-entropy; accuracy, or ROC-AUC of two classes."""
+    """One class per node: cross-entropy; accuracy or ROC-AUC, as the graph says."""
 
     name: ClassVar[str] = "node-classification"
 
     def metric(self, graph: Graph) -> str:
-        """Accuracy, or ROC-AUC of two classes."""
-        return "ROC-AUC" if graph.num_classes == 2 else "accuracy"
+        """Accuracy or ROC-AUC, `Graph.metric`."""
+        return graph.metric
 
     def check(self, graph: Graph) -> None:
         """Raise a ValueError unless there is one class per training node."""
@@ -93,6 +95,11 @@ class NodeClassification(_OnNodes):
             raise ValueError(
                 f"the graph {graph.name!r} has {graph.num_classes} labels per node, "
                 f"not one class. Use the task {MultiLabel.name!r}."
+            )
+        if graph.metric == "ROC-AUC" and graph.num_classes > 2:
+            raise ValueError(
+                f"the metric of {graph.name!r} is ROC-AUC, which takes two classes, "
+                f'but it has {graph.num_classes}. Set `metric="accuracy"`.'
             )
         lowest = int(graph.y[graph.split.train].min())
         if lowest < 0:
@@ -271,15 +278,32 @@ TASKS: dict[str, type[NodeClassification | MultiLabel | LinkPrediction]] = {
 """Every task, by name."""
 
 
-def find_task(name: str) -> Task:
-    """The task of that name.
+def find_task(described: str | Mapping[str, Any]) -> Task:
+    """The task of a name, or of a description by `describe_task`.
 
     Raises:
         ValueError: if there is none; lists those there are.
     """
-    if name not in TASKS:
+    if isinstance(described, str):
+        described = {"name": described}
+    name, options = described.get("name"), dict(described)
+    options.pop("name", None)
+    if not isinstance(name, str) or name not in TASKS:
         raise ValueError(f"there is no task {name!r}; gebt knows {', '.join(TASKS)}.")
-    return TASKS[name]()
+    known = inspect.signature(TASKS[name]).parameters
+    for option, value in options.items():
+        if option not in known or not isinstance(value, type(known[option].default)):
+            raise ValueError(
+                f"the task {name!r} has no option {option} = {value!r}; it takes "
+                f"{', '.join(map(str, known.values())) or 'none'}."
+            )
+    return TASKS[name](**options)
+
+
+def describe_task(task: Task) -> dict[str, Any]:
+    """A task's name and, of gebt's own, its options: what `find_task` takes."""
+    ours = TASKS.get(task.name) is type(task)
+    return {"name": task.name, **(vars(task) if ours else {})}
 
 
 def task_for(graph: Graph) -> Task:
