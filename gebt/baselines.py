@@ -28,7 +28,7 @@ from gebt.pipeline import new_model, train_by
 from gebt.pruner import ModelPruner, prunable_weights
 from gebt.recipes import Recipe
 from gebt.search import FROZEN_THRESHOLD, find_ticket
-from gebt.sparsifier import Criterion, link_scores, random_links
+from gebt.sparsifier import Criterion, link_scores, random_links, top_links
 from gebt.tasks import Task
 from gebt.ticket import Ticket, Weights
 from gebt.training import copy_state
@@ -170,8 +170,7 @@ def one_shot(setting: Setting, *, criterion: Criterion) -> Iterator[Outcome]:
     draw = torch.Generator().manual_seed(setting.seed)
     scores = link_scores(setting.graph, criterion, draw)
     order = torch.randperm(scores.numel(), generator=draw)  # among equal scores
-    keep = torch.empty_like(scores, dtype=torch.bool)
-    keep[order] = keep_top(scores[order], setting.graph_ratio)
+    keep = top_links(scores, setting.graph_ratio, order)
     small = setting.graph.keep_links(keep)
     model = setting.model()
     masks = _random_masks(model, setting.weight_ratio, draw)

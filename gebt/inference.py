@@ -11,11 +11,11 @@ from torch import nn
 from gebt.compaction import compact
 from gebt.cost import executed_macs, peak_memory, time_calls
 from gebt.graph import Graph
-from gebt.masks import keep_top
 from gebt.models import GCN
 from gebt.pruner import ModelPruner, apply_masks
 from gebt.randomness import Draws
 from gebt.search import find_ticket
+from gebt.sparsifier import random_order, top_links
 
 Row = dict[str, Any]
 Call = Callable[[], torch.Tensor]
@@ -57,12 +57,13 @@ def inference_costs(
         weight_ratio=max(r[1] for r in ratios) or 0.1,
         epochs=search_epochs,
     )
+    order = random_order(graph.num_links, ticket.seed).to(device)
     runs: list[tuple[Row, Any]] = [
         (_named("PyG, full graph"), _pyg(dense, graph)),
         (_named("gebt, dense"), _call(dense, graph)),
     ]
     for graph_ratio, weight_ratio in ratios:
-        small = graph.keep_links(keep_top(ticket.link_score, graph_ratio))
+        small = graph.keep_links(top_links(ticket.link_score, graph_ratio, order))
         model = GCN(graph.num_features, hidden, graph.num_classes).to(device)
         model.load_state_dict(dict(ticket.weights))
         apply_masks(model, ModelPruner(model, weight_ratio).masks())

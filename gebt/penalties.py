@@ -1,9 +1,14 @@
 """L_reg of Eq. 3: what pulls link scores towards a pruned graph."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from gebt.masks import check_ratio, keep_top
+
+Project = Callable[[Tensor, float], Tensor]
 
 
 class ADMM:
@@ -27,8 +32,19 @@ class ADMM:
         self.prune_ratio = check_ratio("prune_ratio", prune_ratio)
         self.reset()
 
-    def reset(self) -> None:
-        """Forget the dual of an earlier search."""
+    def options(self) -> dict[str, Any]:
+        """What it was created with, and its name, as numbers and strings."""
+        return {"name": "ADMM", "rho": self.rho, "prune_ratio": self.prune_ratio}
+
+    def reset(self, project: Project = keep_top) -> None:
+        """Begin a search: forget the dual of an earlier one.
+
+        Args:
+            project: which scores (L,) Z keeps at a ratio; `find_ticket` gives its
+                sparsifier's rule, so that among equal scores, as all are at first, not
+                the position decides.
+        """
+        self._keep = project
         self._dual: Tensor | None = None
         self._target: Tensor | None = None
 
@@ -48,4 +64,4 @@ class ADMM:
         self._dual += scores - self._target
 
     def _project(self, scores: Tensor) -> Tensor:
-        return scores * keep_top(scores, self.prune_ratio)
+        return scores * self._keep(scores, self.prune_ratio)

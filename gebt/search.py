@@ -14,16 +14,25 @@ from gebt.graph import Graph
 from gebt.masks import NAN, check_ratio
 from gebt.models import describe_model
 from gebt.penalties import ADMM
-from gebt.pruner import ModelPruner, Scope, Unit, apply_masks, check_masks
+from gebt.pruner import (
+    ModelPruner,
+    Scope,
+    Unit,
+    apply_masks,
+    check_masks,
+    take_dtype,
+)
 from gebt.randomness import Draws
+from gebt.sparse import SparseMatrix
 from gebt.sparsifier import GraphSparsifier
-from gebt.tasks import NodeClassification, Task
+from gebt.tasks import NodeClassification, Task, describe_task
 from gebt.ticket import Ticket, current_versions
 from gebt.training import (
     Decay,
     Epoch,
     check_epochs,
     check_finite,
+    check_trains,
     copy_state,
     evaluate,
     parameter_groups,
@@ -95,7 +104,8 @@ def find_ticket(
         mask_weights: multiply the weights by their masks each epoch, as the
             paper's code does.
         keep: boolean masks by parameter name of an earlier pruning; what they drop
-            stays zero. An earlier pruning of links is in ``graph``.
+            stays zero, counts towards ``weight_ratio``, and is dropped by the ticket's
+            masks too. An earlier pruning of links is in ``graph``.
         scope: how weights are ranked, see `ModelPruner`.
         unit: what is pruned of a weight, see `ModelPruner`.
         seed: for dropout and the order of equal link scores; torch's own random state
@@ -124,7 +134,9 @@ def find_ticket(
             "weights' mask never changes. Set `weight_ratio=0`."
         )
     check_epochs(epochs)
+    check_trains(model)
     task.check(graph)
+    take_dtype(model, graph.x.dtype)
     if detector is None:
         detector = MaskDistanceDetector(
             threshold=0.1 if update_weights else FROZEN_THRESHOLD
@@ -140,15 +152,15 @@ def find_ticket(
             f"the detector watches {list(detector.watch)}, but only {watched} can "
             "change at these ratios."
         )
-    if penalty is not None:
-        penalty.reset()
     sparsifier = GraphSparsifier(graph, seed)
+    if penalty is not None:
+        penalty.reset(sparsifier.project)
     keep = {n: m.to(graph.adjacency.device) for n, m in (keep or {}).items()}
     check_masks(model, keep)
-    apply_masks(model, keep)
     pruner = None
     if weight_ratio:
-        pruner = ModelPruner(model, weight_ratio, scope=scope, unit=unit)
+        pruner = ModelPruner(model, weight_ratio, scope=scope, unit=unit, keep=keep)
+    apply_masks(model, keep)
     first_weights = copy_state(model)
     weights = trainable(model) if update_weights else []
     learnable: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
@@ -165,10 +177,16 @@ def find_ticket(
         with only, draws.used_by(model, task):
             output = run(model, graph.x, sparsifier(), task.rows(graph, "train"))
             loss = task.loss(output, graph, "train")
-            regularised = loss if penalty is None else loss + penalty(sparsifier.score)
-            if not regularised.requires_grad:
-                raise ValueError(_UNREACHED.format(type(model).__name__))
-            regularised.backward()
+            if not loss.requires_grad:
+                raise ValueError(_BLIND.format(type(model).__name__))
+            loss.backward()
+            if sparsifier.score.requires_grad:
+                # Before the penalty, whose gradient reaches every link of any model.
+                sparsifier.count_gradient()
+                if sparsifier.score.grad is None and (graph_ratio or penalty):
+                    raise ValueError(_BLIND.format(type(model).__name__))
+                if penalty is not None:
+                    penalty(sparsifier.score).backward()
         optimizer.step()
         if keep:
             apply_masks(model, keep)
@@ -177,7 +195,7 @@ def find_ticket(
     if graph_ratio:
         sparsifier.mask(graph_ratio)  # refuses what the graph has lost already
     distances: list[dict[str, float]] = []
-    masks: dict[str, Tensor] = {}
+    masks: dict[str, Tensor] = keep
     link_mask = sparsifier.score.detach() != 0
     settled = False
     ranked = scores if graph_ratio else []
@@ -192,8 +210,6 @@ def find_ticket(
             loss = step(weights + scores)
         # A GPU is waited for once an epoch, when all that it has to do is queued.
         value = check_finite(loss, epoch) if loss.is_cpu else math.nan
-        if graph_ratio and sparsifier.score.grad is None:
-            raise ValueError(_UNREACHED.format(type(model).__name__))
         if penalty is not None:
             penalty.update(sparsifier.score)
         found: dict[str, Any] = {}
@@ -218,7 +234,7 @@ def find_ticket(
     model.eval()
     # Not sooner: behind a layer that starts at zero the first gradients are zero too.
     if graph_ratio and sparsifier.share_untouched() == 1:
-        raise ValueError(_UNREACHED.format(type(model).__name__))
+        raise ValueError(_unreached(model, graph))
     if not settled:
         warnings.warn(
             f"the masks did not settle within {epochs} epochs (distance "
@@ -237,7 +253,7 @@ def find_ticket(
         share_untouched=sparsifier.share_untouched(),
         distances=tuple(distances),
         options={
-            "task": task.name,
+            "task": describe_task(task),
             "graph_ratio": graph_ratio,
             "weight_ratio": weight_ratio,
             "epochs": epochs,
@@ -245,7 +261,7 @@ def find_ticket(
             "graph_lr": graph_lr,
             "weight_decay": weight_decay,
             "decay": decay,
-            "penalty": None if penalty is None else f"ADMM(rho={penalty.rho})",
+            "penalty": None if penalty is None else penalty.options(),
             "update_weights": update_weights,
             "alternate": alternate,
             "mask_weights": mask_weights,
@@ -278,11 +294,32 @@ def _check(numbers: Tensor, epoch: int) -> float:
     return value
 
 
-_UNREACHED = (
+_BLIND = (
     "no link received a gradient: the outputs of {} do not depend on the adjacency's "
     "values, so links cannot be learned. Set `graph_ratio=0`, or let the model use the "
     "values."
 )
+
+
+def _unreached(model: nn.Module, graph: Graph) -> str:
+    """Why every link's gradient was zero, as far as model and graph tell."""
+    x = graph.x.value if isinstance(graph.x, SparseMatrix) else graph.x
+    zero = [n for n, p in model.named_parameters() if p.dim() > 1 and not p.any()]
+    if graph.num_features == 0:
+        why = "the graph has no features. Give each node some."
+    elif not x.any():
+        why = "all features are zero. Give the nodes some that differ."
+    elif graph.y is not None and graph.num_classes == 1:
+        why = "all nodes are of one class, so that the loss is 0 whatever the model."
+    elif zero:
+        why = f"all of the weight {zero[0]!r} is zero. Draw it anew."
+    else:
+        why = (
+            f"the outputs of {type(model).__name__} for the training nodes do not "
+            "change with the adjacency's values. Set `graph_ratio=0`, or let the model "
+            "use the values."
+        )
+    return f"no link received a gradient, so links cannot be learned: {why}"
 
 
 @contextmanager

@@ -22,17 +22,17 @@ class GraphSparsifier(nn.Module):
     read the same score.
 
     Links that no gradient reaches keep the score 1: on Cora 18% of them with a GCN,
-    49% with GraphSAGE or GAT. Among equal scores a fixed random order decides, not
-    the position: nodes that come late in a data set are often those to test on, and
-    would lose more links than others. Links that a pruned graph lacks have the score
-    0, so that pruning can go on where an earlier one stopped.
+    49% with GraphSAGE or GAT. Among equal scores a fixed random order decides
+    (`top_links`). Links that a pruned graph lacks have the score 0, so that pruning
+    can go on where an earlier one stopped. Beside values of 16 bits scores have 32:
+    their steps of a thousandth would be rounded away.
 
     Args:
         graph: the graph to sparsify.
         seed: of the order of equal scores.
 
     Attributes:
-        score: (L,) parameter.
+        score: (L,) parameter, float32 or float64.
 
     Source: You et al. 2022, Algorithms 1 and 2; departs in scoring links, not
     directed edges, so that the adjacency stays symmetric.
@@ -41,13 +41,12 @@ class GraphSparsifier(nn.Module):
     def __init__(self, graph: Graph, seed: int = 0):
         super().__init__()
         value = graph.adjacency.value
-        score = value.new_zeros(graph.num_links)
+        precise = torch.promote_types(value.dtype, torch.float32)
+        score = value.new_zeros(graph.num_links, dtype=precise)
         self.score = nn.Parameter(score.index_fill_(0, graph.link, 1))
+        self._touched = torch.zeros_like(score, dtype=torch.bool)
         self._absent = graph.num_links - graph.links_kept
-        draw = torch.Generator("cpu").manual_seed(seed)
-        # Drawn on CPU whatever the default device: the same order everywhere.
-        order = torch.randperm(graph.num_links, generator=draw, device="cpu")
-        self._order = order.to(value.device)
+        self._order = random_order(graph.num_links, seed).to(value.device)
         self._graph = graph
 
     def forward(self) -> SparseMatrix:
@@ -56,7 +55,16 @@ class GraphSparsifier(nn.Module):
         # index_select, not score[link]: its gradient repeats bit for bit on
         # several threads.
         score = self.score.index_select(0, self._graph.link)
-        return full.with_value(full.value * score)
+        return full.with_value(full.value * score.to(full.dtype))
+
+    def count_gradient(self) -> None:
+        """Note which links the gradient of the loss, as it stands now, reaches."""
+        if self.score.grad is not None:
+            self._touched |= self.score.grad != 0
+
+    def project(self, scores: Tensor, prune_ratio: float) -> Tensor:
+        """`top_links` of any scores (L,), in this sparsifier's order."""
+        return top_links(scores, prune_ratio, self._order)
 
     def mask(self, prune_ratio: float) -> Tensor:
         """(L,) boolean mask that keeps the links of largest magnitude.
@@ -73,13 +81,36 @@ class GraphSparsifier(nn.Module):
                 f"{self._absent} of its {self.score.numel()} links, and a ratio of "
                 f"{prune_ratio:g} removes fewer. Search the full graph, or remove more."
             )
-        shuffled = keep_top(self.score.index_select(0, self._order), prune_ratio)
-        return torch.empty_like(shuffled).index_copy_(0, self._order, shuffled)
+        return self.project(self.score, prune_ratio)
 
     def share_untouched(self) -> float:
-        """Share of links whose score never moved: their order carries nothing."""
-        still = int((self.score.detach() == 1).count_nonzero())
-        return still / (self.score.numel() - self._absent)
+        """Share of links that no gradient reached: their order carries nothing."""
+        present = self.score.numel() - self._absent
+        return (present - int(self._touched.count_nonzero())) / present
+
+
+def random_order(num_links: int, seed: int) -> Tensor:
+    """(L,) an order of the links for `top_links`, drawn, the same on every device."""
+    draw = torch.Generator("cpu").manual_seed(seed)
+    return torch.randperm(num_links, generator=draw, device="cpu")
+
+
+def top_links(scores: Tensor, prune_ratio: float, order: Tensor) -> Tensor:
+    """`keep_top` where among equal scores an order decides, not the position.
+
+    Nodes that come late in a data set are often those to test on, and would lose more
+    links than others.
+
+    Args:
+        scores: (L,).
+        prune_ratio: share of the links to drop, in [0, 1).
+        order: (L,) of the links; of equal ones the first in it are kept.
+
+    Returns:
+        (L,) boolean, True = kept.
+    """
+    shuffled = keep_top(scores.index_select(0, order), prune_ratio)
+    return torch.empty_like(shuffled).index_copy_(0, order, shuffled)
 
 
 def random_links(

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from gebt import __version__
 from gebt.files import read_tensors, write_tensors
 from gebt.graph import Graph
-from gebt.pruner import apply_masks, check_choice, check_masks
+from gebt.pruner import (
+    apply_masks,
+    check_choice,
+    check_masks,
+    check_not_compiled,
+    take_dtype,
+)
 from gebt.randomness import Draws
 
 Weights = Literal["inherit", "rewind", "fresh"]
@@ -32,8 +38,8 @@ class Ticket:
         first_weights: its state when the search began.
         epoch: completed search epochs when it was drawn.
         settled: whether the masks had settled; False says that the epochs ran out.
-        share_untouched: share of links that no gradient ever reached, whose order
-            therefore carries no information.
+        share_untouched: share of links that no gradient of the loss ever reached,
+            whose order therefore carries no information.
         distances: per epoch, each group's mask distance and ``joint``.
         options: the options of the search.
         seed: its seed.
@@ -84,7 +90,8 @@ class Ticket:
         """Prune a graph and load the ticket's pruned weights into a model.
 
         Args:
-            model: of the searched model's shape; changed in place.
+            model: of the searched model's shape; changed in place. Where none of its
+                parameters is of the features' dtype, it takes that.
             graph: the graph that was searched; not changed.
             weights: ``"inherit"`` those of the draw, as the paper does;
                 ``"rewind"`` to those the search began with; ``"fresh"`` draws them
@@ -107,7 +114,9 @@ class Ticket:
                 f"fingerprint {self.dataset['fingerprint'][:12]}, but this is "
                 f"{graph.name!r} with {found[:12]}. Load the graph it was drawn on."
             )
+        check_not_compiled(model)
         self._check_model(model)
+        take_dtype(model, graph.x.dtype)
         device = graph.adjacency.device
         state = {"inherit": self.weights, "rewind": self.first_weights}.get(weights)
         if state is not None:

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from gebt.graph import Graph
-from gebt.pruner import apply_masks, check_choice, check_masks
+from gebt.pruner import (
+    apply_masks,
+    check_choice,
+    check_masks,
+    check_not_compiled,
+    take_dtype,
+)
 from gebt.randomness import Draws
 from gebt.sparse import SparseMatrix
 from gebt.tasks import NodeClassification, Part, Task
@@ -72,7 +78,8 @@ def train(
 
     Args:
         model: a module with ``forward(x, adjacency)`` or, to compute only some
-            nodes' outputs, ``forward(x, adjacency, rows)``.
+            nodes' outputs, ``forward(x, adjacency, rows)``. Where none of its
+            parameters is of the features' dtype, it takes that.
         graph: with a training split.
         keep: boolean masks by parameter name; what they drop stays zero.
         epochs: number of epochs, at least 1.
@@ -90,7 +97,9 @@ def train(
     """
     task = task or NodeClassification()
     check_epochs(epochs)
+    check_trains(model)
     task.check(graph)
+    take_dtype(model, graph.x.dtype)
     keep = {n: m.to(graph.adjacency.device) for n, m in (keep or {}).items()}
     check_masks(model, keep)
     apply_masks(model, keep)
@@ -153,6 +162,7 @@ def evaluate(
     if rows is not None and rows.numel() == 0:
         return math.nan
     model.eval()
+    take_dtype(model, graph.x.dtype)
     with torch.no_grad():
         output = run(model, graph.x, adjacency or graph.adjacency, rows)
     return task.score(output, graph, part)
@@ -172,6 +182,16 @@ def run(
 @lru_cache(maxsize=64)
 def _takes_rows(forward: Callable[..., Tensor]) -> bool:
     return "rows" in inspect.signature(forward).parameters
+
+
+def check_trains(model: nn.Module) -> None:
+    """Raise a ValueError if gradients are off, or the model is a compiled one."""
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        raise ValueError(
+            "gradients are switched off here, by `torch.no_grad()` or "
+            "`torch.inference_mode()`. Train outside of it."
+        )
+    check_not_compiled(model)
 
 
 def trainable(model: nn.Module) -> list[Tensor]:

@@ -144,7 +144,7 @@ def test_one_seed_of_every_task_is_trained_searched_retrained_and_measured(graph
     for run in runs:
         for scores in (run.metrics["dense"], run.metrics["retrained"]):
             assert all(0 < score <= 100 for score in scores.values())
-        assert run.ticket.options["task"] == kind
+        assert run.ticket.options["task"]["name"] == kind
         assert run.ticket.links_kept == graph.num_links - int(0.2 * graph.num_links)
     best = max(run.metrics["retrained"]["val"] for run in runs)
     assert best_run(runs).metrics["retrained"]["val"] == best

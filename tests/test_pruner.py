@@ -6,7 +6,13 @@ from torch import nn
 
 from gebt import ModelPruner
 from gebt.models import GCN
-from gebt.pruner import apply_masks, check_masks, prunable_weights
+from gebt.pruner import (
+    apply_masks,
+    check_masks,
+    check_not_compiled,
+    prunable_weights,
+    take_dtype,
+)
 
 
 class Two(nn.Module):
@@ -193,3 +199,75 @@ def test_any_module_can_be_pruned():
     masks = ModelPruner(PyGGCN(6, 5, num_layers=2, out_channels=2), 0.5).masks()
     assert list(masks) == ["convs.0.lin.weight", "convs.1.lin.weight"]
     assert sum(int(m.sum()) for m in masks.values()) == 20
+
+
+def kept(a, b):
+    return {"a": torch.tensor(a) == 1, "b": torch.tensor(b) == 1}
+
+
+def test_what_an_earlier_pruning_dropped_stays_dropped_and_counts_by_hand():
+    keep = kept([[0, 1, 1], [1, 1, 1]], [[1, 1]])
+    # 4.0 is gone already; of the others the three smallest (.1, .2, .3) go.
+    assert as_lists(ModelPruner(Two(), 0.5, keep=keep).masks()) == {
+        "a": [[0, 1, 1], [0, 1, 0]],
+        "b": [[1, 0]],
+    }
+
+
+def test_a_weight_that_is_zero_stays_before_one_that_was_dropped():
+    model = Two()
+    keep = kept([[1, 1, 1], [1, 0, 0]], [[1, 1]])
+    with torch.no_grad():
+        model.a[1, 0] = 0
+    apply_masks(model, keep)
+    found = ModelPruner(model, 0.25, keep=keep).masks()
+    assert as_lists(found) == as_lists(keep)
+
+
+@pytest.mark.parametrize("scope, name", [("global", "the model"), ("layer", "a")])
+def test_a_ratio_that_would_bring_weights_back_is_refused(scope, name):
+    keep = kept([[0, 0, 1], [0, 1, 1]], [[1, 1]])
+    words = f"dropped 3 of [86] elements of {name} already, and a ratio of 0.3"
+    with pytest.raises(ValueError, match=words):
+        ModelPruner(Two(), 0.3, scope=scope, keep=keep)
+    ModelPruner(Two(), 0.5, scope=scope, keep=keep)
+
+
+def test_units_that_were_dropped_whole_stay_dropped_and_parts_too():
+    keep = kept([[0, 0, 0], [1, 0, 1]], [[1, 1]])
+    assert as_lists(ModelPruner(Two(), 0.4, unit="row", keep=keep).masks()) == {
+        "a": [[0, 0, 0], [1, 0, 1]],
+        "b": [[1, 1]],
+    }
+    with pytest.raises(ValueError, match="dropped 1 of 3 rows of the model already"):
+        ModelPruner(Two(), 0.3, unit="row", keep=keep)
+
+
+def test_masks_of_other_parameters_are_carried_along():
+    keep = {"bias": torch.tensor([True, False])}
+    masks = ModelPruner(Two(), 0.5, keep=keep).masks()
+    assert masks["bias"].tolist() == [True, False]
+    assert masks.keys() == {"a", "b", "bias"}
+
+
+def test_compiled_models_are_refused_in_words():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.compile(nn.Linear(3, 3))
+
+    in_place = Two()
+    in_place.compile()
+    for model in (torch.compile(Two()), in_place, Outer()):
+        with pytest.raises(ValueError, match="torch.compile.*_orig_mod"):
+            check_not_compiled(model)
+    check_not_compiled(Two())
+
+
+def test_a_model_takes_a_dtype_that_none_of_its_parameters_has():
+    model = Two()
+    take_dtype(model, torch.float64)
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    model.bias.data = model.bias.data.float()  # somebody mixes them on purpose
+    take_dtype(model, torch.float32)
+    assert model.a.dtype == torch.float64

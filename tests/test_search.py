@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import gebt
-from gebt import ADMM, Graph, MaskDistanceDetector, find_ticket
+from gebt import ADMM, Graph, GraphSparsifier, MaskDistanceDetector, find_ticket
 from gebt.models import GCN
 from gebt.search import _check, _loss_and_nan
 from gebt.training import copy_state
@@ -128,6 +128,7 @@ def test_the_search_equals_a_plain_loop(graph):
     )
     row, col = graph.adjacency.pattern.row.long(), graph.adjacency.pattern.col.long()
     again, rows = ADMM(0.05, prune_ratio=0.4), graph.split.train
+    again.reset(GraphSparsifier(graph).project)
     for loss in losses:
         value = graph.adjacency.value * score[graph.link]
         dense = torch.zeros(graph.num_nodes, graph.num_nodes)
@@ -237,7 +238,8 @@ def test_a_strong_penalty_pulls_every_dropped_score_down_alike(graph):
         dropped = ticket.link_score[~ticket.link_mask]
         assert dropped.mean() < 0.7
         spread[rho] = float(dropped.max() - dropped.min())
-        assert ticket.options["penalty"] == (rho and "ADMM(rho=1.0)")
+        described = {"name": "ADMM", "rho": 1.0, "prune_ratio": 0.4}
+        assert ticket.options["penalty"] == (rho and described)
     assert spread[1.0] < 0.02
     assert spread[None] > 0.2
 
@@ -390,8 +392,9 @@ class Blind(nn.Module):
         {},
         {"alternate": True},
         {"update_weights": False, "weight_ratio": 0},
+        {"penalty": ADMM(prune_ratio=0.2)},
     ],
-    ids=["shared", "alternate", "frozen"],
+    ids=["shared", "alternate", "frozen", "penalty"],
 )
 @pytest.mark.parametrize("counts", [False, True])
 def test_links_that_no_gradient_reaches_are_refused_at_once(graph, counts, options):
@@ -427,7 +430,7 @@ def test_decay_and_task_are_used_and_recorded(graph):
         model = built(graph, dropout=0.0)
         tickets[decay] = quiet(model, graph, epochs=3, weight_decay=0.5, decay=decay)
         assert tickets[decay].options["decay"] == decay
-        assert tickets[decay].options["task"] == "node-classification"
+        assert tickets[decay].options["task"] == {"name": "node-classification"}
     last = [tickets[decay].weights["layers.1.weight"] for decay in ("first", "all")]
     assert not torch.equal(*last)
 
@@ -573,3 +576,95 @@ def test_a_diverging_search_on_cuda_is_refused(graph, weight_ratio):
         ValueError, match="(?s)(loss became|diverged).*smaller learning"
     ):
         find_ticket(model, graph.to("cuda"), lr=1e20, weight_ratio=weight_ratio)
+
+
+def test_why_no_link_received_a_gradient_is_told(graph):
+    zeros = torch.zeros_like(graph.x)
+    dead = built(graph)
+    with torch.no_grad():
+        dead.layers[1].weight.zero_()
+        dead.layers[0].weight.zero_()
+    one_class = replace(graph, y=torch.zeros_like(graph.y))
+    cases = [
+        (replace(graph, x=zeros), built(graph), "all features are zero"),
+        (replace(graph, x=zeros[:, :0]), GCN(0, 4, 3), "has no features"),
+        (one_class, GCN(24, 4, 1), "all nodes are of one class"),
+        (graph, dead, "all of the weight 'layers.0.weight' is zero"),
+    ]
+    for known, model, words in cases:
+        with pytest.raises(ValueError, match=f"no link received.*{words}"):
+            frozen = {"update_weights": False, "weight_ratio": 0}
+            quiet(model, known, epochs=2, **frozen)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_a_search_without_gradients_says_so(graph, off):
+    with off(), pytest.raises(ValueError, match="gradients are switched off here"):
+        find_ticket(built(graph), graph)
+    with off(), pytest.raises(ValueError, match="gradients are switched off here"):
+        gebt.train(built(graph), graph)
+
+
+def test_the_penalty_drops_links_by_chance_not_by_position(make_graph):
+    """Links in a part that no gradient reaches tie at every projection."""
+    graph, reached, unreached = islands(make_graph)
+    ticket = quiet(
+        built(graph),
+        graph,
+        graph_ratio=0.4,
+        weight_ratio=0,
+        update_weights=False,
+        penalty=ADMM(0.5, prune_ratio=0.4),
+        graph_lr=0.05,
+        epochs=5,
+    )
+    kept = ticket.link_mask[reached:]
+    half = unreached // 2
+    early, late = kept[:half].float().mean(), kept[half:].float().mean()
+    assert abs(early - late) < 0.15, (early, late)
+    # They moved by the penalty alone, and still count as untouched.
+    assert ticket.share_untouched == pytest.approx(unreached / (reached + unreached))
+    assert not (ticket.link_score[reached:] == 1).all()
+
+
+def test_masks_of_an_earlier_pruning_stay_in_the_ticket(graph):
+    model = built(graph)
+    first = quiet(model, graph, weight_ratio=0.5, epochs=3)
+    keep = first.weight_masks
+    links = quiet(model, graph, weight_ratio=0, keep=keep, epochs=3)
+    assert same(links.weight_masks, keep)
+    more = quiet(model, graph, weight_ratio=0.8, keep=keep, epochs=3)
+    assert more.weights_kept == more.num_weights - int(0.8 * more.num_weights)
+    for name, mask in more.weight_masks.items():
+        assert not (mask & ~keep[name]).any()
+    small = links.open(model, graph)
+    gebt.train(model, small, keep=links.weight_masks, epochs=3)
+    for name, mask in keep.items():
+        assert not model.get_parameter(name)[~mask].any()
+    with pytest.raises(ValueError, match="`keep` has dropped .* bring some back"):
+        find_ticket(model, graph, weight_ratio=0.3, keep=keep)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_model_takes_the_dtype_of_the_features(graph, dtype, tmp_path):
+    value = graph.adjacency.value.to(dtype)
+    adjacency = graph.adjacency.with_value(value)
+    known = replace(graph, x=graph.x.to(dtype), adjacency=adjacency)
+    ticket = quiet(built(graph), known, epochs=4)
+    assert {t.dtype for t in ticket.weights.values()} == {dtype}
+    assert ticket.link_score.std() > 0
+    ticket.save(tmp_path / "a.safetensors")
+    model = built(graph)
+    again = gebt.Ticket.load(tmp_path / "a.safetensors")
+    small = again.open(model, known)
+    gebt.train(model, small, keep=again.weight_masks, epochs=2)
+    assert model(small.x, small.adjacency).dtype == dtype
+    gebt.evaluate(built(graph), known)
+
+
+def test_a_compiled_model_is_refused_at_every_door(graph):
+    model = torch.compile(built(graph))
+    ticket = quiet(built(graph), graph, epochs=3)
+    for door in (find_ticket, gebt.train, ticket.open):
+        with pytest.raises(ValueError, match="compiled by `torch.compile`"):
+            door(model, graph)

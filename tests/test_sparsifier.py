@@ -1,5 +1,7 @@
 """gebt.sparsifier: one score per link, read by both directions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -60,13 +62,36 @@ def test_the_mask_keeps_the_largest_magnitudes(graph):
     assert score[~mask].max() <= score[mask].min()
 
 
-def test_share_untouched_counts_scores_that_never_moved(graph):
+def test_share_untouched_counts_links_that_no_gradient_reached(graph):
     sparsifier = GraphSparsifier(graph)
+    sparsifier.count_gradient()  # there is none yet
     assert sparsifier.share_untouched() == 1.0
+    half = graph.num_links // 2
+    sparsifier.score.grad = torch.zeros_like(sparsifier.score)
+    sparsifier.score.grad[:half] = torch.randn(half)
+    sparsifier.count_gradient()
     with torch.no_grad():
-        sparsifier.score[: graph.num_links // 2] += 0.001
-    moved = graph.num_links // 2 / graph.num_links
-    assert sparsifier.share_untouched() == pytest.approx(1 - moved)
+        sparsifier.score -= 0.001  # whatever else moves it
+    sparsifier.score.grad.zero_()
+    sparsifier.count_gradient()
+    assert sparsifier.share_untouched() == pytest.approx(1 - half / graph.num_links)
+
+
+def test_scores_beside_half_precision_keep_their_steps(graph):
+    half = replace(
+        graph, adjacency=graph.adjacency.with_value(graph.adjacency.value.bfloat16())
+    )
+    sparsifier = GraphSparsifier(half)
+    assert sparsifier.score.dtype == torch.float32
+    with torch.no_grad():
+        sparsifier.score += 0.001  # bfloat16 next to 1 knows steps of 0.004
+    assert bool((sparsifier.score > 1).all())
+    assert sparsifier().dtype == torch.bfloat16
+    out = sparsifier() @ torch.randn(graph.num_nodes, 3).bfloat16()
+    out.float().square().sum().backward()
+    assert sparsifier.score.grad is not None
+    kept = half.keep_links(sparsifier.mask(0.5), sparsifier.score.detach())
+    assert kept.adjacency.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.2, 0.9])

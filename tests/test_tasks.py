@@ -24,7 +24,7 @@ from gebt import (
     train,
 )
 from gebt.models import GCN, gcn_norm
-from gebt.tasks import TASKS, find_task, hits, roc_auc, task_for
+from gebt.tasks import TASKS, describe_task, find_task, hits, roc_auc, task_for
 
 OUTPUT = torch.tensor([[2.0, 0.0], [0.0, 0.0], [-1.0, 3.0], [1.0, 0.0]])
 LABELS = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 0]], dtype=torch.bool)
@@ -81,11 +81,53 @@ def test_the_score_of_several_classes_is_the_percentage_right(graph):
 
 def test_the_score_of_two_classes_is_the_roc_auc_of_their_difference(graph):
     known = literal(graph, [0, 1, 0, 1], train=[0, 1, 2, 3])
+    known = replace(known, metric="ROC-AUC")
     task = NodeClassification()
     # Differences -2, 0, 4, -1: both positives, 0 and -1, beat -2 and neither 4.
     assert task.score(OUTPUT, known, "train") == 50.0
     assert task.score(OUTPUT + torch.arange(4)[:, None], known, "train") == 50.0
     assert task.metric(known) == "ROC-AUC"
+
+
+def test_the_metric_is_the_data_sets_and_no_part_of_a_graph_switches_it(data, graph):
+    two = data.subgraph(data.y < 2)
+    task = NodeClassification()
+    assert task.metric(graph) == task.metric(Graph.from_pyg(two)) == "accuracy"
+    known = Graph.from_pyg(two, metric="ROC-AUC")
+    links = torch.rand(known.num_links) < 0.5
+    for part in (known, known.keep_links(links), known.reorder(), known.to("cpu")):
+        assert task.metric(part) == "ROC-AUC"
+    assert task.metric(replace(known, y=torch.zeros_like(known.y))) == "ROC-AUC"
+    with pytest.raises(
+        ValueError, match="ROC-AUC, which takes two classes, but it has"
+    ):
+        task.check(replace(graph, metric="ROC-AUC"))
+    with pytest.raises(ValueError, match="`metric` must be one of .*got 'f1'"):
+        Graph.from_pyg(data, metric="f1")
+
+
+def test_a_task_comes_back_from_its_description():
+    for task in (NodeClassification(), MultiLabel(), LinkPrediction(k=3, width=5)):
+        again = find_task(json.loads(json.dumps(describe_task(task))))
+        assert type(again) is type(task) and vars(again) == vars(task)
+    assert vars(find_task("link-prediction")) == vars(LinkPrediction())
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        {},
+        {"name": None},
+        {"name": ["link-prediction"]},
+        {"name": "link-prediction", "k": "3"},
+        {"name": "link-prediction", "k": 0},
+        {"name": "link-prediction", "depth": 3},
+        {"name": "multi-label", "k": 3},
+    ],
+)
+def test_a_description_that_is_odd_is_refused_in_words(described):
+    with pytest.raises(ValueError, match="no task|has no option|must be at least 1"):
+        find_task(described)
 
 
 def test_rows_are_the_nodes_of_the_part(graph):
@@ -129,7 +171,7 @@ def test_a_negative_label_is_refused_on_training_nodes_only(graph):
 
 
 def test_two_classes_are_learned_and_scored_by_roc_auc(make_graph):
-    graph = make_graph(classes=2, p_in=0.04, p_out=0.02)
+    graph = replace(make_graph(classes=2, p_in=0.04, p_out=0.02), metric="ROC-AUC")
     model = GCN(graph.num_features, 8, 2)
     train(model, graph, epochs=40)
     with torch.no_grad():
@@ -245,7 +287,7 @@ def test_a_multi_label_ticket_is_drawn_retrained_and_scored(graph):
     task = MultiLabel()
     model = GCN(graph.num_features, 16, task.num_outputs(known))
     ticket = find_ticket(model, known, weight_ratio=0.5, task=task)
-    assert ticket.settled and ticket.options["task"] == "multi-label"
+    assert ticket.settled and ticket.options["task"] == {"name": "multi-label"}
     small = ticket.open(model, known)
     done = train(model, small, keep=ticket.weight_masks, task=task)
     # Saying yes to everything scores 67; four seeds gave 77 to 82.
@@ -381,7 +423,8 @@ def test_a_link_prediction_ticket_is_drawn_retrained_and_scored(cliques):
     model = GCN(cliques.num_features, 16, task.num_outputs(cliques), dropout=0.0)
     before = evaluate(model, cliques, task=task)
     ticket = find_ticket(model, cliques, weight_ratio=0.5, task=task)
-    assert ticket.options["task"] == "link-prediction"
+    described = {"name": "link-prediction", "k": 10, "width": 16}
+    assert ticket.options["task"] == described
     assert ticket.links_kept == cliques.num_links - int(0.2 * cliques.num_links)
     small = ticket.open(model, cliques)
     done = train(model, small, keep=ticket.weight_masks, task=task)

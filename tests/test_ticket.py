@@ -105,7 +105,7 @@ def test_the_file_is_safetensors_and_its_header_says_it_all(graph, ticket, saved
     assert found["kind"] == "ticket"
     assert found["dataset"]["fingerprint"] == graph.fingerprint()
     assert found["options"]["graph_ratio"] == 0.3
-    assert found["options"]["task"] == "node-classification"
+    assert found["options"]["task"] == {"name": "node-classification"}
     assert found["options"]["decay"] == "first"
     assert found["options"]["detector"]["threshold"] == 0.1
     assert found["seed"] == 0
