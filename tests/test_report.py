@@ -11,13 +11,16 @@ from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from gebt import Ticket, cli
+from gebt.datasets import load
 from gebt.files import write_csv, write_json
 from gebt.pipeline import Options, collect, run_seed
 from gebt.recipes import find_recipe
 from gebt.report import Figure, Page, Section, Table, page_of, write_report
+from gebt.report._figures import at_least, scatter
 from gebt.report._page import write_pages
 from gebt.reproduce import EXPERIMENTS, KEY, _run
 from gebt.tasks import NodeClassification
@@ -273,8 +276,6 @@ def test_a_runs_page_has_the_promised_figures_and_layers(run_folder):
 @pytest.fixture(scope="module")
 def odd_folder(tmp_path_factory):
     """A run on a graph that no dataset has, of a name that is markup; one seed."""
-    from gebt.datasets import load
-
     folder = tmp_path_factory.mktemp("odd")
     graph = replace(load("digits"), name="<b>&$x_")
     options = Options(replace(find_recipe("gcn"), epochs=4), 0.2, 0.5, threshold=5)
@@ -575,3 +576,36 @@ def test_a_phone_shows_it_without_scrolling_sideways(whole, tmp_path):
     assert font >= 16
     assert figures == whole.read_text().count("<svg")
     assert picture.std() > 0.03
+
+
+# -------------------------------------------------------------------- drawings
+
+
+def test_a_scatters_legend_has_bars_only_where_points_have():
+    from matplotlib.collections import LineCollection
+
+    for bar in (0.0, 1.5):
+        drawn = scatter({"": [("a", 1.0, 2.0, bar), ("b", 2.0, 3.0, 0.0)]}, "", "")
+        bars = bool(bar)
+        assert len(drawn.axes[0].findobj(LineCollection)) == bars
+        assert len(drawn.legends[0].findobj(LineCollection)) == bars
+
+
+def test_at_least_counts_the_values_that_are_as_large():
+    drawn = at_least({"a": np.array([0, 3, 1, 7, 3]), "b": np.array([4])}, "", "")
+    lines = [line.get_xydata().tolist() for line in drawn.axes[0].lines]
+    assert lines == [[[0.9, 4], [1, 4], [3, 3], [7, 1]], [[0.9, 1], [4, 1]]]
+    assert {line.get_drawstyle() for line in drawn.axes[0].lines} == {"steps-pre"}
+    at_least({"none": np.array([0])}, "", "").draw_without_rendering()
+
+
+def test_the_degree_chart_has_no_comb(run_folder):
+    graph = load("digits")
+    degrees = graph.adjacency.pattern.crow.diff()
+    drawn = items(page_of(run_folder), Figure)[3].draw()
+    full, ticket = (line.get_xydata() for line in drawn.axes[0].lines)
+    for x, y in full:
+        assert y == (degrees >= x).sum()
+    for line in (full, ticket):
+        assert (np.diff(line[1:, 0]) > 0).all()
+        assert (np.diff(line[1:, 1]) < 0).all() and line[-1, 1] >= 1
