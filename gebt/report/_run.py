@@ -212,12 +212,6 @@ def _kept(folder: Path, ticket: Ticket, root: str | Path | None) -> Items:
         ]
         for name, mask in ticket.weight_masks.items()
     ]
-    if layers:
-        yield Table(
-            "Weights of each layer",
-            ("weight", "shape", "kept", "share", "empty rows", "empty columns"),
-            layers,
-        )
     compact = folder / "compact.safetensors"
     if compact.is_file():
         model, small = load_compact(compact)
@@ -225,6 +219,12 @@ def _kept(folder: Path, ticket: Ticket, root: str | Path | None) -> Items:
         yield (
             f"The compact model has {weights:,} parameters and reads "
             f"{small.num_features:,} features."
+        )
+    if layers:
+        yield Table(
+            "Weights of each layer",
+            ("weight", "shape", "kept", "share", "empty rows", "empty columns"),
+            layers,
         )
     try:
         graph = load(ticket.dataset["name"], root)
