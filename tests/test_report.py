@@ -11,13 +11,16 @@ from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from gebt import Ticket, cli
+from gebt.datasets import load
 from gebt.files import write_csv, write_json
 from gebt.pipeline import Options, collect, run_seed
 from gebt.recipes import find_recipe
 from gebt.report import Figure, Page, Section, Table, page_of, write_report
+from gebt.report._figures import at_least, scatter
 from gebt.report._page import write_pages
 from gebt.reproduce import EXPERIMENTS, KEY, _run
 from gebt.tasks import NodeClassification
@@ -273,8 +276,6 @@ def test_a_runs_page_has_the_promised_figures_and_layers(run_folder):
 @pytest.fixture(scope="module")
 def odd_folder(tmp_path_factory):
     """A run on a graph that no dataset has, of a name that is markup; one seed."""
-    from gebt.datasets import load
-
     folder = tmp_path_factory.mktemp("odd")
     graph = replace(load("digits"), name="<b>&$x_")
     options = Options(replace(find_recipe("gcn"), epochs=4), 0.2, 0.5, threshold=5)
@@ -557,21 +558,109 @@ def test_a_browser_shows_it_light_and_dark(whole, tmp_path):
         assert ink.any(axis=1).mean() > 0.2
 
 
+def framed(page, folder, size, found, *options):
+    """What a script finds in a page, in a frame of a size; and the picture of it."""
+    # Beside the page: nothing is put into it. No window is as narrow as a phone.
+    frame = folder / "frame.html"
+    inside = escape(page.read_text())
+    frame.write_text(
+        f"<body style='margin: 0'><iframe width={size[0]} height={size[1]} "
+        f'frameborder=0 srcdoc="{inside}"></iframe>'
+        "<script>onload = () => { const d = frames[0].document;"
+        "const all = (what, inside = d) => [...inside.querySelectorAll(what)];"
+        "const box = (element) => element.getBoundingClientRect();"
+        f"document.title = JSON.stringify({found}) }}</script>"
+    )
+    dom, picture = chromium(frame, folder, *options, size=size)
+    return json.loads(re.search("<title>(.*?)<", dom)[1]), picture
+
+
 @needs_chromium
 def test_a_phone_shows_it_without_scrolling_sideways(whole, tmp_path):
-    # Beside the page, in a frame as wide as a phone: nothing is put into the page.
-    frame = tmp_path / "frame.html"
-    inside = escape(whole.read_text())
-    frame.write_text(
-        f'<iframe width=390 height=800 frameborder=0 srcdoc="{inside}">'
-        "</iframe><script>onload = () => { const d = frames[0].document, b = d.body;"
-        "const f = parseFloat(frames[0].getComputedStyle(b).fontSize);"
-        "document.title = [d.documentElement.scrollWidth, b.scrollWidth, f,"
-        "d.querySelectorAll('svg').length].join(' ') }</script>"
+    script = (
+        "[d.documentElement.scrollWidth, d.body.scrollWidth, all('svg').length,"
+        "parseFloat(frames[0].getComputedStyle(d.body).fontSize)]"
     )
-    dom, picture = chromium(frame, tmp_path, size=(390, 800))
-    across, body, font, figures = map(float, re.search("<title>(.*?)<", dom)[1].split())
+    found, picture = framed(whole, tmp_path, (390, 800), script)
+    across, body, figures, font = found
     assert across == 390 and body <= 390
     assert font >= 16
     assert figures == whole.read_text().count("<svg")
     assert picture.std() > 0.03
+
+
+@needs_chromium
+def test_a_phone_shows_a_runs_difference_and_figures_whole(whole, tmp_path):
+    script = (
+        "[...all('table')[0].rows].map((row) => box(row.cells[3]).right)"
+        ".concat(all('svg').slice(0, 4).map((svg) => box(svg).right))"
+    )
+    rights, _ = framed(whole, tmp_path, (390, 800), script)
+    assert len(rights) == 7 + 4
+    assert max(rights) <= 390 - 16 + 0.5  # the page's margin
+
+
+@needs_chromium
+@pytest.mark.parametrize("options", [(), ("--force-dark-mode",)])
+def test_what_scrolls_sideways_is_shaded_until_its_end_is_reached(tmp_path, options):
+    tables = [Table("", ("a",) * n, [("1234567890",) * n]) for n in (2, 20, 20)]
+    page = write_pages([Page("", "", [Section("", [*tables])])], tmp_path / "report")
+    script = (
+        "(all('.wide')[2].scrollLeft = 1e6, all('.wide').map((wide) =>"
+        "[wide.scrollWidth - wide.clientWidth, ...['top', 'bottom', 'right'].map("
+        "(side) => Math.round(box(wide)[side])), box(wide.querySelector('td')).left]))"
+    )
+    found, picture = framed(page, tmp_path, (390, 800), script, *options)
+    assert [more > 0 for more, *_ in found] == [False, True, True]
+    shades = []
+    for _, top, bottom, right, first in found:
+        assert first == 16  # the first column stays in sight
+        edge = picture[top + 3 : bottom - 3, right - 3]
+        shades.append(abs(edge - picture[0, 0]).max(axis=1).min() > 0.1)
+    assert shades == [False, True, False]
+
+
+@needs_chromium
+def test_a_runs_tables_and_figures_fill_the_width_of_a_screen(whole, tmp_path):
+    script = (
+        "all('section').slice(0, 3).map((one) => all('.table, figure', one).map("
+        "(item) => [box(item).left, box(item).top, box(item).right]))"
+    )
+    sections, _ = framed(whole, tmp_path, (1280, 800), script)
+    for (left, top, middle), (after, beside, right) in sections:
+        # They are beside each other (but for a margin), from edge to edge.
+        assert abs(beside - top) < 30
+        assert left == 32 and 0 < after - middle < 40 and 1200 < right <= 1248
+
+
+# -------------------------------------------------------------------- drawings
+
+
+def test_a_scatters_legend_has_bars_only_where_points_have():
+    from matplotlib.collections import LineCollection
+
+    for bar in (0.0, 1.5):
+        drawn = scatter({"": [("a", 1.0, 2.0, bar), ("b", 2.0, 3.0, 0.0)]}, "", "")
+        bars = bool(bar)
+        assert len(drawn.axes[0].findobj(LineCollection)) == bars
+        assert len(drawn.legends[0].findobj(LineCollection)) == bars
+
+
+def test_at_least_counts_the_values_that_are_as_large():
+    drawn = at_least({"a": np.array([0, 3, 1, 7, 3]), "b": np.array([4])}, "", "")
+    lines = [line.get_xydata().tolist() for line in drawn.axes[0].lines]
+    assert lines == [[[0.9, 4], [1, 4], [3, 3], [7, 1]], [[0.9, 1], [4, 1]]]
+    assert {line.get_drawstyle() for line in drawn.axes[0].lines} == {"steps-pre"}
+    at_least({"none": np.array([0])}, "", "").draw_without_rendering()
+
+
+def test_the_degree_chart_has_no_comb(run_folder):
+    graph = load("digits")
+    degrees = graph.adjacency.pattern.crow.diff()
+    drawn = items(page_of(run_folder), Figure)[3].draw()
+    full, ticket = (line.get_xydata() for line in drawn.axes[0].lines)
+    for x, y in full:
+        assert y == (degrees >= x).sum()
+    for line in (full, ticket):
+        assert (np.diff(line[1:, 0]) > 0).all()
+        assert (np.diff(line[1:, 1]) < 0).all() and line[-1, 1] >= 1

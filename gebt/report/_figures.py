@@ -1,4 +1,4 @@
-"""The drawings: lines with bands, heat maps, scatters, histograms."""
+"""The drawings: lines with bands, heat maps, scatters, distributions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -37,8 +37,8 @@ def curves(
     panels: Sequence[Panel], xlabel: str, ylabel: str, *, log_y: bool = False
 ) -> Any:
     """Panels in rows of three with one scale; a line of one label has one colour."""
-    width = 2.9 if len(panels) > 1 else 6
-    figure, axes = _axes(len(panels), width, 2.5, across=3, sharex=True, sharey=True)
+    width = 3.4 if len(panels) > 1 else 4.6
+    figure, axes = _axes(len(panels), width, 2.6, across=3, sharex=True, sharey=True)
     labels = list(dict.fromkeys(line.label for p in panels for line in p.lines))
     names = list(dict.fromkeys(name for p in panels for name in p.levels))
     for panel, axis in zip(panels, axes, strict=True):
@@ -56,7 +56,7 @@ def curves(
         axis.set_title(panel.title)
         axis.xaxis.get_major_locator().set_params(integer=True)
         if log_y:
-            _log_scale(axis)
+            _log_scale(axis, "y")
     _label(axes, xlabel, ylabel, across=3)
     _legend(figure, axes)
     return figure
@@ -64,7 +64,7 @@ def curves(
 
 def heat_maps(maps: Sequence[tuple[str, Sequence[int], np.ndarray]]) -> Any:
     """Square matrices over pairs of epochs, in [0, 1], on one colour scale."""
-    figure, axes = _axes(len(maps), 2.5, 2.4, across=4)
+    figure, axes = _axes(len(maps), 2.3, 2.3, across=4)
     top = max(float(matrix.max()) for _, _, matrix in maps) or 1.0
     for (title, epochs, matrix), axis in zip(maps, axes, strict=True):
         half = (epochs[1] - epochs[0]) / 2  # a cell lies around its epoch
@@ -89,8 +89,8 @@ def scatter(
 
     One colour for each what, one marker for each which.
     """
-    width = 2.9 if len(panels) > 1 else 5
-    figure, axes = _axes(len(panels), width, 3.8, across=3, sharex=True, sharey=True)
+    width = 3.4 if len(panels) > 1 else 4.6
+    figure, axes = _axes(len(panels), width, 3.6, across=3, sharex=True, sharey=True)
     labels = list(dict.fromkeys(p[0] for points in panels.values() for p in points))
     parts = [label.partition(", ") for label in labels]
     colours = list(dict.fromkeys(what for what, _, _ in parts))
@@ -104,7 +104,7 @@ def scatter(
             axis.errorbar(
                 x,
                 y,
-                bar,
+                bar if any(bar) else None,  # else bars would be in the legend alone
                 fmt=MARKERS[markers.index(which) % len(MARKERS)],
                 color=MORE_COLOURS[colours.index(what) % len(MORE_COLOURS)],
                 label=label,
@@ -113,33 +113,29 @@ def scatter(
             )
         axis.set_title(title)
         if log_x:
-            axis.set_xscale("log")
-            axis.xaxis.set_major_formatter("{x:g}")
+            _log_scale(axis, "x")
     _label(axes, xlabel, ylabel, across=3)
     _legend(figure, axes)
     return figure
 
 
-def histogram(counts: Mapping[str, np.ndarray], xlabel: str, ylabel: str) -> Any:
-    """How many nodes have each value, one step line each, both axes logarithmic."""
-    figure, [axis] = _axes(1, 5, 3)
-    for place, (label, values) in enumerate(counts.items()):
-        number = np.bincount(values)
-        axis.step(
-            np.arange(number.size) + 1,
-            number,
-            where="mid",
-            color=COLOURS[place],
-            label=label,
-        )
-    axis.set_xscale("log")
-    axis.set_yscale("symlog", linthresh=1)
-    axis.set_ylim(bottom=0)
-    for scaled in (axis.xaxis, axis.yaxis):
-        scaled.set_major_formatter("{x:g}")
+def at_least(values: Mapping[str, np.ndarray], xlabel: str, ylabel: str) -> Any:
+    """How many of the values are at least as large, both axes logarithmic.
+
+    Values below 1 count in none. Unlike a histogram it has no bins to choose, and no
+    gaps between the few large values.
+    """
+    figure, [axis] = _axes(1, 4.6, 3.2)
+    for place, (label, mine) in enumerate(values.items()):
+        x = np.append(0.9, np.unique(mine[mine > 0]))  # from the axes' edge on
+        y = len(mine) - np.searchsorted(np.sort(mine), x)
+        axis.step(x, y, where="pre", color=COLOURS[place], label=label)
+    axis.set(xlim=(0.9, None), ylim=(0.9, None))  # also where there is no link
+    for name in "xy":
+        _log_scale(axis, name)
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
-    axis.legend()
+    _legend(figure, [axis])
     return figure
 
 
@@ -168,13 +164,16 @@ def _label(axes: Any, xlabel: str, ylabel: str, across: int) -> None:
             axis.set_ylabel(ylabel)
 
 
-def _log_scale(axis: Any) -> None:
+def _log_scale(axes: Any, name: str) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_locator(NullLocator())
+    axes.set(**{f"{name}scale": "log"})
+    axis = getattr(axes, f"{name}axis")
+    low, high = axis.get_view_interval()
+    between = (1, 2, 5) if high < 1000 * low else (1,)
+    axis.set_major_locator(LogLocator(subs=between))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def _legend(figure: Any, axes: Any) -> None:

@@ -93,14 +93,20 @@ def _page(page: Page, folder: Path, prefix: str) -> str:
 def _table(table: Table) -> str:
     head = "".join(f"<th>{escape(title)}</th>" for title in table.header)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+        "<tr>" + "".join(f"<td>{_breakable(cell)}</td>" for cell in row) + "</tr>"
         for row in table.rows
     )
     note = f"<p class=note>{escape(table.note)}</p>" if table.note else ""
     return (
+        f"<div class=table style='--columns:{len(table.header)}'>"
         f"<h3>{escape(table.title)}</h3><div class=wide><table><thead><tr>{head}</tr>"
-        f"</thead><tbody>{rows}</tbody></table></div>{note}"
+        f"</thead><tbody>{rows}</tbody></table></div>{note}</div>"
     )
+
+
+def _breakable(cell: str) -> str:
+    """Where a cell may be broken if the screen is narrow: never at its ±."""
+    return re.sub(r"([,:] | (?=\())", r"\1<wbr>", escape(cell))
 
 
 def _figure(figure: Figure, folder: Path) -> str:
@@ -108,11 +114,13 @@ def _figure(figure: Figure, folder: Path) -> str:
     write_bytes(folder / "figures" / f"{figure.name}.png", png)
     write_bytes(folder / "figures" / f"{figure.name}.svg", svg.encode())
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    width = svg.partition(' width="')[2].partition('"')[0]
     # Names inside must be the figure's own: all figures share one document.
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{figure.name}-", svg)
     title = escape(figure.title)
     return (
-        f'<figure><div class=wide role=img aria-label="{title}">{svg}</div>'
+        f"<figure style='--width:{width}'>"
+        f'<div class=wide role=img aria-label="{title}">{svg}</div>'
         f"<figcaption>{title}</figcaption></figure>"
     )
 
@@ -155,7 +163,8 @@ _DOCUMENT = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
 <style>
-:root { color-scheme: light dark; --line: #8884; --dim: #767676 }
+:root { color-scheme: light dark; --line: #8884; --dim: #767676;
+  --tint: color-mix(in srgb, CanvasText 5%, transparent) }
 @media (prefers-color-scheme: dark) { :root { --dim: #9a9a9a } }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 0 auto;
   padding: 1rem }
@@ -164,18 +173,35 @@ h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--l
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem }
 header p, .note, figcaption { color: var(--dim); font-size: .9rem; margin: .2rem 0 }
 p { max-width: 46rem }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums;
-  font-size: .9rem }
+/* Tables and figures stand beside each other where they fit, and fill the row. */
+section { display: flex; flex-wrap: wrap; column-gap: 2rem; align-items: start }
+section > h2, section > p { flex: 0 0 100%; max-width: none; box-sizing: border-box }
+section > p { padding-right: max(0px, 100% - 46rem); margin: .7rem 0 0 }
+.table { flex: 1 1 auto; min-width: 0; max-width: min(100%, 16rem * var(--columns)) }
+.note { width: 0; min-width: min(100%, 46rem) }
+figure { flex: 1 1 var(--width); min-width: 0; margin: 1.2rem 0 0;
+  max-width: min(100%, 1.3 * var(--width)) }
+figure svg { display: block; width: 100%; min-width: calc(.75 * var(--width));
+  height: auto; font-family: inherit }
+/* What scrolls sideways has a shade at its right edge until the end is reached. */
+.wide { overflow-x: auto; background:
+  linear-gradient(to left, Canvas 1rem, transparent) right / 3rem 110% no-repeat local,
+  linear-gradient(to left, #888a, transparent) right / 1rem 100% no-repeat scroll }
+table { border-spacing: 0; font-variant-numeric: tabular-nums;
+  font-size: .9rem; width: 100% }
 th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line) }
-th { white-space: normal; vertical-align: bottom }
+th, wbr { white-space: normal }
+th { vertical-align: bottom }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
-  background: inherit; white-space: normal; max-width: 45vw }
-tr { background: Canvas }
-tbody tr:nth-child(odd) { background: color-mix(in srgb, Canvas, CanvasText 5%) }
-figure { margin: 1.2rem 0 }
-figure svg { max-width: max(100%, 52rem); height: auto; font-family: inherit }
+  background: Canvas; white-space: normal; max-width: 45vw }
+tbody tr:nth-child(odd) { background: var(--tint) }
+tbody tr:nth-child(odd) td:first-child { background:
+  linear-gradient(var(--tint) 0 0) Canvas }
+@media (max-width: 40rem) {
+  table { font-size: .8rem }
+  th, td { padding: .3rem .35rem }
+}
 </style>
 </head>
 <body>

@@ -14,7 +14,7 @@ from gebt.compaction import load_compact
 from gebt.datasets import load
 from gebt.pipeline import prepare
 from gebt.report._experiments import _square, _trajectory
-from gebt.report._figures import Panel, curves, heat_maps, histogram, scatter
+from gebt.report._figures import Panel, at_least, curves, heat_maps, scatter
 from gebt.report._page import Figure, Page, Section, Table
 from gebt.statistics import paired, spread
 from gebt.tasks import find_task
@@ -212,12 +212,6 @@ def _kept(folder: Path, ticket: Ticket, root: str | Path | None) -> Items:
         ]
         for name, mask in ticket.weight_masks.items()
     ]
-    if layers:
-        yield Table(
-            "Weights of each layer",
-            ("weight", "shape", "kept", "share", "empty rows", "empty columns"),
-            layers,
-        )
     compact = folder / "compact.safetensors"
     if compact.is_file():
         model, small = load_compact(compact)
@@ -225,6 +219,12 @@ def _kept(folder: Path, ticket: Ticket, root: str | Path | None) -> Items:
         yield (
             f"The compact model has {weights:,} parameters and reads "
             f"{small.num_features:,} features."
+        )
+    if layers:
+        yield Table(
+            "Weights of each layer",
+            ("weight", "shape", "kept", "share", "empty rows", "empty columns"),
+            layers,
         )
     try:
         graph = load(ticket.dataset["name"], root)
@@ -239,13 +239,13 @@ def _kept(folder: Path, ticket: Ticket, root: str | Path | None) -> Items:
     after = graph.keep_links(ticket.link_mask).adjacency.pattern.crow.diff()
     yield Figure(
         "degrees",
-        "nodes by number of neighbours, before and after; without any: "
+        "nodes by the neighbours they have at least, before and after; without any: "
         f"{int((before == 0).sum()):,} before, {int((after == 0).sum()):,} after",
         partial(
-            histogram,
+            at_least,
             {"full graph": _counts(before), "ticket": _counts(after)},
-            "neighbours + 1",
-            "nodes",
+            "neighbours",
+            "nodes with at least as many",
         ),
     )
 
