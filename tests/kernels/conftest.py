@@ -10,15 +10,12 @@ import torch
 def interpreter_runs() -> bool:
     """Whether Triton is here and its interpreter fits NumPy.
 
-    Triton 3.6's takes arrays of one element for numbers, which NumPy 2.4 refuses;
-    3.7's does not.
+    Until 3.6 it takes arrays of one element for numbers, which NumPy deprecates and
+    from 2.4 on refuses.
     """
     if find_spec("triton") is None:
         return False
-    triton, numpy = (
-        tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy")
-    )
-    return triton >= (3, 7) or numpy < (2, 4)
+    return tuple(map(int, version("triton").split(".")[:2])) >= (3, 7)
 
 
 if not torch.cuda.is_available() and interpreter_runs():
