@@ -57,11 +57,12 @@ def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
     """
     if isinstance(model, Adapted):
         # PyG divides by the sum of the values, gebt by the sum of their magnitudes.
-        signed = bool((graph.adjacency.value < 0).any())
+        adjacency = model.seen(graph.adjacency)
+        signed = bool((adjacency.value < 0).any())
         translated = None if signed else translate(model.model)
         if translated is None:
-            return deepcopy(model).eval(), graph
-        model = translated
+            return _copy(model).eval(), graph
+        model, graph = translated, replace(graph, adjacency=adjacency)
     if isinstance(model, LinearStack):
         return _compact_stack(model, graph)
     if isinstance(model, GAT | ResGCN):
@@ -70,6 +71,16 @@ def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
         f"cannot compact a {type(model).__name__}: gebt knows the structure of "
         f"{', '.join(MODELS)}. For a PyG model use `gebt.models.adapt`."
     )
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """A deep copy; tensors that a layer keeps of its last forward lose their history.
+
+    Such tensors (SuperGATConv has some) cannot be copied with it.
+    """
+    kept = [t for module in model.modules() for t in vars(module).values()]
+    known = {id(t): t.detach() for t in kept if isinstance(t, Tensor) and not t.is_leaf}
+    return deepcopy(model, known)
 
 
 def _compact_stack(model: LinearStack, graph: Graph) -> tuple[nn.Module, Graph]:

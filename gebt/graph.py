@@ -6,11 +6,14 @@ construction. Link ids are those of the full graph, in every part of it.
 """
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -112,20 +115,21 @@ class Graph:
         name: str = "graph",
         metric: Metric = "accuracy",
     ) -> "Graph":
-        """Take over a PyG ``Data`` object.
+        """Take over a PyG ``Data`` object, or a mapping of the same fields.
 
         Self-loops are stripped (the models add their own, which are never pruned).
-        Of duplicate edges the first is kept. An edge list that holds every edge in
+        Of duplicate edges the first is kept. A warning counts both, and another names
+        an ``edge_attr`` that is not used. An edge list that holds every edge in
         both directions, with equal weights, is undirected: one link per pair of
         nodes. Any other is directed: one link per edge. Features with few non-zeros
         are kept sparse.
 
         Args:
-            data: with ``x`` (N, F), ``edge_index`` (2, E; source, target) and,
-                where there are any, ``edge_weight`` (E,) or one-column
-                ``edge_attr`` (E, 1), ``y`` (N,) or (N, 1) classes or (N, C) labels
-                of 0 and 1, and boolean ``train_mask``, ``val_mask``, ``test_mask``
-                (N,).
+            data: tensors, NumPy arrays or lists: ``x`` (N, F), ``edge_index`` (2, E;
+                source, target) and, where there are any, ``edge_weight`` (E,) or
+                floating one-column ``edge_attr`` (E, 1), ``y`` (N,) or (N, 1) classes
+                or (N, C) labels of 0 and 1, and boolean ``train_mask``, ``val_mask``,
+                ``test_mask`` (N,).
             split: node indices ``{"train": ..., "val": ..., "test": ...}`` to use
                 instead of the masks (OGB calls its second part "valid"), or OGB's
                 split of links, with ``{"edge": (P, 2), "edge_neg": (Q, 2)}`` each.
@@ -142,30 +146,42 @@ class Graph:
             raise ValueError(
                 f"`metric` must be one of {get_args(Metric)}, got {metric!r}."
             )
-        x = _features(getattr(data, "x", None))
+        data = _as_tensors(data)
+        x = _features(data.x)
         n = x.shape[0]
         source, target, weight = _edges(data, n, x.dtype)
         if directed is None:
             directed = not _is_symmetric(source, target, weight, n)
         if directed:
-            _, order = _first_of_each(target * n + source)
+            edge, order = _first_of_each(target * n + source)
             row, col = target[order], source[order]
             pattern = Pattern.from_sorted(row, col, (n, n))
             link = torch.arange(row.numel(), device=row.device)
         else:
+            edge = torch.unique(target * n + source)
             pair = torch.minimum(source, target) * n + torch.maximum(source, target)
             pair, order = _first_of_each(pair)
             pattern, link = join(pair // n, pair % n, n)
             # Both directions carry the weight that was listed first for the pair.
             order = order[link]
-        adjacency = SparseMatrix(pattern, weight[order].contiguous())
+        if again := source.numel() - edge.numel():
+            warnings.warn(
+                f"`data.edge_index` lists {again} edges again: the first of each is "
+                "kept, with its weight. A model that is given them all counts them "
+                "all. `torch_geometric.utils.coalesce` of the edges and their weights "
+                "adds these up.",
+                stacklevel=2,
+            )
+        weight = weight[order].contiguous()
+        own = None if bool((weight == 1).all()) else weight
+        adjacency = SparseMatrix(pattern, weight, own)
         num_links = link.numel() if directed else link.numel() // 2
         return cls(
             x=x,
             adjacency=adjacency,
             link=link,
             num_links=num_links,
-            y=_labels(getattr(data, "y", None), n),
+            y=_labels(data.y, n),
             split=_split(data, split, n),
             name=name,
             metric=metric,
@@ -220,7 +236,10 @@ class Graph:
         row, col = place[pattern.row.long()], place[pattern.col.long()]
         entries = (row * n + col).argsort()
         pattern = Pattern.from_sorted(row[entries], col[entries], (n, n))
-        value = self.adjacency.value.index_select(0, entries)
+        value, weight = self.adjacency.value, self.adjacency.weight
+        value = value.index_select(0, entries)
+        if weight is not None:
+            weight = weight.index_select(0, entries)
         split = self.split
         if split is not None:
             split = type(split)(**{k: place[v] for k, v in vars(split).items()})
@@ -228,7 +247,7 @@ class Graph:
         return replace(
             self,
             x=x.rows(order) if isinstance(x, SparseMatrix) else x[order],
-            adjacency=SparseMatrix(pattern, value),
+            adjacency=SparseMatrix(pattern, value, weight),
             link=self.link.index_select(0, entries),
             y=None if self.y is None else self.y.index_select(0, order),
             split=split,
@@ -408,6 +427,42 @@ def _check_links(name: str, given: Tensor, num_links: int) -> None:
         )
 
 
+_FIELDS = ("x", "edge_index", "edge_weight", "edge_attr", "y")
+_MASKS = ("train_mask", "val_mask", "test_mask")
+
+
+def _as_tensors(data: Any) -> SimpleNamespace:
+    """The fields that gebt reads."""
+    if hasattr(data, "to_homogeneous"):
+        raise ValueError(
+            f"`data` is a {type(data).__name__} with several kinds of nodes or edges; "
+            "gebt knows one. Use `data.to_homogeneous()`, which needs features of the "
+            "same width for every kind of node."
+        )
+    if isinstance(data, Mapping):
+        data = SimpleNamespace(**data)
+    given = {name: getattr(data, name, None) for name in _FIELDS + _MASKS}
+    tensors = {name: _tensor(f"data.{name}", field) for name, field in given.items()}
+    return SimpleNamespace(**tensors)
+
+
+def _tensor(name: str, given: Any) -> Any:
+    """A tensor as it is, NumPy arrays and lists as tensors of their own, or None."""
+    if given is None or isinstance(given, Tensor):
+        return given
+    try:
+        tensor = torch.from_numpy(np.array(given, order="C"))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"`{name}` must be a tensor, an array or a list of numbers, got a "
+            f"{type(given).__name__} ({error})."
+        ) from error
+    if isinstance(given, np.ndarray) or not tensor.is_floating_point():
+        return tensor
+    # As torch makes tensors of Python's numbers; of none, whatever is asked for.
+    return tensor.to(torch.get_default_dtype() if tensor.numel() else torch.int64)
+
+
 def _features(x: Any) -> Tensor | SparseMatrix:
     if x is None:
         raise ValueError(
@@ -416,6 +471,11 @@ def _features(x: Any) -> Tensor | SparseMatrix:
         )
     if x.dim() != 2:
         raise ValueError(f"`data.x` must be (nodes, features), got {tuple(x.shape)}.")
+    if x.is_complex():
+        raise ValueError(
+            f"`data.x` must be real, got {x.dtype}. Make two features of each: "
+            "`torch.view_as_real(data.x).flatten(1)`."
+        )
     sparse = None
     if x.layout != torch.strided:
         coo = x.to_sparse_coo().coalesce()
@@ -441,7 +501,7 @@ def _features(x: Any) -> Tensor | SparseMatrix:
 
 def _edges(data: Any, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Source, target and weight of the edges, checked, without self-loops."""
-    index = getattr(data, "edge_index", None)
+    index = data.edge_index
     if not isinstance(index, Tensor) or index.dim() != 2 or index.shape[0] != 2:
         got = tuple(index.shape) if isinstance(index, Tensor) else type(index).__name__
         raise ValueError(
@@ -452,13 +512,24 @@ def _edges(data: Any, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tenso
             f"`data.edge_index` must be int64 (or int32), got {index.dtype}."
         )
     source, target = index.long()
-    weight = getattr(data, "edge_weight", None)
-    if weight is None:
-        attribute = getattr(data, "edge_attr", None)
-        if attribute is not None and attribute.numel() == index.shape[1]:
+    weight, attribute = data.edge_weight, data.edge_attr
+    if attribute is not None:
+        # Integers are types of edges.
+        floating = attribute.is_floating_point()
+        if weight is None and floating and attribute.numel() == index.shape[1]:
             weight = attribute
+        else:
+            warnings.warn(
+                f"`data.edge_attr`, {attribute.dtype} of shape "
+                f"{tuple(attribute.shape)}, is not used: gebt knows one weight per "
+                "edge. If it holds one, put that into `data.edge_weight`; else set "
+                "`data.edge_attr = None`.",
+                stacklevel=3,
+            )
     if weight is None:
         weight = torch.ones(index.shape[1], dtype=dtype, device=index.device)
+    if weight.is_complex():
+        raise ValueError(f"`data.edge_weight` must be real, got {weight.dtype}.")
     weight = weight.flatten().to(dtype)
     if weight.numel() != index.shape[1]:
         raise ValueError(
@@ -473,10 +544,18 @@ def _edges(data: Any, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tenso
             f"got {int(index.min())} to {int(index.max())}."
         )
     proper = source != target
-    if not proper.any():
+    loops = proper.numel() - int(proper.count_nonzero())
+    if loops == proper.numel():
         raise ValueError(
             "the graph has no links: `data.edge_index` is empty or holds self-loops "
             "only."
+        )
+    if loops:
+        warnings.warn(
+            f"{loops} self-loops of `data.edge_index` are dropped: gebt's models add "
+            "their own. A model that adds none gives other outputs without them. "
+            "`torch_geometric.utils.remove_self_loops` drops them, too.",
+            stacklevel=3,
         )
     return source[proper], target[proper], weight[proper]
 
@@ -507,7 +586,7 @@ def _labels(y: Any, n: int) -> Tensor | None:
         )
     if y.dim() == 2 and bool(((y == 0) | (y == 1)).all()):
         return y.bool()
-    if y.dim() != 1 or y.is_floating_point():
+    if y.dim() != 1 or y.is_floating_point() or y.is_complex():
         raise ValueError(
             "`data.y` must be one integer class per node, or labels (nodes, C) of 0 "
             f"and 1; got {y.dtype} of shape {tuple(y.shape)}."
@@ -518,12 +597,17 @@ def _labels(y: Any, n: int) -> Tensor | None:
 def _split(
     data: Any, given: Mapping[str, Any] | None, n: int
 ) -> Split | LinkSplit | None:
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(
+            "`split` must be a mapping of 'train', 'val' and 'test' to node indices, "
+            f"got a {type(given).__name__}."
+        )
     if given is not None and any(isinstance(p, Mapping) for p in given.values()):
         return _link_split(given, n)
     parts: dict[str, Tensor] = {}
     for part, key in (("train", "train"), ("val", "valid"), ("test", "test")):
         if given is not None:
-            index = given.get(part, given.get(key))
+            index = _tensor(f"split[{part!r}]", given.get(part, given.get(key)))
         else:
             mask = getattr(data, f"{part}_mask", None)
             if mask is not None and (mask.dtype != torch.bool or mask.shape != (n,)):
@@ -566,6 +650,7 @@ def _link_split(given: Mapping[str, Mapping[str, Tensor]], n: int) -> LinkSplit:
             )
         for name, entry in ((part, "edge"), (f"{part}_negative", "edge_neg")):
             pairs = held.get(entry, torch.empty((0, 2), dtype=torch.int64))
+            pairs = _tensor(f"split[{part!r}][{entry!r}]", pairs)
             whole = pairs.dtype in (torch.int32, torch.int64)
             if not whole or pairs.dim() != 2 or pairs.shape[1] != 2:
                 raise ValueError(

@@ -98,6 +98,27 @@ class Pattern:
             turned = Pattern.from_sorted(col, row, (self.shape[1], self.shape[0]))
             return turned.crow, turned.col, order.to(self.col.dtype)
 
+    def find(self, row: Tensor, col: Tensor) -> Tensor:
+        """(K,) int64, where the positions (row, col) are entries; -1 if they are not.
+
+        Args:
+            row: (K,) int64.
+            col: (K,) int64.
+        """
+        key, entry = self._sorted_keys
+        inside = (row >= 0) & (row < self.shape[0]) & (col >= 0) & (col < self.shape[1])
+        wanted = torch.where(inside, row * self.shape[1] + col, -1)
+        # Past the last key is what no entry equals.
+        place = torch.searchsorted(key, wanted)
+        return torch.where(key[place] == wanted, entry[place], -1)
+
+    @cached_property
+    def _sorted_keys(self) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False):
+            key, entry = (self.row.long() * self.shape[1] + self.col).sort(stable=True)
+            end = key.new_tensor([torch.iinfo(key.dtype).max])
+            return torch.cat([key, end]), torch.cat([entry, end])
+
     def with_diagonal(self) -> tuple["Pattern", Tensor]:
         """This square pattern with (i, i) added at each row's end; places of the old.
 
@@ -222,9 +243,11 @@ class SparseMatrix:
     Args:
         pattern: the positions.
         value: (E,) floating; may require gradients.
+        weight: (E,) which part of each value, as a factor, is the data's own edge
+            weight; None where that is 1.
     """
 
-    def __init__(self, pattern: Pattern, value: Tensor):
+    def __init__(self, pattern: Pattern, value: Tensor, weight: Tensor | None = None):
         if value.shape != (pattern.nnz,):
             raise ValueError(
                 f"`value` must have one entry for each of the {pattern.nnz} positions, "
@@ -232,6 +255,7 @@ class SparseMatrix:
             )
         self.pattern = pattern
         self.value = value
+        self.weight = weight
         self._recent = _Recent()
 
     @classmethod
@@ -305,7 +329,18 @@ class SparseMatrix:
 
     def with_value(self, value: Tensor) -> "SparseMatrix":
         """The same positions with other values (E,)."""
-        return SparseMatrix(self.pattern, value)
+        return SparseMatrix(self.pattern, value, self.weight)
+
+    def without_weight(self) -> "SparseMatrix":
+        """The matrix of the factors beside the data's own edge weights.
+
+        Such a factor is 1 where the edge weight is 0: nothing is known of it.
+        """
+        if self.weight is None:
+            return self
+        known = self.weight != 0
+        factor = self.value / self.weight.where(known, 1)
+        return SparseMatrix(self.pattern, factor.where(known, 1))
 
     def detach(self) -> "SparseMatrix":
         """The same matrix with constant values."""
@@ -331,8 +366,10 @@ class SparseMatrix:
     def select(self, keep: Tensor) -> "SparseMatrix":
         """Only the entries that a boolean mask (E,) keeps."""
         entries = keep.nonzero().squeeze(1)
-        value = self.value.index_select(0, entries)
-        return SparseMatrix(self.pattern.select(entries), value)
+        value, weight = self.value.index_select(0, entries), self.weight
+        if weight is not None:
+            weight = weight.index_select(0, entries)
+        return SparseMatrix(self.pattern.select(entries), value, weight)
 
     def select_columns(self, keep: Tensor) -> "SparseMatrix":
         """Only the columns that a boolean mask (M,) keeps, renumbered."""
@@ -389,4 +426,5 @@ class SparseMatrix:
 
     def to(self, device: torch.device | str) -> "SparseMatrix":
         """A copy on another device."""
-        return SparseMatrix(self.pattern.to(device), self.value.to(device))
+        weight = None if self.weight is None else self.weight.to(device)
+        return SparseMatrix(self.pattern.to(device), self.value.to(device), weight)

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,17 +76,30 @@ def test_both_sides_and_one_side_are_the_same_undirected_graph(build):
 
 
 def test_self_loops_are_stripped(build):
-    graph = Graph.from_pyg(build((0, 0), (0, 1), (1, 0), (3, 3)))
+    with pytest.warns(UserWarning, match="^2 self-loops .* are dropped: .*`torch_geo"):
+        graph = Graph.from_pyg(build((0, 0), (0, 1), (1, 0), (3, 3)))
     assert entries(graph) == [(0, 1, 1, 0), (1, 0, 1, 0)]
 
 
 def test_of_duplicate_edges_the_first_is_kept(build):
     edges = (0, 1), (1, 0), (0, 1), (1, 0)
     weight = torch.tensor([2.0, 2.0, 7.0, 8.0])
-    graph = Graph.from_pyg(build(*edges, edge_weight=weight))
+    words = "`data.edge_index` lists {} edges again: the first of each is kept"
+    with pytest.warns(UserWarning, match=words.format(2)):
+        graph = Graph.from_pyg(build(*edges, edge_weight=weight))
     assert entries(graph) == [(0, 1, 2, 0), (1, 0, 2, 0)]
-    directed = Graph.from_pyg(build((2, 3), (2, 3), edge_weight=weight[2:]))
+    with pytest.warns(UserWarning, match=words.format(1)):
+        directed = Graph.from_pyg(build((2, 3), (2, 3), edge_weight=weight[2:]))
     assert entries(directed) == [(3, 2, 7, 0)]
+    with pytest.warns(UserWarning, match=words.format(1)):
+        Graph.from_pyg(build((0, 1), (1, 0), (1, 2), (1, 2)), directed=False)
+
+
+def test_warnings_point_at_the_caller(build):
+    data = build((0, 0), (0, 1), (0, 1), edge_attr=torch.ones(3, 2))
+    with pytest.warns(UserWarning) as found:
+        Graph.from_pyg(data)
+    assert [w.filename for w in found] == [__file__] * 3
 
 
 def test_unequal_weights_of_the_two_directions_make_a_graph_directed(build):
@@ -97,15 +111,59 @@ def test_unequal_weights_of_the_two_directions_make_a_graph_directed(build):
 @pytest.mark.parametrize("shape", [(2,), (2, 1)])
 @pytest.mark.parametrize("field", ["edge_weight", "edge_attr"])
 def test_edge_weights_are_the_values(build, field, shape):
-    weight = torch.tensor([3, 3]).view(shape)  # integers become the dtype of x
+    dtype = torch.int64 if field == "edge_weight" else torch.float64
+    weight = torch.tensor([3, 3], dtype=dtype).view(shape)  # becomes the dtype of x
     graph = Graph.from_pyg(build((0, 1), (1, 0), **{field: weight}))
     assert graph.adjacency.value.tolist() == [3.0, 3.0]
     assert graph.adjacency.dtype == graph.x.dtype
 
 
 def test_edge_attributes_of_several_columns_are_no_weights(build):
-    graph = Graph.from_pyg(build((0, 1), (1, 0), edge_attr=torch.full((2, 3), 5.0)))
+    attributes = torch.full((2, 3), 5.0)
+    words = r"`data.edge_attr`, torch.float32 of shape \(2, 3\), is not used: .* weight"
+    with pytest.warns(UserWarning, match=words):
+        graph = Graph.from_pyg(build((0, 1), (1, 0), edge_attr=attributes))
     assert graph.adjacency.value.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1)])
+def test_integer_edge_attributes_are_types_not_weights(build, shape):
+    types = torch.tensor([2, 2]).view(shape)
+    with pytest.warns(UserWarning, match="`data.edge_attr`, torch.int64 .* not used"):
+        graph = Graph.from_pyg(build((0, 1), (1, 0), edge_attr=types))
+    assert graph.adjacency.value.tolist() == [1.0, 1.0]
+
+
+def test_edge_attributes_beside_a_weight_are_not_used(build):
+    fields = {"edge_weight": torch.full((2,), 3.0), "edge_attr": torch.ones(2)}
+    with pytest.warns(UserWarning, match="`data.edge_attr`, .* is not used"):
+        graph = Graph.from_pyg(build((0, 1), (1, 0), **fields))
+    assert graph.adjacency.value.tolist() == [3.0, 3.0]
+
+
+def test_the_datas_own_weights_can_be_told_from_learned_values(build):
+    edges = (0, 1), (1, 0), (1, 2), (2, 1), (2, 3), (3, 2)
+    weight = torch.tensor([2.0, 2.0, 3.0, 3.0, 0.0, 0.0])
+    full = Graph.from_pyg(build(*edges, edge_weight=weight), directed=True)
+    untouched = full.adjacency.without_weight()
+    assert untouched.value.tolist() == [1.0] * 6
+    learned = torch.arange(6.0) / 7
+    keep = torch.tensor([True] * 4 + [False] * 2)
+    small = full.keep_links(keep, learned).to("cpu")
+    torch.testing.assert_close(small.adjacency.without_weight().value, learned[:4])
+    moved = small._renumbered(torch.tensor([3, 1, 0, 2]))
+    found = moved.adjacency.without_weight().value[moved.link.argsort()]
+    torch.testing.assert_close(found, learned[:4])
+    plain = Graph.from_pyg(build(*edges)).adjacency
+    assert plain.without_weight() is plain
+
+
+def test_factors_of_weight_zero_have_finite_gradients(build):
+    weight = torch.tensor([2.0, 0.0])
+    full = Graph.from_pyg(build((0, 1), (2, 1), edge_weight=weight)).adjacency
+    score = torch.ones(2, requires_grad=True)
+    full.with_value(full.value * score).without_weight().value.sum().backward()
+    assert score.grad.tolist() == [1.0, 0.0]
 
 
 def test_int32_edges_are_taken(build):
@@ -349,6 +407,15 @@ TEN_SPLITS = torch.zeros(4, 10, dtype=torch.bool)
     [
         ({"x": None}, r"`data.x` is missing.*`data.x = torch.eye\(data.num_nodes\)`"),
         ({"x": torch.ones(4)}, r"`data.x` must be \(nodes, features\), got \(4,\)"),
+        (
+            {"x": torch.ones(4, 3).cfloat()},
+            "must be real, got torch.complex64.*view",
+        ),
+        ({"x": [[1.0], [2.0, 3.0]]}, "`data.x` must be a tensor.* got a list"),
+        ({"x": "words"}, "`data.x` must be a tensor, an array or .* got a str"),
+        ({"y": ["a", "b", "a", "b"]}, "`data.y` must be .* a list of numbers"),
+        ({"y": torch.zeros(4).cfloat()}, "one integer class .* got torch.complex64"),
+        ({"edge_weight": torch.ones(2).cfloat()}, "`data.edge_weight` must be real"),
         ({"x": NAN}, "`data.x` must be finite, but 2 of its values.*Fill or drop"),
         ({"x": NAN.to_sparse_coo()}, "`data.x` must be finite, but 2 of its values"),
         (
@@ -415,6 +482,46 @@ def test_a_graph_that_cannot_be_taken_over_is_refused(build, fields, words):
         Graph.from_pyg(build((0, 1), (1, 0), **fields))
 
 
+@pytest.mark.parametrize("kind", ["arrays", "lists", "mapping"])
+def test_arrays_lists_and_mappings_are_taken(make_data, kind):
+    data = make_data(nodes=30)
+    data.edge_weight = torch.full((data.num_edges,), 0.5)
+    expected = Graph.from_pyg(data)
+    fields = {name: data[name] for name in data.keys()}  # noqa: SIM118
+    if kind == "arrays":
+        fields = {name: t.numpy() for name, t in fields.items()}
+        for array in fields.values():
+            array.flags.writeable = False  # torch warns of those
+    elif kind == "lists":
+        fields = {name: t.tolist() for name, t in fields.items()}
+    given = fields if kind == "mapping" else SimpleNamespace(**fields)
+    graph = Graph.from_pyg(given)
+    assert graph.fingerprint() == expected.fingerprint()
+    assert torch.equal(graph.split.val, expected.split.val)
+    split = {"train": [3, 1], "val": (), "test": data.y.numpy()[:2]}
+    parts = vars(Graph.from_pyg(given, split=split).split)
+    assert {n: t.tolist() for n, t in parts.items()} == {
+        "train": [3, 1],
+        "val": [],
+        "test": [0, 1],
+    }
+    pairs = {"edge": [[0, 1]], "edge_neg": data.y.numpy()[None, :2]}
+    links = Graph.from_pyg(given, split={"train": pairs, "test": pairs}).split
+    assert links.test.tolist() == links.test_negative.tolist() == [[0, 1]]
+
+
+def test_arrays_keep_their_precision(build):
+    x = torch.ones(4, 3).double().numpy()
+    assert Graph.from_pyg(build((0, 1), (1, 0), x=x)).x.dtype == torch.float64
+
+
+def test_several_kinds_of_nodes_are_refused(build):
+    from torch_geometric.data import HeteroData
+
+    with pytest.raises(ValueError, match="is a HeteroData .* `data.to_homogeneous"):
+        Graph.from_pyg(HeteroData())
+
+
 @pytest.mark.parametrize("index", [[0, 4], [-1, 2]])
 @pytest.mark.parametrize("part", ["train", "val", "test"])
 def test_a_split_outside_the_graph_is_refused(build, part, index):
@@ -445,6 +552,8 @@ def test_a_split_of_masks_or_without_training_nodes_is_refused(data):
         gebt.Graph.from_pyg(data, split={"train": data.train_mask})
     with pytest.raises(ValueError, match="'train', got .'training'."):
         gebt.Graph.from_pyg(data, split={"training": torch.arange(3)})
+    with pytest.raises(ValueError, match="`split` must be a mapping .* got a tuple"):
+        gebt.Graph.from_pyg(data, split=(torch.arange(3), torch.arange(3)))
 
 
 def test_the_fingerprint_sees_an_empty_column_of_sparse_features(data):

@@ -268,6 +268,18 @@ def test_edge_index_holds_sources_then_targets_as_pyg_does():
     assert pattern.edge_index is pattern.edge_index
 
 
+def test_find_gives_the_place_of_each_position_or_minus_one():
+    # Columns in any order within a row, one position twice.
+    row, col = torch.tensor([0, 0, 2, 2]), torch.tensor([3, 1, 0, 0])
+    pattern = Pattern.from_sorted(row, col, (3, 4))
+    wanted = torch.tensor([[2, 0], [0, 1], [0, 3], [0, 0], [1, 1], [2, 3], [-1, 4]])
+    assert pattern.find(*wanted.t()).tolist() == [2, 1, 0, -1, -1, -1, -1]
+    outside = torch.tensor([[0, 4], [0, -1], [3, 0], [2, 4]])  # no neighbour's place
+    assert pattern.find(*outside.t()).tolist() == [-1] * 4
+    empty = Pattern.from_sorted(row[:0], col[:0], (3, 4))
+    assert empty.find(*wanted.t()).tolist() == [-1] * 7
+
+
 def test_select_keeps_some_entries():
     matrix = example(requires_grad=True)
     kept = matrix.select(torch.tensor([True, False, True]))

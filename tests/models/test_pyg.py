@@ -1,12 +1,31 @@
 """gebt.models.pyg: users' own PyG models, searched and translated as they are."""
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from threading import Barrier
 
 import pytest
 import torch
 from peers import close, double, edge_index, shaken, turned
 from torch import Tensor, nn
-from torch_geometric.nn import GATConv, GCNConv, MessagePassing, models
+from torch_geometric import EdgeIndex, utils
+from torch_geometric.data import Data
+from torch_geometric.nn import (
+    CGConv,
+    DeepGCNLayer,
+    GATConv,
+    GCNConv,
+    GENConv,
+    GINEConv,
+    MessagePassing,
+    NNConv,
+    SAGEConv,
+    Sequential,
+    SuperGATConv,
+    models,
+    to_hetero,
+)
 
 import gebt
 from gebt import compact
@@ -87,7 +106,7 @@ def test_link_gradients_of_an_adapted_gcn_equal_those_of_gebts(make_graph, spars
 
 
 @pytest.mark.parametrize("name", UNWEIGHTED)
-def test_values_of_one_change_nothing_and_no_hook_stays(make_graph, name):
+def test_values_of_one_change_nothing_and_the_model_stays_as_it_was(make_graph, name):
     graph = double(make_graph())
     model = shaken(UNWEIGHTED[name]())
     expected = model(graph.x, edge_index(graph))
@@ -95,12 +114,217 @@ def test_values_of_one_change_nothing_and_no_hook_stays(make_graph, name):
     close(adapted(graph.x, ones(graph)), expected)
     learned(adapted, graph)
     assert torch.equal(model(graph.x, edge_index(graph)), expected)
-    assert not hooks(model)
 
 
-def hooks(model) -> list:
-    layers = [m for m in model.modules() if isinstance(m, MessagePassing)]
-    return [h for layer in layers for h in layer._message_forward_hooks.values()]
+class Reordered(nn.Module):
+    """Sums of messages; ``change`` makes the edges that its layers see."""
+
+    def __init__(self, change=lambda edges: edges):
+        super().__init__()
+        self.convs = nn.ModuleList(
+            [SAGEConv(24, 6, aggr="sum"), GCNConv(6, 6), GATConv(6, 3, heads=2)]
+        )
+        self.change = change
+
+    def forward(self, x, edge_index):
+        edge_index = self.change(edge_index)
+        for conv in self.convs:
+            x = conv(x, edge_index)
+        return x
+
+
+def alike(change) -> tuple[nn.Module, nn.Module]:
+    """Two models of equal weights: one sees the edges as given, one changes them."""
+    plain, other = Reordered(), Reordered(change)
+    shaken(plain)
+    other.double().load_state_dict(plain.state_dict())
+    return adapt(plain), adapt(other.eval())
+
+
+def one_way(data) -> gebt.Graph:
+    """Directed, with random values, some pairs in both directions."""
+    draw = torch.Generator().manual_seed(1)
+    keep = torch.rand(data.num_edges, generator=draw) < 0.6
+    data.edge_index = data.edge_index[:, keep]
+    return double(gebt.Graph.from_pyg(data, directed=True))
+
+
+ORDERS = {
+    "coalesce": utils.coalesce,
+    "sorted by target": lambda e: utils.sort_edge_index(e, sort_by_row=False),
+    "turned round": lambda e: e.flip(1),
+    "shuffled": lambda e: e[:, torch.randperm(e.shape[1])],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_each_link_keeps_its_value_where_a_model_reorders_its_edges(data, order):
+    graph = one_way(data)
+    plain, other = alike(ORDERS[order])
+    for ours, theirs in zip(learned(other, graph), learned(plain, graph), strict=True):
+        close(ours, theirs)
+
+
+def test_to_undirected_changes_nothing_where_both_directions_are_links(data):
+    graph = double(gebt.Graph.from_pyg(data, directed=True))
+    plain, other = alike(utils.to_undirected)
+    for ours, theirs in zip(learned(other, graph), learned(plain, graph), strict=True):
+        close(ours, theirs)
+
+
+def test_self_loops_count_one_wherever_a_model_puts_them(data):
+    graph = one_way(data)
+    loops = torch.arange(graph.num_nodes).repeat(2, 1)
+    _, last = alike(lambda e: torch.cat([e, loops], dim=1))
+    first = deepcopy(last)
+    first.model.change = lambda e: torch.cat([loops, e], dim=1)
+    for ours, theirs in zip(learned(first, graph), learned(last, graph), strict=True):
+        close(ours, theirs)
+    conv = first.model.convs[0]
+    first.model.convs = first.model.convs[:1]
+    looped = graph.adjacency.to_dense() + torch.eye(graph.num_nodes)
+    expected = conv.lin_l(looped @ graph.x) + conv.lin_r(graph.x)
+    close(first(graph.x, graph.adjacency), expected)
+
+
+def test_edges_that_a_model_leaves_out_or_repeats_keep_their_values(data):
+    graph = one_way(data)
+    odd = torch.arange(graph.link.numel()) % 2 == 1
+    _, adapted = alike(lambda e: e[:, odd].repeat(1, 2))
+    conv = adapted.model.convs[0]
+    adapted.model.convs = adapted.model.convs[:1]
+    kept = graph.adjacency.select(odd).to_dense()
+    expected = conv.lin_l(2 * kept @ graph.x) + conv.lin_r(graph.x)
+    close(adapted(graph.x, graph.adjacency), expected)
+
+
+class Bipartite(Reordered):
+    def forward(self, x, edge_index):
+        few = edge_index[:, edge_index[1] < 50]
+        return self.convs[0]((x, x[:50]), few)
+
+
+class Pooling(Reordered):
+    def forward(self, x, edge_index):
+        few = edge_index[:, (edge_index < 50).all(dim=0)]
+        return self.convs[0](x[:50], few)
+
+
+REFUSED = {
+    "made undirected": (
+        lambda: Reordered(utils.to_undirected),
+        r"a SAGEConv sends messages along \d+ edges that the graph does not have, "
+        r"such as \d+ -> \d+: .*`Graph.from_pyg\(data, directed=False\)`",
+    ),
+    "reversed": (lambda: Reordered(lambda e: e.flip(0)), "edges that the graph does"),
+    "torch's sparse": (
+        lambda: Reordered(
+            lambda e: torch.sparse_coo_tensor(e, torch.ones(e.shape[1]), (120, 120))
+        ),
+        "a SAGEConv is given its edges as a Tensor, torch.sparse_coo, so gebt cannot",
+    ),
+    "EdgeIndex": (
+        lambda: Reordered(lambda e: EdgeIndex(e, sparse_size=(120, 120))),
+        "a SAGEConv is given its edges as a EdgeIndex, torch.strided, so gebt cannot",
+    ),
+    "bipartite": (Bipartite, "sends messages among 50 nodes, but the graph has 120"),
+    "pooled": (Pooling, "sends messages among 50 nodes, but the graph has 120"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_messages_whose_links_cannot_be_told_are_refused(data, name):
+    make, words = REFUSED[name]
+    graph = one_way(data)
+    with pytest.raises(ValueError, match=words):
+        adapt(make().double())(graph.x, graph.adjacency)
+
+
+class Meeting(nn.Module):
+    """All threads are inside its forward at once."""
+
+    def __init__(self, threads):
+        super().__init__()
+        self.conv = SAGEConv(24, 3)
+        self.barrier = Barrier(threads, timeout=30)
+
+    def forward(self, x, edge_index):
+        self.barrier.wait()
+        x = self.conv(x, edge_index)
+        self.barrier.wait()
+        return x
+
+
+def test_one_model_serves_several_threads_each_with_its_own_graph(make_graph):
+    graph = double(make_graph())
+    model = Meeting(3).double()
+    adapted = adapt(model).eval()
+    values = [graph.adjacency.value * factor for factor in (1.0, 0.5, -2.0)]
+    matrices = [graph.adjacency.with_value(value) for value in values]
+    # One with fewer edges, too.
+    matrices[2] = matrices[2].select(torch.arange(graph.link.numel()) % 3 > 0)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda matrix: adapted(graph.x, matrix), matrices))
+    model.barrier = Barrier(1)
+    for out, matrix in zip(found, matrices, strict=True):
+        assert torch.equal(out, adapted(graph.x, matrix))
+    assert not torch.allclose(found[0], found[1])
+
+
+def test_a_model_used_on_its_own_beside_an_adapted_forward_is_unchanged(make_graph):
+    graph = double(make_graph())
+    model = Meeting(2).double()
+    adapted = adapt(model).eval()
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(adapted, graph.x, graph.adjacency)
+        alone = model(graph.x, edge_index(graph))
+    model.barrier = Barrier(1)
+    assert torch.equal(alone, model(graph.x, edge_index(graph)))
+    assert torch.equal(running.result(), adapted(graph.x, graph.adjacency))
+
+
+def test_adapting_twice_or_sharing_a_layer_multiplies_once(make_graph):
+    graph = double(make_graph())
+    model = shaken(UNWEIGHTED["GIN"]())
+    expected = adapt(model)(graph.x, graph.adjacency)
+    for again in (adapt(model), adapt(deepcopy(model))):
+        assert torch.equal(again(graph.x, graph.adjacency), expected)
+
+
+@pytest.mark.parametrize("copy", [deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@pytest.mark.parametrize("name", UNWEIGHTED)
+def test_copies_of_a_model_and_of_its_adapted_form_work(make_graph, name, copy):
+    graph = double(make_graph())
+    model = shaken(UNWEIGHTED[name]())
+    adapted = adapt(model)
+    expected = adapted(graph.x, graph.adjacency)
+    assert torch.equal(copy(adapted)(graph.x, graph.adjacency), expected)
+    alone = copy(model)(graph.x, edge_index(graph))
+    assert torch.equal(alone, model(graph.x, edge_index(graph)))
+
+
+def test_a_layer_that_is_replaced_later_is_weighed_too(make_graph):
+    graph = double(make_graph())
+    model = shaken(models.GraphSAGE(24, 6, 2, 3))
+    expected = adapt(model)(graph.x, graph.adjacency)
+    other = adapt(models.GraphSAGE(24, 6, 2, 3).double().eval())
+    other.model.convs = deepcopy(shaken(models.GraphSAGE(24, 6, 2, 3)).convs)
+    other.model.load_state_dict(model.state_dict())
+    assert torch.equal(other(graph.x, graph.adjacency), expected)
+
+
+def test_a_compiled_adapted_model_weighs_its_messages(make_graph):
+    graph = double(make_graph())
+    adapted = adapt(shaken(UNWEIGHTED["GIN"]()))
+    compiled = torch.compile(adapted, backend="eager")
+    out = compiled(graph.x, graph.adjacency)
+    assert torch.equal(out, adapted(graph.x, graph.adjacency))
+    inner = TwoLayers()
+    inner.first = torch.compile(inner.first, backend="eager")
+    with pytest.raises(
+        ValueError, match="^first is compiled: PyG leaves out the hooks"
+    ):
+        adapt(inner)
 
 
 @pytest.mark.parametrize("name", ["GIN", "GraphSAGE"])
@@ -154,12 +378,58 @@ def test_link_gradients_are_those_of_finite_differences(make_graph, name):
     assert torch.autograd.gradcheck(forward, (value,))
 
 
-def test_hooks_are_gone_after_an_error(make_graph):
+def test_after_an_error_the_model_is_as_it_was(make_graph):
     graph = double(make_graph())
     adapted = adapt(shaken(TwoLayers()))
+    expected = adapted.model(graph.x, edge_index(graph))
     with pytest.raises(RuntimeError):
         adapted(graph.x[:, :5], graph.adjacency)
-    assert not hooks(adapted)
+    assert torch.equal(adapted.model(graph.x, edge_index(graph)), expected)
+
+
+def with_weights(data) -> Data:
+    draw = torch.Generator().manual_seed(4)
+    data = data.clone()
+    low, high = data.edge_index.sort(dim=0).values
+    weight = torch.rand(120 * 120, generator=draw)[low * 120 + high]
+    data.edge_weight = weight.where(weight > 0.1, 0)  # some of them 0
+    return data
+
+
+@pytest.mark.parametrize("name", ["own", *UNWEIGHTED])
+def test_edge_weights_that_a_model_does_not_take_are_not_applied(data, name):
+    model = shaken((UNWEIGHTED | {"own": TwoLayers})[name]())
+    data.x = data.x.double()
+    graph = gebt.Graph.from_pyg(with_weights(data))
+    assert graph.adjacency.value.unique().numel() > 100
+    adapted = adapt(model)
+    expected = model(data.x, data.edge_index)
+    close(adapted(graph.x, graph.adjacency), expected)
+    for fast, small in (compact(adapted, graph), compact(adapted, graph.reorder())):
+        close(small.restore(fast(small.x, small.adjacency)), expected)
+    # Of a ticket's graph the learned values reach it, the weights do not.
+    keep = torch.arange(graph.num_links) % 3 > 0
+    learned = 0.5 + torch.rand(graph.num_links, dtype=torch.float64)
+    weights = graph.keep_links(keep, learned)
+    plain = gebt.Graph.from_pyg(data).keep_links(keep, learned)
+    known = weights.adjacency.value != 0
+    same = adapted(plain.x, plain.adjacency.select(known))
+    close(adapted(weights.x, weights.adjacency.select(known)), same)
+    fast, small = compact(adapted, weights)
+    close(fast(small.x, small.adjacency), adapted(weights.x, weights.adjacency))
+
+
+def test_edge_weights_reach_a_model_that_takes_them(data):
+    model = shaken(models.GCN(24, 6, 2, 3))
+    data = with_weights(data)
+    data.x = data.x.double()
+    graph = gebt.Graph.from_pyg(data)
+    expected = model(data.x, data.edge_index, data.edge_weight.double())
+    adapted = adapt(model)
+    close(adapted(graph.x, graph.adjacency), expected)
+    fast, small = compact(adapted, graph)
+    assert isinstance(fast, GCN)
+    close(fast(small.x, small.adjacency), expected)
 
 
 @pytest.mark.parametrize("name", ["own", *UNWEIGHTED])
@@ -177,7 +447,6 @@ def test_an_adapted_model_is_searched_retrained_and_used_as_before(graph, name):
         weight = model.get_parameter(name.removeprefix("model."))
         assert not weight[~mask].any()
     assert model(graph.x, edge_index(graph)).shape == (120, 3)
-    assert not hooks(model)
 
 
 class WithBatch(TwoLayers):
@@ -231,6 +500,13 @@ def test_a_layer_that_caches_is_refused_by_name():
         adapt(TwoLayers(cached=True))
 
 
+def test_a_layer_that_repeats_its_messages_in_the_backward_is_refused():
+    layer = DeepGCNLayer(SAGEConv(24, 24), block="plain", ckpt_grad=True)
+    model = Sequential("x, edge_index", [(layer, "x, edge_index -> x")])
+    with pytest.raises(ValueError, match="is a DeepGCNLayer with `ckpt_grad=True`"):
+        adapt(model)
+
+
 def test_a_model_that_links_cannot_reach_is_refused():
     class Plain(nn.Linear):
         def forward(self, x, edge_index):
@@ -241,20 +517,143 @@ def test_a_model_that_links_cannot_reach_is_refused():
         adapt(Plain(24, 3))
 
 
-def test_a_layer_that_sends_fewer_messages_than_there_are_edges_is_refused(make_graph):
-    class Dropping(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = models.GraphSAGE(24, 3, 1)
+class Halved(MessagePassing):
+    def forward(self, x, edge_index):
+        return self.propagate(edge_index, x=x)
 
-        def forward(self, x, edge_index):
-            return self.conv(x, edge_index[:, 1:])
+    def message(self, x_j):
+        return x_j[::2]
 
-    graph = double(make_graph())
-    count = graph.adjacency.pattern.nnz
-    words = f"a SAGEConv sends {count - 1} messages over {count} edges"
+
+class Paired(Halved):
+    def message(self, x_j):
+        return x_j, x_j
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"), [(Halved, r"\d+ messages"), (Paired, "a tuple")]
+)
+def test_a_layer_whose_messages_are_not_one_per_edge_is_refused(graph, kind, sent):
+    with pytest.raises(ValueError, match=f"a {kind.__name__} sends {sent} over 936"):
+        adapt(kind())(graph.x, graph.adjacency)
+
+
+class WithEdges(nn.Module):
+    """Hands edge features on to its layer."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x, edge_index, edge_attr=None):
+        return self.conv(x, edge_index, edge_attr)
+
+
+class WithoutEdges(WithEdges):
+    def forward(self, x, edge_index):
+        return self.conv(x, edge_index, torch.ones(edge_index.shape[1], 2))
+
+
+class FromWeights(WithEdges):
+    def forward(self, x, edge_index, edge_weight):
+        return self.conv(x, edge_index, edge_weight[:, None])
+
+
+def gine(width=2):
+    return GINEConv(nn.Linear(24, 3), edge_dim=width)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        gine,
+        lambda: GATConv(24, 3, edge_dim=2),
+        lambda: GENConv(24, 3, edge_dim=2),
+        lambda: NNConv(24, 3, nn.Linear(2, 72)),
+        lambda: CGConv(24, dim=2),
+    ],
+)
+@pytest.mark.parametrize("kind", [WithEdges, WithoutEdges])
+def test_a_layer_that_reads_edge_features_is_refused_by_name(kind, conv):
+    layer = conv()
+    words = f"^conv is a {type(layer).__name__} that reads edge features, which gebt"
     with pytest.raises(ValueError, match=words):
-        adapt(Dropping().double())(graph.x, graph.adjacency)
+        adapt(kind(layer))
+
+
+def test_pygs_own_model_with_edge_features_is_refused():
+    with pytest.raises(ValueError, match="^convs.0 is a GATConv that reads edge feat"):
+        adapt(models.GAT(24, 6, 2, 3, edge_dim=2))
+
+
+def test_a_layer_that_reads_edge_weights_as_features_is_taken(make_graph):
+    graph = double(make_graph())
+    _, grad = learned(adapt(shaken(FromWeights(gine(1)))), graph)
+    assert grad.count_nonzero() > 0
+
+
+def test_a_required_edge_attr_is_refused_and_an_optional_one_warned_of(graph):
+    class Requires(WithEdges):
+        def forward(self, x, edge_index, edge_attr):
+            return super().forward(x, edge_index, edge_attr)
+
+    with pytest.raises(ValueError, match="edge_attr.; gebt calls .* without edge feat"):
+        adapt(Requires(gine()))
+    words = "WithEdges takes an `edge_attr`, which gebt does not keep"
+    with pytest.warns(UserWarning, match=words) as found:
+        adapted = adapt(WithEdges(GCNConv(24, 3)))
+    assert found[0].filename == __file__
+    assert adapted(graph.x, graph.adjacency).shape == (120, 3)
+
+
+@pytest.mark.parametrize(
+    ("output", "got"),
+    [
+        (lambda x: (x, x), "got a tuple"),
+        (lambda x: {"x": x}, "got a dict"),
+        (lambda x: x.mean(dim=0), r"got a Tensor \(3,\)"),
+    ],
+)
+def test_outputs_that_are_not_one_row_per_node_are_refused(graph, output, got):
+    class Wrapped(TwoLayers):
+        def forward(self, x, edge_index):
+            return output(super().forward(x, edge_index))
+
+    words = f"Wrapped must give one tensor with a row .* 120 nodes, {got}.*Wrap it"
+    with pytest.raises(ValueError, match=words):
+        gebt.find_ticket(adapt(Wrapped()), graph)
+
+
+def test_a_model_of_several_kinds_of_nodes_is_refused():
+    kinds = ["a", "b"], [("a", "to", "b"), ("b", "to", "a")]
+    model = to_hetero(models.GraphSAGE(24, 6, 2, 3), kinds)
+    with pytest.raises(ValueError, match="made by PyG's `to_hetero` .*homogeneous"):
+        adapt(model)
+
+
+def test_a_sparse_buffer_is_refused_unless_it_is_not_kept(graph, tmp_path):
+    for persistent in (True, False):
+        model = TwoLayers()
+        model.register_buffer("eye", torch.eye(3).to_sparse(), persistent=persistent)
+        if persistent:
+            words = "^'eye' of the state of TwoLayers is torch.sparse_coo, not a dense"
+            with pytest.raises(ValueError, match=words):
+                adapt(model)
+    ticket = gebt.find_ticket(adapt(model), graph, weight_ratio=0.5)
+    ticket.save(tmp_path / "ticket")
+    assert ticket.open(adapt(model), graph).links_kept < graph.num_links
+
+
+def test_a_model_that_keeps_tensors_of_its_last_forward_can_be_compacted(graph):
+    layers = [(SuperGATConv(24, 3, is_undirected=True), "x, edge_index -> x")]
+    adapted = adapt(Sequential("x, edge_index", layers))
+    adapted(graph.x, graph.adjacency).sum().backward()
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        deepcopy(adapted)
+    fast, small = compact(adapted, graph)
+    out = fast(small.x, small.adjacency)
+    assert torch.equal(out, adapted.eval()(graph.x, graph.adjacency))
+    assert out.requires_grad
 
 
 def test_a_model_that_ignores_its_edges_is_found_out(graph):
