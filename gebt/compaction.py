@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gebt.files import read_tensors, write_tensors
-from gebt.graph import Graph, LinkSplit, Split
+from gebt.graph import Graph, LinkSplit, Split, check_graph
 from gebt.models import (
     GAT,
     MODELS,
@@ -23,6 +23,7 @@ from gebt.models import (
     describe_model,
     translate,
 )
+from gebt.pruner import check_not_compiled
 from gebt.sparse import Pattern, SparseMatrix
 
 _log = logging.getLogger("gebt")
@@ -55,6 +56,8 @@ def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
     Raises:
         ValueError: if gebt does not know the model, or it does not fit the graph.
     """
+    check_graph(graph)
+    check_not_compiled(model)
     if isinstance(model, Adapted):
         # PyG divides by the sum of the values, gebt by the sum of their magnitudes.
         adjacency = model.seen(graph.adjacency)

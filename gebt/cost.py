@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gebt.graph import Graph
+from gebt.graph import Graph, check_graph
 from gebt.models import GAT, GCN, GIN, GraphSAGE, ResGCN
 from gebt.pruner import prunable_weights
 from gebt.sparse import SparseMatrix
@@ -52,6 +52,7 @@ def measure_cost(model: nn.Module, graph: Graph, *, repeats: int = 50) -> Cost:
         graph: what it runs on.
         repeats: timed forwards, rounded up to a multiple of ten.
     """
+    check_graph(graph)
     model.eval()
     matrices = [graph.adjacency]
     if isinstance(graph.x, SparseMatrix):

@@ -384,6 +384,15 @@ class Graph:
         )
 
 
+def check_graph(graph: Any) -> None:
+    """Raise a TypeError unless it is a `Graph`."""
+    if not isinstance(graph, Graph):
+        raise TypeError(
+            f"`graph` must be a gebt.Graph, got a {type(graph).__name__}. Make one of "
+            "PyG's data by `gebt.Graph.from_pyg(data)`."
+        )
+
+
 def _parts(matrix: SparseMatrix) -> list[Tensor]:
     return [matrix.pattern.crow, matrix.pattern.col, matrix.value]
 

@@ -138,6 +138,11 @@ def check_choice(name: str, value: str, choices: Any) -> None:
 
 def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Raise a ValueError unless every mask fits a parameter of the model."""
+    if not isinstance(masks, Mapping):
+        raise TypeError(
+            "masks must be a mapping by parameter name, such as a ticket's "
+            f"`weight_masks`, got a {type(masks).__name__}."
+        )
     parameters = dict(model.named_parameters())
     for name, mask in masks.items():
         if name not in parameters:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gebt.detector import MaskDistanceDetector
-from gebt.graph import Graph
+from gebt.graph import Graph, check_graph
 from gebt.masks import NAN, check_ratio
 from gebt.models import describe_model
 from gebt.penalties import ADMM
@@ -135,6 +135,7 @@ def find_ticket(
         )
     check_epochs(epochs)
     check_trains(model)
+    check_graph(graph)
     task.check(graph)
     take_dtype(model, graph.x.dtype)
     if detector is None:
@@ -155,8 +156,8 @@ def find_ticket(
     sparsifier = GraphSparsifier(graph, seed)
     if penalty is not None:
         penalty.reset(sparsifier.project)
+    check_masks(model, keep or {})
     keep = {n: m.to(graph.adjacency.device) for n, m in (keep or {}).items()}
-    check_masks(model, keep)
     pruner = None
     if weight_ratio:
         pruner = ModelPruner(model, weight_ratio, scope=scope, unit=unit, keep=keep)

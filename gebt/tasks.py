@@ -56,7 +56,7 @@ class _OnNodes:
             )
         if not isinstance(graph.split, Split) or graph.split.train.numel() == 0:
             raise ValueError(
-                f"the graph {graph.name!r} has no training nodes: set "
+                f"the graph {graph.name!r} has no training nodes: mark some in "
                 "`data.train_mask`, or pass `split` to `Graph.from_pyg`."
             )
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gebt import __version__
 from gebt.files import read_tensors, write_tensors
-from gebt.graph import Graph
+from gebt.graph import Graph, check_graph
 from gebt.pruner import (
     apply_masks,
     check_choice,
@@ -78,6 +78,14 @@ class Ticket:
         """Number of weights that could be pruned."""
         return sum(m.numel() for m in self.weight_masks.values())
 
+    def __repr__(self) -> str:
+        weights = f", {self.weights_kept} of {self.num_weights} weights"
+        return (
+            f"Ticket({self.dataset['name']!r}, epoch {self.epoch}"
+            f"{'' if self.settled else ', not settled'}, {self.links_kept} of "
+            f"{self.link_mask.numel()} links{weights * bool(self.weight_masks)})"
+        )
+
     def open(
         self,
         model: nn.Module,
@@ -108,6 +116,7 @@ class Ticket:
         """
         check_choice("weights", weights, Weights)
         check_choice("links", links, Links)
+        check_graph(graph)
         if (found := graph.fingerprint()) != self.dataset["fingerprint"]:
             raise ValueError(
                 f"the ticket was drawn on the graph {self.dataset['name']!r} with the "

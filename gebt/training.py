@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gebt.graph import Graph
+from gebt.graph import Graph, check_graph
 from gebt.pruner import (
     apply_masks,
     check_choice,
@@ -98,10 +98,11 @@ def train(
     task = task or NodeClassification()
     check_epochs(epochs)
     check_trains(model)
+    check_graph(graph)
     task.check(graph)
     take_dtype(model, graph.x.dtype)
+    check_masks(model, keep or {})
     keep = {n: m.to(graph.adjacency.device) for n, m in (keep or {}).items()}
-    check_masks(model, keep)
     apply_masks(model, keep)
     parameters = trainable(model)
     groups = parameter_groups(model, lr, weight_decay, decay)
@@ -158,6 +159,7 @@ def evaluate(
     """
     task = task or NodeClassification()
     check_choice("part", part, Part)
+    check_graph(graph)
     rows = task.rows(graph, part)
     if rows is not None and rows.numel() == 0:
         return math.nan

@@ -668,3 +668,16 @@ def test_a_compiled_model_is_refused_at_every_door(graph):
     for door in (find_ticket, gebt.train, ticket.open):
         with pytest.raises(ValueError, match="compiled by `torch.compile`"):
             door(model, graph)
+
+
+def test_pygs_data_and_a_ticket_for_its_masks_are_told_from_what_is_wanted(data, graph):
+    ticket = quiet(built(graph), graph, epochs=3)
+    doors = (find_ticket, gebt.train, gebt.evaluate, ticket.open, gebt.compact)
+    for door in (*doors, gebt.measure_cost):
+        with pytest.raises(TypeError, match="got a Data. Make one.*Graph.from_pyg"):
+            door(built(graph), data)
+    for door in (find_ticket, gebt.train):
+        with pytest.raises(TypeError, match="a ticket's `weight_masks`, got a Ticket"):
+            door(built(graph), graph, keep=ticket)
+    kept = f"{ticket.links_kept} of 468 links, {ticket.weights_kept} of 432 weights"
+    assert repr(ticket) == f"Ticket('blocks', epoch 3, not settled, {kept})"

@@ -159,7 +159,7 @@ def test_a_graph_without_labels_is_refused(graph):
 def test_a_graph_without_training_nodes_is_refused(graph):
     for split in (None, literal(graph, [0], train=[]).split):
         with pytest.raises(
-            ValueError, match="no training nodes: set `data.train_mask`"
+            ValueError, match="no training nodes: mark some in `data.train_mask`"
         ):
             NodeClassification().check(replace(graph, split=split))
 
