@@ -1,6 +1,7 @@
 """The command line. The only room that prints; torch is imported by the commands."""
 
 import logging
+import math
 import os
 import re
 import sys
@@ -173,14 +174,15 @@ def run(
         raise ValueError(f"`--seeds` must be at least 1, got {seeds}.")
     graph, learned = _load(dataset, root, device, task)
     folder = _new_folder(out or _default_folder(graph.name), force)
+    asked = range(seed, seed + seeds)
     runs = []
     with _progress(recipe.epochs, seeds, quiet) as show:
-        for each in range(seed, seed + seeds):
+        for each in asked:
             runs.append(run_seed(graph, learned, options, each, show))
             if seeds > 1:
                 runs[-1].save(folder / f"seed-{each}")
             best_run(runs).save(folder)
-            metrics = collect(graph, learned, options, runs)
+            metrics = collect(graph, learned, options, runs, seeds=asked)
             write_json(folder / "metrics.json", metrics)
     if not quiet:
         out_console.print(_table(metrics))
@@ -303,8 +305,8 @@ def retrain(
     if not quiet:
         out_console.print(
             f"Retrained in {recorder.seconds['retrain']:.2f} s: test "
-            f"{metrics['metric']} {done.scores['test']:.1f}%, validation "
-            f"{done.scores['val']:.1f}%, "
+            f"{metrics['metric']} {_percent(done.scores['test'])}, validation "
+            f"{_percent(done.scores['val'])}, "
             f"inference {ticket_ms:.2f} ms."
         )
     _tell_folder(folder, quiet)
@@ -795,6 +797,8 @@ def _table(metrics: dict[str, Any]) -> Table:
         b: Any = std
         for key in path:
             a, b = a[key], b[key]
+        if a is None:
+            return "-"
         text = f"{a / scale:.{digits}f}"
         return text + (f" ± {b / scale:.{digits}f}" if n > 1 else "") + unit
 
@@ -802,6 +806,8 @@ def _table(metrics: dict[str, Any]) -> Table:
         values: Any = mean[name]
         for key in path:
             values = values[key]
+        if not values["dense"] or not values["ticket"]:
+            return "-"
         less = values["dense"] / values["ticket"]
         return f"{less:.1f}x less" if less >= 1 else f"{1 / less:.1f}x more"
 
@@ -815,12 +821,13 @@ def _table(metrics: dict[str, Any]) -> Table:
     table.add_column("")
     for name in ("dense", "ticket", ""):
         table.add_column(name, justify="right")
-    gain = mean["retrained"]["test"] - mean["dense"]["test"]
+    scores = mean["retrained"]["test"], mean["dense"]["test"]
+    gain = "-" if None in scores else f"{scores[0] - scores[1]:+.1f}"
     table.add_row(
         f"test {metrics['metric']}, %",
         number("dense", "test"),
         number("retrained", "test"),
-        f"{gain:+.1f}",
+        gain,
     )
     table.add_row(
         f"val {metrics['metric']}, %",
@@ -899,6 +906,10 @@ def _tell_folder(folder: Path, quiet: bool) -> None:
     else:
         # Plain print: rich would wrap a long path.
         print(f"Written: {folder}{os.sep}")
+
+
+def _percent(score: float) -> str:
+    return "-" if math.isnan(score) else f"{score:.1f}%"
 
 
 def _share(kept: int, total: int) -> str:

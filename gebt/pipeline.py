@@ -1,5 +1,6 @@
 """Dense model, joint ticket, retraining, compaction and cost: one seed of it all."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -381,15 +382,23 @@ def describe(ticket: Ticket, model: nn.Module) -> dict[str, Any]:
 
 
 def collect(
-    graph: Graph, task: Task, options: Options, runs: Sequence[Run]
+    graph: Graph, task: Task, options: Options, runs: Sequence[Run], *, seeds: range
 ) -> dict[str, Any]:
-    """The content of metrics.json."""
+    """The content of metrics.json.
+
+    Args:
+        graph: of the runs.
+        task: what was learned.
+        options: of the runs.
+        runs: those that are done, at least one.
+        seeds: all that were asked for.
+    """
     entries = [run.metrics for run in runs]
     return {
         "dataset": graph.name,
         "task": task.name,
         "metric": task.metric(graph),
-        "options": options.record(),
+        "options": {**options.record(), "seed": seeds.start, "seeds": len(seeds)},
         "runs": entries,
         "summary": {
             "n": len(runs),
@@ -406,9 +415,11 @@ def best_run(runs: Sequence[Run]) -> Run:
 
 
 def _combine(entries: Sequence[Any], by: Callable[[Sequence[float]], float]) -> Any:
-    """Combine equal trees of numbers leaf by leaf."""
+    """Combine equal trees of numbers leaf by leaf; None where one is none."""
     first = entries[0]
     if isinstance(first, Mapping):
         keys = [key for key in first if key != "seed"]
         return {key: _combine([entry[key] for entry in entries], by) for key in keys}
+    if any(entry is None or math.isnan(entry) for entry in entries):
+        return None  # a model without paper MACs, a graph without test nodes
     return by([float(entry) for entry in entries])

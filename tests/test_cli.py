@@ -87,6 +87,7 @@ def test_metrics_hold_every_promised_number(digits_run):
         "model": "gcn", "hidden": 16, "dropout": 0.5, "lr": 0.01,
         "weight_decay": 5e-4, "decay": "first", "epochs": 12, "scope": "global",
         "graph_ratio": 0.2, "weight_ratio": 0.9, "threshold": 2.0, "window": 3,
+        "seed": 0, "seeds": 2,
     }  # fmt: skip
     assert [run["seed"] for run in metrics["runs"]] == [0, 1]
     for run in metrics["runs"]:

@@ -280,7 +280,7 @@ def odd_folder(tmp_path_factory):
     options = Options(replace(find_recipe("gcn"), epochs=4), 0.2, 0.5, threshold=5)
     run = run_seed(graph, NodeClassification(), options, 0)
     run.save(folder)
-    metrics = collect(graph, NodeClassification(), options, [run])
+    metrics = collect(graph, NodeClassification(), options, [run], seeds=range(1))
     write_json(folder / "metrics.json", metrics)
     return folder
 
