@@ -7,7 +7,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
@@ -153,7 +153,7 @@ def run(
     lr: LearningRate = None,
     weight_decay: WeightDecay = None,
     epochs: Epochs = None,
-    seeds: Annotated[int, typer.Option(help="How many seeds to run.")] = 1,
+    seeds: Annotated[int, typer.Option(help="How many seeds to run.", max=10**4)] = 1,
     seed: Seed = 0,
     threshold: Threshold = 0.1,
     window: Window = 3,
@@ -165,7 +165,7 @@ def run(
 ) -> None:
     """Train dense, draw the joint ticket, retrain it, compact it, compare the two."""
     from gebt.files import write_json
-    from gebt.pipeline import Options, best_run, collect, run_seed
+    from gebt.pipeline import RUN_FILES, Options, best_run, collect, run_seed
 
     recipe = _recipe(model, task, hidden, dropout, lr, weight_decay, epochs)
     options = Options(recipe, graph_ratio, weight_ratio, threshold, window)
@@ -173,10 +173,16 @@ def run(
     if seeds < 1:
         raise ValueError(f"`--seeds` must be at least 1, got {seeds}.")
     graph, learned = _load(dataset, root, device, task)
-    folder = _new_folder(out or _default_folder(graph.name), force)
+    folder = out or _default_folder(graph.name)
     asked = range(seed, seed + seeds)
+    names = ["metrics.json", *RUN_FILES]
+    if seeds > 1:
+        names += [f"seed-{each}/{name}" for each in asked for name in RUN_FILES]
     runs = []
-    with _progress(recipe.epochs, seeds, quiet) as show:
+    with (
+        _results(folder, names, force=force),
+        _progress(recipe.epochs, seeds, quiet) as show,
+    ):
         for each in asked:
             runs.append(run_seed(graph, learned, options, each, show))
             if seeds > 1:
@@ -219,18 +225,20 @@ def search(
     options = pipeline.Options(recipe, graph_ratio, weight_ratio, threshold, window)
     _check_something_to_prune(options)
     graph, learned = _load(dataset, root, device, task)
-    folder = _new_folder(out or _default_folder(graph.name), force)
-    network = pipeline.new_model(graph, recipe, learned, seed)
-    with _progress(recipe.epochs, 1, quiet) as show:
-        recorder = pipeline.Recorder(show)
-        with recorder.phase("search") as hook:
-            ticket, detector = pipeline.search(
-                network, graph, learned, options, seed, hook
-            )
-    ticket.save(folder / "ticket.safetensors")
-    write_csv(folder / "history.csv", recorder.rows)
-    if distances := detector.pairs():
-        write_csv(folder / "distances.csv", distances)
+    folder = out or _default_folder(graph.name)
+    names = ("ticket.safetensors", "history.csv", "distances.csv")
+    with _results(folder, names, force=force):
+        network = pipeline.new_model(graph, recipe, learned, seed)
+        with _progress(recipe.epochs, 1, quiet) as show:
+            recorder = pipeline.Recorder(show)
+            with recorder.phase("search") as hook:
+                ticket, detector = pipeline.search(
+                    network, graph, learned, options, seed, hook
+                )
+        ticket.save(folder / "ticket.safetensors")
+        write_csv(folder / "history.csv", recorder.rows)
+        if distances := detector.pairs():
+            write_csv(folder / "distances.csv", distances)
     if not quiet:
         found = pipeline.describe(ticket, network)
         state = "settled" if ticket.settled else "[bold]not settled[/]"
@@ -280,28 +288,30 @@ def retrain(
     graph, task = _load_of(ticket, root, device)
     model = build_model(dict(ticket.model)).to(graph.adjacency.device)
     ticket.open(model, graph)  # a ticket that does not fit fails before any folder
-    folder = _new_folder(out or _default_folder(graph.name), force, spare=ticket_path)
-    with _progress(epochs, 1, quiet) as show:
-        recorder = pipeline.Recorder(show)
-        done = pipeline.retrain(ticket, model, graph, task, epochs, recorder)
-    save_compact(folder / "compact.safetensors", done.model, done.graph)
-    write_csv(folder / "history.csv", recorder.rows)
-    [ticket_ms] = latencies([(done.model, done.graph)])
-    metrics = {
-        "dataset": graph.name,
-        "task": task.name,
-        "metric": task.metric(graph),
-        "ticket": pipeline.describe(ticket, model),
-        "retrained": done.scores,
-        "seconds": recorder.seconds,
-        "cpu_seconds": recorder.cpu_seconds,
-        "inference_ms": {"ticket": ticket_ms},
-        "macs": {
-            "paper": {"ticket": done.paper_macs},
-            "executed": {"ticket": executed_macs(done.model, done.graph)},
-        },
-    }
-    write_json(folder / "metrics.json", metrics)
+    folder = out or _default_folder(graph.name)
+    names = ("compact.safetensors", "history.csv", "metrics.json")
+    with _results(folder, names, force=force, spare=ticket_path):
+        with _progress(epochs, 1, quiet) as show:
+            recorder = pipeline.Recorder(show)
+            done = pipeline.retrain(ticket, model, graph, task, epochs, recorder)
+        save_compact(folder / "compact.safetensors", done.model, done.graph)
+        write_csv(folder / "history.csv", recorder.rows)
+        [ticket_ms] = latencies([(done.model, done.graph)])
+        metrics = {
+            "dataset": graph.name,
+            "task": task.name,
+            "metric": task.metric(graph),
+            "ticket": pipeline.describe(ticket, model),
+            "retrained": done.scores,
+            "seconds": recorder.seconds,
+            "cpu_seconds": recorder.cpu_seconds,
+            "inference_ms": {"ticket": ticket_ms},
+            "macs": {
+                "paper": {"ticket": done.paper_macs},
+                "executed": {"ticket": executed_macs(done.model, done.graph)},
+            },
+        }
+        write_json(folder / "metrics.json", metrics)
     if not quiet:
         out_console.print(
             f"Retrained in {recorder.seconds['retrain']:.2f} s: test "
@@ -366,7 +376,9 @@ def reproduce(
         list[str],
         typer.Option(help="Graph to run on; give it again for more.", metavar="NAME"),
     ] = ["cora", "citeseer"],  # noqa: B006 (typer needs a list)
-    seeds: Annotated[int, typer.Option(help="How many seeds to run.", min=1)] = 10,
+    seeds: Annotated[
+        int, typer.Option(help="How many seeds to run.", min=1, max=10**4)
+    ] = 10,
     quick: Annotated[
         bool,
         typer.Option(
@@ -390,32 +402,35 @@ def reproduce(
 ) -> None:
     """Run an experiment of the paper with baselines; writes CSV, figures and a page."""
     from gebt.report import check_figures, page_of, write_report
-    from gebt.reproduce import find_experiment
+    from gebt.reproduce import TABLES, find_experiment
     from gebt.reproduce import reproduce as run_experiment
 
     check_figures()
     experiment = find_experiment(name)
     folder = out or Path("runs") / experiment.name
-    if (folder / "experiment.json").is_file() and not (resume or force):
+    begun = (folder / "experiment.json").is_file()
+    if begun and not (resume or force):
         raise FileExistsError(
             f"{folder} holds an experiment already: --resume goes on with it, --force "
             "begins again."
         )
-    if not resume:
-        _new_folder(folder, force)
-    with _counting(experiment.name, quiet) as show:
-        run_experiment(
-            experiment,
-            folder,
-            graphs=graph,
-            seeds=seeds,
-            quick=quick,
-            root=root,
-            on_done=show,
-        )
-    if not quiet:
-        _print_tables(page_of(folder))
-    write_report([folder], folder, root)
+    names = ["experiment.json", *(f"{table}.csv" for table in TABLES), "report.html"]
+    hint = "; the same command with --resume goes on"
+    go_on = resume and begun
+    with _results(folder, names, force=force, resume=go_on, hint=hint):
+        with _counting(experiment.name, quiet) as show:
+            run_experiment(
+                experiment,
+                folder,
+                graphs=graph,
+                seeds=seeds,
+                quick=quick,
+                root=root,
+                on_done=show,
+            )
+        if not quiet:
+            _print_tables(page_of(folder))
+        write_report([folder], folder, root)
     _tell_folder(folder, quiet)
 
 
@@ -438,9 +453,14 @@ def report(
     root: Root = None,
 ) -> None:
     """Make a page with tables and figures of runs, to look at in a browser."""
+    from gebt.folders import record, refuse_others
     from gebt.report import write_report
 
-    print(f"Written: {write_report(folders, out or folders[0], root)}")
+    out = out or folders[0]
+    refuse_others(out, ["report.html"])
+    path = write_report(folders, out, root)
+    record(out, ["report.html"])
+    print(f"Written: {path}")
 
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
@@ -473,16 +493,17 @@ def inference(
 
     check_figures()
     graph, _ = _load(dataset, root, device, "node-classification")
-    folder = _new_folder(out or _default_folder(f"inference-{graph.name}"), force)
+    folder = out or _default_folder(f"inference-{graph.name}")
     ratios = [(ratio, weight_ratio) for ratio in graph_ratio]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "the masks did not settle")
-        rows = inference_costs(graph, hidden=hidden, ratios=ratios, repeats=repeats)
-    write_csv(folder / "inference.csv", rows)
-    page = inference_page(graph.name, rows)
-    if not quiet:
-        _print_tables(page)
-    write_pages([page], folder)
+    with _results(folder, ("inference.csv", "report.html"), force=force):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the masks did not settle")
+            rows = inference_costs(graph, hidden=hidden, ratios=ratios, repeats=repeats)
+        write_csv(folder / "inference.csv", rows)
+        page = inference_page(graph.name, rows)
+        if not quiet:
+            _print_tables(page)
+        write_pages([page], folder)
     _tell_folder(folder, quiet)
 
 
@@ -550,8 +571,10 @@ def main() -> None:
     usage_error: Any = typer.BadParameter.__mro__[2]
     try:
         code = app(standalone_mode=False, prog_name="gebt")
+    except _Interrupted as error:
+        _fail(str(error), 130)
     except (KeyboardInterrupt, typer.Abort):
-        _fail(_INTERRUPTED, 130)
+        _fail("interrupted.", 130)
     except (ValueError, OSError) as error:
         _fail(_ARGUMENT.sub(lambda m: f"`--{m[1].replace('_', '-')}`", str(error)))
     except usage_error as error:
@@ -560,11 +583,10 @@ def main() -> None:
             sys.exit(getattr(error, "exit_code", 2))
         _fail(f"{message.rstrip('.')}. See `gebt --help`.")
     if code == 130:  # typer's own answer to Ctrl-C
-        _fail(_INTERRUPTED, 130)
+        _fail("interrupted.", 130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-_INTERRUPTED = "interrupted; what was finished before is in the output folder."
 _ARGUMENT = re.compile(
     "`(graph_ratio|weight_ratio|hidden|dropout|lr|weight_decay|epochs|threshold|window"
     "|seeds|seed)`"
@@ -649,37 +671,24 @@ def _load(
     return (graph.to("cuda") if on_gpu else graph), task
 
 
-def _new_folder(folder: Path, force: bool, spare: Path | None = None) -> Path:
-    """Make the folder; a forced one loses an earlier run's files, and only those.
+@contextmanager
+def _results(
+    folder: Path, names: Collection[str], *, hint: str = "", **options: Any
+) -> Iterator[None]:
+    """`results_folder`; an interruption names it, if something is in it."""
+    from gebt.folders import results_folder
 
-    Not the file that the command reads, ``spare``.
-    """
-    from gebt.files import new_folder
-
-    new_folder(folder, force=force)
-    for old in [folder, *folder.glob("seed-*")]:
-        for file in (old / name for name in _OUTPUTS):
-            if spare is None or file.resolve() != spare.resolve():
-                file.unlink(missing_ok=True)
-        if old != folder and not any(old.iterdir()):
-            old.rmdir()
-    return folder
+    try:
+        with results_folder(folder, names, **options):
+            yield
+    except KeyboardInterrupt as error:
+        kept = any((folder / name).exists() for name in names)
+        state = f"what was finished is in {folder}{hint}" if kept else "nothing written"
+        raise _Interrupted(f"interrupted; {state}.") from error
 
 
-_OUTPUTS = (
-    "ticket.safetensors",
-    "compact.safetensors",
-    "history.csv",
-    "distances.csv",
-    "metrics.json",
-    "experiment.json",
-    "runs.csv",
-    "stops.csv",
-    "trajectories.csv",
-    "matrix.csv",
-    "inference.csv",
-    "report.html",
-)
+class _Interrupted(Exception):
+    """Ctrl-C, and what it left."""
 
 
 def _default_folder(dataset: str) -> Path:

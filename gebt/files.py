@@ -313,24 +313,3 @@ def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"it names {shown(twice)} twice")
     return content
-
-
-def new_folder(path: Path, *, force: bool = False) -> Path:
-    """Create a folder for results, refusing one that holds something already.
-
-    Args:
-        path: the folder.
-        force: allow one that exists; files of the same name are replaced.
-
-    Raises:
-        FileExistsError: if it exists and ``force`` was not given.
-    """
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(f"{path} exists and is not a folder.")
-    if path.exists() and any(path.iterdir()) and not force:
-        raise FileExistsError(
-            f"the folder {path} exists and is not empty. Choose another, or pass "
-            "--force to replace the files of an earlier run in it."
-        )
-    path.mkdir(parents=True, exist_ok=True)
-    return path

@@ -168,6 +168,15 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
+RUN_FILES = (
+    "ticket.safetensors",
+    "compact.safetensors",
+    "history.csv",
+    "distances.csv",
+)
+"""What `Run.save` writes."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What one seed gave.
@@ -189,7 +198,7 @@ class Run:
     distances: Sequence[Mapping[str, Any]]
 
     def save(self, folder: Path) -> None:
-        """Write ticket, compact model, ``history.csv`` and ``distances.csv``."""
+        """Write `RUN_FILES`: ticket, compact model, epochs, and distances if any."""
         self.ticket.save(folder / "ticket.safetensors")
         save_compact(folder / "compact.safetensors", self.model, self.graph)
         write_csv(folder / "history.csv", self.history)

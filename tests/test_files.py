@@ -153,29 +153,6 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
             files.read_tensors(path, "ticket")
 
 
-def test_new_folder_takes_a_new_or_empty_one(tmp_path):
-    path = tmp_path / "a" / "b"
-    assert files.new_folder(path) == path and path.is_dir()
-    assert files.new_folder(path) == path
-
-
-def test_new_folder_refuses_one_with_something_in_it_unless_forced(tmp_path):
-    (tmp_path / "precious").write_text("kept")
-    with pytest.raises(FileExistsError, match="is not empty.*--force"):
-        files.new_folder(tmp_path)
-    assert files.new_folder(tmp_path, force=True) == tmp_path
-    assert (tmp_path / "precious").read_text() == "kept"
-
-
-@pytest.mark.parametrize("force", [False, True])
-def test_new_folder_refuses_a_file(tmp_path, force):
-    path = tmp_path / "file"
-    path.write_text("kept")
-    with pytest.raises(FileExistsError, match="exists and is not a folder"):
-        files.new_folder(path, force=force)
-    assert path.read_text() == "kept"
-
-
 def fields(**content: object) -> files.Fields:
     return files.Fields(content, "a.json is not a whole record")
 

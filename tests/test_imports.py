@@ -14,7 +14,7 @@ PACKAGE = Path(gebt.__file__).parent
 # DESIGN.md, "Who may import whom": a room imports from lower layers only.
 LAYERS = [
     {"kernels", "masks", "detector", "files", "statistics"},
-    {"sparse"},
+    {"sparse", "folders"},
     {"locality"},
     {"graph", "models", "pruner", "penalties"},
     {"tasks", "synthetic", "sparsifier", "ticket"},
