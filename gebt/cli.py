@@ -21,10 +21,22 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from gebt import __version__
+from gebt._checks import (
+    EXPERIMENTS,
+    MODELS,
+    TASKS,
+    check_count,
+    check_dataset,
+    check_dropout,
+    check_name,
+    check_not_negative,
+    check_positive,
+    check_ratio,
+)
 
 if TYPE_CHECKING:
     from gebt.graph import Graph
-    from gebt.pipeline import OnEpoch, Options
+    from gebt.pipeline import OnEpoch
     from gebt.recipes import Recipe
     from gebt.report import Page
     from gebt.tasks import Task
@@ -54,29 +66,65 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+def _checked(check: Callable[[str, Any], object]) -> Any:
+    """A callback that checks an option, or each of a list, before torch is loaded."""
+
+    def callback(param: typer.CallbackParam, value: Any) -> Any:
+        for each in value if isinstance(value, list) else [value]:
+            if each is not None:
+                check(str(param.name), each)
+        return value
+
+    return callback
+
+
 DatasetName = Annotated[
-    str, typer.Argument(help="Graph to load; see [bold]gebt datasets[/].")
+    str,
+    typer.Argument(
+        help="Graph to load; see [bold]gebt datasets[/].",
+        callback=_checked(lambda _, name: check_dataset(name)),
+    ),
 ]
 TicketPath = Annotated[
     Path, typer.Argument(metavar="TICKET", help="A ticket.safetensors file.")
 ]
 GraphRatio = Annotated[
-    float, typer.Option(help="Share of links to remove, in [0, 1).", metavar="SHARE")
+    float,
+    typer.Option(
+        help="Share of links to remove, in [0, 1).",
+        metavar="SHARE",
+        callback=_checked(check_ratio),
+    ),
 ]
 WeightRatio = Annotated[
-    float, typer.Option(help="Share of weights to remove, in [0, 1).", metavar="SHARE")
+    float,
+    typer.Option(
+        help="Share of weights to remove, in [0, 1).",
+        metavar="SHARE",
+        callback=_checked(check_ratio),
+    ),
 ]
 _MODEL = "[dim]default: the model's[/]"
 
 
-def _of_the_model(help_text: str, metavar: str) -> Any:
+def _of_the_model(
+    help_text: str, metavar: str, check: Callable[[str, Any], object]
+) -> Any:
     return typer.Option(
-        help=f"{help_text} {_MODEL}", metavar=metavar, show_default=False
+        help=f"{help_text} {_MODEL}",
+        metavar=metavar,
+        show_default=False,
+        callback=_checked(check),
     )
 
 
 Model = Annotated[
-    str, typer.Option(help="Model to train; see [bold]gebt models[/].", metavar="NAME")
+    str,
+    typer.Option(
+        help="Model to train; see [bold]gebt models[/].",
+        metavar="NAME",
+        callback=_checked(lambda kind, name: check_name(kind, name, MODELS)),
+    ),
 ]
 TaskName = Annotated[
     str | None,
@@ -86,24 +134,46 @@ TaskName = Annotated[
         "held out; by default what the labels say.",
         metavar="NAME",
         show_default=False,
+        callback=_checked(lambda kind, name: check_name(kind, name, TASKS)),
     ),
 ]
-Hidden = Annotated[int | None, _of_the_model("Width of the hidden layers.", "N")]
-Dropout = Annotated[float | None, _of_the_model("Dropout.", "SHARE")]
-LearningRate = Annotated[
-    float | None, _of_the_model("Learning rate of the weights.", "RATE")
+Hidden = Annotated[
+    int | None, _of_the_model("Width of the hidden layers.", "N", check_count)
 ]
-WeightDecay = Annotated[float | None, _of_the_model("Weight decay.", "RATE")]
+Dropout = Annotated[float | None, _of_the_model("Dropout.", "SHARE", check_dropout)]
+LearningRate = Annotated[
+    float | None,
+    _of_the_model("Learning rate of the weights.", "RATE", check_positive),
+]
+WeightDecay = Annotated[
+    float | None, _of_the_model("Weight decay.", "RATE", check_not_negative)
+]
 Epochs = Annotated[
     int | None,
-    _of_the_model("Epochs of each training; the search may use as many.", "N"),
+    _of_the_model(
+        "Epochs of each training; the search may use as many.", "N", check_count
+    ),
+]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        help="How many seeds to run.", max=10**4, callback=_checked(check_count)
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="First seed.", min=0, max=2**32)]
 Threshold = Annotated[
-    float, typer.Option(help="Mask distance below which a ticket counts as stable.")
+    float,
+    typer.Option(
+        help="Mask distance below which a ticket counts as stable.",
+        callback=_checked(check_positive),
+    ),
 ]
 Window = Annotated[
-    int, typer.Option(help="Comparisons that must all be below the threshold.")
+    int,
+    typer.Option(
+        help="Comparisons that must all be below the threshold.",
+        callback=_checked(check_count),
+    ),
 ]
 Root = Annotated[
     Path | None,
@@ -153,7 +223,7 @@ def run(
     lr: LearningRate = None,
     weight_decay: WeightDecay = None,
     epochs: Epochs = None,
-    seeds: Annotated[int, typer.Option(help="How many seeds to run.", max=10**4)] = 1,
+    seeds: Seeds = 1,
     seed: Seed = 0,
     threshold: Threshold = 0.1,
     window: Window = 3,
@@ -164,14 +234,12 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Train dense, draw the joint ticket, retrain it, compact it, compare the two."""
+    _check_something_to_prune(graph_ratio, weight_ratio)
     from gebt.files import write_json
     from gebt.pipeline import RUN_FILES, Options, best_run, collect, run_seed
 
     recipe = _recipe(model, task, hidden, dropout, lr, weight_decay, epochs)
     options = Options(recipe, graph_ratio, weight_ratio, threshold, window)
-    _check_something_to_prune(options)
-    if seeds < 1:
-        raise ValueError(f"`--seeds` must be at least 1, got {seeds}.")
     graph, learned = _load(dataset, root, device, task)
     folder = out or _default_folder(graph.name)
     asked = range(seed, seed + seeds)
@@ -218,12 +286,12 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Draw a joint ticket and write it, without retraining it."""
+    _check_something_to_prune(graph_ratio, weight_ratio)
     from gebt import pipeline
     from gebt.files import write_csv
 
     recipe = _recipe(model, task, hidden, dropout, lr, weight_decay, epochs)
     options = pipeline.Options(recipe, graph_ratio, weight_ratio, threshold, window)
-    _check_something_to_prune(options)
     graph, learned = _load(dataset, root, device, task)
     folder = out or _default_folder(graph.name)
     names = ("ticket.safetensors", "history.csv", "distances.csv")
@@ -265,6 +333,7 @@ def retrain(
             help="Epochs of retraining; by default as many as the search was allowed.",
             metavar="N",
             show_default=False,
+            callback=_checked(check_count),
         ),
     ] = None,
     root: Root = None,
@@ -369,16 +438,19 @@ def reproduce(
     name: Annotated[
         str,
         typer.Argument(
-            help="fig1, fig2, fig4, fig6 or table2 of You et al. 2022, with baselines."
+            help="fig1, fig2, fig4, fig6 or table2 of You et al. 2022, with baselines.",
+            callback=_checked(lambda _, n: check_name("experiment", n, EXPERIMENTS)),
         ),
     ],
     graph: Annotated[
         list[str],
-        typer.Option(help="Graph to run on; give it again for more.", metavar="NAME"),
+        typer.Option(
+            help="Graph to run on; give it again for more.",
+            metavar="NAME",
+            callback=_checked(lambda _, name: check_dataset(name)),
+        ),
     ] = ["cora", "citeseer"],  # noqa: B006 (typer needs a list)
-    seeds: Annotated[
-        int, typer.Option(help="How many seeds to run.", min=1, max=10**4)
-    ] = 10,
+    seeds: Seeds = 10,
     quick: Annotated[
         bool,
         typer.Option(
@@ -472,11 +544,19 @@ def inference(
     dataset: DatasetName,
     hidden: Annotated[
         list[int],
-        typer.Option(help="Width of a hidden layer; again for more.", metavar="N"),
+        typer.Option(
+            help="Width of a hidden layer; again for more.",
+            metavar="N",
+            callback=_checked(check_count),
+        ),
     ] = [256, 256],  # noqa: B006 (typer needs a list)
     graph_ratio: Annotated[
         list[float],
-        typer.Option(help="Share of links to remove; again for more.", metavar="SHARE"),
+        typer.Option(
+            help="Share of links to remove; again for more.",
+            metavar="SHARE",
+            callback=_checked(check_ratio),
+        ),
     ] = [0.2, 0.5, 0.8],  # noqa: B006
     weight_ratio: WeightRatio = 0.9,
     repeats: Annotated[int, typer.Option(help="Timed forwards of each.", min=1)] = 10,
@@ -603,8 +683,8 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"gebt: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
-def _check_something_to_prune(options: "Options") -> None:
-    if options.graph_ratio == 0 and options.weight_ratio == 0:
+def _check_something_to_prune(graph_ratio: float, weight_ratio: float) -> None:
+    if graph_ratio == 0 and weight_ratio == 0:
         raise ValueError(
             "`--graph-ratio` and `--weight-ratio` are both 0: nothing to prune."
         )

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gebt._checks import check_ratio
 from gebt.compaction import compact, save_compact
 from gebt.cost import executed_macs, latencies, paper_macs, peak_memory
 from gebt.detector import Group, MaskDistanceDetector, Reading
 from gebt.files import write_csv
 from gebt.graph import Graph, LinkSplit
-from gebt.masks import check_ratio
 from gebt.pruner import prunable_weights
 from gebt.recipes import RECIPES, Recipe
 from gebt.search import find_ticket

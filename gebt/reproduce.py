@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from gebt._checks import check_name
 from gebt.baselines import METHODS, Outcome, Setting
 from gebt.compaction import compact
 from gebt.cost import executed_macs, latencies, paper_macs
@@ -179,11 +180,7 @@ def find_experiment(name: str) -> Experiment:
     Raises:
         ValueError: if there is none; lists those there are.
     """
-    if name not in EXPERIMENTS:
-        raise ValueError(
-            f"there is no experiment {name!r}; gebt knows {', '.join(EXPERIMENTS)}."
-        )
-    return EXPERIMENTS[name]
+    return EXPERIMENTS[check_name("experiment", name, EXPERIMENTS)]
 
 
 def reproduce(

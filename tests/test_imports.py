@@ -13,6 +13,7 @@ PACKAGE = Path(gebt.__file__).parent
 
 # DESIGN.md, "Who may import whom": a room imports from lower layers only.
 LAYERS = [
+    {"_checks"},
     {"kernels", "masks", "detector", "files", "statistics"},
     {"sparse", "folders"},
     {"locality"},
@@ -75,7 +76,7 @@ def test_a_room_imports_from_lower_layers_only(path):
 def test_the_lowest_layer_imports_nothing_of_gebt(room):
     paths = [p for p in FILES if room_of(p) == room]
     assert paths
-    assert set().union(*map(rooms_imported, paths)) <= {room}
+    assert set().union(*map(rooms_imported, paths)) <= {room, "_checks"}
 
 
 def test_models_never_see_a_graph_and_only_the_command_line_prints():
@@ -113,18 +114,29 @@ def test_a_search_on_tensors_does_not_need_pyg():
     assert not modules & {"torch_geometric", "sklearn", "ogb", "matplotlib"}
 
 
-def test_help_imports_neither_torch_nor_pyg():
-    code = """
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        ("--help", 0),
+        ("run digits --graph-ratio 1.5", 2),
+        ("run digits --weight-ratio x", 2),
+        ("run digits --model gnc", 2),
+        ("search digtis", 2),
+        ("reproduce fig3", 2),
+    ],
+)
+def test_help_and_a_typo_import_neither_torch_nor_pyg(arguments, answer):
+    code = f"""
 import runpy, sys
-sys.argv = ["gebt", "--help"]
+sys.argv = ["gebt", *{arguments.split()}]
 try:
     runpy.run_module("gebt", run_name="__main__")
 except SystemExit as done:
-    assert not done.code, done.code
+    assert (done.code or 0) == {answer}, done.code
 """
     modules = modules_after(code)
     assert "gebt" in modules
-    assert not modules & {"torch_geometric", "sklearn"}
+    assert not modules & {"torch", "torch_geometric", "sklearn", "numpy"}
 
 
 def test_help_as_a_user_calls_it():
