@@ -33,12 +33,12 @@ def check_dropout(name: str, value: float) -> None:
         raise ValueError(f"`{name}` must lie in [0, 1), got {value}.")
 
 
-def check_count(name: str, value: int) -> None:
-    """Raise a ValueError unless the value is at least 1, and of 31 bits."""
+def check_count(name: str, value: int, most: int = 2**31 - 1) -> None:
+    """Raise a ValueError unless the value is at least 1 and at most ``most``."""
     if value < 1:
         raise ValueError(f"`{name}` must be at least 1, got {value}.")
-    if value >= 2**31:
-        raise ValueError(f"`{name}` must be below {2**31}, got {value}.")
+    if value > most:
+        raise ValueError(f"`{name}` must be at most {most}, got {value}.")
 
 
 def check_positive(name: str, value: float) -> None:

@@ -8,11 +8,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -157,10 +157,12 @@ Epochs = Annotated[
 Seeds = Annotated[
     int,
     typer.Option(
-        help="How many seeds to run.", max=10**4, callback=_checked(check_count)
+        help="How many seeds to run.",
+        metavar="N",
+        callback=_checked(lambda name, seeds: check_count(name, seeds, 10_000)),
     ),
 ]
-Seed = Annotated[int, typer.Option(help="First seed.", min=0, max=2**32)]
+Seed = Annotated[int, typer.Option(help="First seed.", min=0, max=2**32, metavar="N")]
 Threshold = Annotated[
     float,
     typer.Option(
@@ -172,6 +174,7 @@ Window = Annotated[
     int,
     typer.Option(
         help="Comparisons that must all be below the threshold.",
+        metavar="N",
         callback=_checked(check_count),
     ),
 ]
@@ -192,7 +195,11 @@ Out = Annotated[
     ),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Replace files in an existing folder.")
+    bool,
+    typer.Option(
+        "--force",
+        help="Take a folder that holds something; an earlier run's files in it go.",
+    ),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where to run; auto takes a GPU.")]
 Quiet = Annotated[
@@ -651,22 +658,34 @@ def main() -> None:
     usage_error: Any = typer.BadParameter.__mro__[2]
     try:
         code = app(standalone_mode=False, prog_name="gebt")
+        if sys.stdout:  # here a full device is told of; at exit it would be ignored
+            sys.stdout.flush()
     except _Interrupted as error:
         _fail(str(error), 130)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted.", 130)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        _leave(1)
     except (ValueError, OSError) as error:
-        _fail(_ARGUMENT.sub(lambda m: f"`--{m[1].replace('_', '-')}`", str(error)))
+        text = re.sub(r"^\[Errno \d+\] ", "", str(error))
+        _fail(_ARGUMENT.sub(lambda m: f"`--{m[1].replace('_', '-')}`", text))
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error))):
+            raise
+        wanted = re.search(r"allocate ([\d.]+ \w+)", str(error))
+        size = f": {wanted[1]} at once were asked for" if wanted else ""
+        _fail(f"not enough memory{size}. Take a smaller graph or a narrower model.")
     except usage_error as error:
         message = getattr(error, "format_message", error.__str__)()
         if not message:  # the help was asked for and printed
-            sys.exit(getattr(error, "exit_code", 2))
+            _leave(getattr(error, "exit_code", 2))
         _fail(f"{message.rstrip('.')}. See `gebt --help`.")
     if code == 130:  # typer's own answer to Ctrl-C
         _fail("interrupted.", 130)
-    sys.exit(code if isinstance(code, int) else 0)
+    _leave(code if isinstance(code, int) else 0)
 
 
+_OUT_OF_MEMORY = re.compile("allocate memory|out of memory|size calculation overflowed")
 _ARGUMENT = re.compile(
     "`(graph_ratio|weight_ratio|hidden|dropout|lr|weight_decay|epochs|threshold|window"
     "|seeds|seed)`"
@@ -674,8 +693,19 @@ _ARGUMENT = re.compile(
 """Names that the library's errors give to what is a flag here."""
 
 
-def _fail(message: str, code: int = 2) -> None:
-    print(f"gebt: {' '.join(message.split())}", file=sys.stderr)
+def _fail(message: str, code: int = 2) -> NoReturn:
+    with suppress(OSError):
+        print(f"gebt: {' '.join(message.split())}", file=sys.stderr)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit, without a word about output that nobody takes."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:  # Python would try again, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
 
 

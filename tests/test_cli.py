@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -16,13 +17,14 @@ from gebt import cli, folders
 FAST = ("--epochs", "12", "--threshold", "2")
 
 
-def run_gebt(*args, cwd, **env):
+def run_gebt(*args, cwd, stdout=subprocess.PIPE, **env):
     """`python -m gebt` in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "gebt", *map(str, args)],
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **env},
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=120,
     )
@@ -532,6 +534,34 @@ def test_a_second_run_into_a_folder_that_is_being_written_is_refused(
         for force in ([], ["--force"]):
             result = gebt_here("run", "digits", "--out", "o", *force, *FAST)
             assert_refused(result, "another gebt is writing to o", "another folder")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("hidden", [100_000_000_000, 2_000_000_000])
+def test_sizes_that_no_memory_holds_are_one_line_and_leave_no_folder(
+    gebt_here, tmp_path, hidden
+):
+    result = gebt_here("run", "digits", "--out", "a", "--hidden", hidden, *FAST)
+    words = "`--hidden` must be at most" if hidden > 2**31 else "not enough memory: 512"
+    assert_refused(result, words)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_device_is_one_line_and_leaves_no_folder(tmp_path):
+    args = ("run", "digits", "--out", "a/b", *FAST)
+    with open("/dev/full", "w") as full:
+        result = run_gebt(*args, cwd=tmp_path, stdout=full)
+    assert_refused(result, "gebt: No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_that_nobody_reads_ends_the_command_in_silence(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = run_gebt("run", "digits", "--out", "a", *FAST, cwd=tmp_path, stdout=writer)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (1, "")
     assert not list(tmp_path.iterdir())
 
 
