@@ -443,6 +443,29 @@ def test_a_folder_that_holds_something_else_is_refused(call, tmp_path, resume):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "it is no JSON that gebt writes"),
+        ("[]", "must be an object"),
+        ('{"experiment": 4}', "`experiment` must be text, got 4"),
+        ('{"experiment": "fig4", "quick": 1}', "`quick` must be true or false"),
+        (
+            '{"experiment": "fig4", "quick": true, "machine": {}, "earlier": [3]}',
+            "`earlier[0]` must be an object",
+        ),
+    ],
+)
+def test_a_record_that_is_none_is_named_and_left_as_it_was(
+    call, tmp_path, content, words
+):
+    path = tmp_path / "experiment.json"
+    path.write_text(content)
+    options = ("--graph", "digits", "--quick", "--resume", "--out", tmp_path)
+    assert_one_line(call("reproduce", "fig4", *options), str(path), words)
+    assert path.read_text() == content
+
+
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n"])
 def test_a_table_that_is_none_is_named(call, one, tmp_path, content):
     shutil.copy(one[0] / "experiment.json", tmp_path)
