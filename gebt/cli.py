@@ -1,17 +1,18 @@
 """The command line. The only room that prints; torch is imported by the commands."""
 
 import logging
+import math
 import os
 import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -20,10 +21,22 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from gebt import __version__
+from gebt._checks import (
+    EXPERIMENTS,
+    MODELS,
+    TASKS,
+    check_count,
+    check_dataset,
+    check_dropout,
+    check_name,
+    check_not_negative,
+    check_positive,
+    check_ratio,
+)
 
 if TYPE_CHECKING:
     from gebt.graph import Graph
-    from gebt.pipeline import OnEpoch, Options
+    from gebt.pipeline import OnEpoch
     from gebt.recipes import Recipe
     from gebt.report import Page
     from gebt.tasks import Task
@@ -53,29 +66,65 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+def _checked(check: Callable[[str, Any], object]) -> Any:
+    """A callback that checks an option, or each of a list, before torch is loaded."""
+
+    def callback(param: typer.CallbackParam, value: Any) -> Any:
+        for each in value if isinstance(value, list) else [value]:
+            if each is not None:
+                check(str(param.name), each)
+        return value
+
+    return callback
+
+
 DatasetName = Annotated[
-    str, typer.Argument(help="Graph to load; see [bold]gebt datasets[/].")
+    str,
+    typer.Argument(
+        help="Graph to load; see [bold]gebt datasets[/].",
+        callback=_checked(lambda _, name: check_dataset(name)),
+    ),
 ]
 TicketPath = Annotated[
     Path, typer.Argument(metavar="TICKET", help="A ticket.safetensors file.")
 ]
 GraphRatio = Annotated[
-    float, typer.Option(help="Share of links to remove, in [0, 1).", metavar="SHARE")
+    float,
+    typer.Option(
+        help="Share of links to remove, in [0, 1).",
+        metavar="SHARE",
+        callback=_checked(check_ratio),
+    ),
 ]
 WeightRatio = Annotated[
-    float, typer.Option(help="Share of weights to remove, in [0, 1).", metavar="SHARE")
+    float,
+    typer.Option(
+        help="Share of weights to remove, in [0, 1).",
+        metavar="SHARE",
+        callback=_checked(check_ratio),
+    ),
 ]
 _MODEL = "[dim]default: the model's[/]"
 
 
-def _of_the_model(help_text: str, metavar: str) -> Any:
+def _of_the_model(
+    help_text: str, metavar: str, check: Callable[[str, Any], object]
+) -> Any:
     return typer.Option(
-        help=f"{help_text} {_MODEL}", metavar=metavar, show_default=False
+        help=f"{help_text} {_MODEL}",
+        metavar=metavar,
+        show_default=False,
+        callback=_checked(check),
     )
 
 
 Model = Annotated[
-    str, typer.Option(help="Model to train; see [bold]gebt models[/].", metavar="NAME")
+    str,
+    typer.Option(
+        help="Model to train; see [bold]gebt models[/].",
+        metavar="NAME",
+        callback=_checked(lambda kind, name: check_name(kind, name, MODELS)),
+    ),
 ]
 TaskName = Annotated[
     str | None,
@@ -85,24 +134,49 @@ TaskName = Annotated[
         "held out; by default what the labels say.",
         metavar="NAME",
         show_default=False,
+        callback=_checked(lambda kind, name: check_name(kind, name, TASKS)),
     ),
 ]
-Hidden = Annotated[int | None, _of_the_model("Width of the hidden layers.", "N")]
-Dropout = Annotated[float | None, _of_the_model("Dropout.", "SHARE")]
-LearningRate = Annotated[
-    float | None, _of_the_model("Learning rate of the weights.", "RATE")
+Hidden = Annotated[
+    int | None, _of_the_model("Width of the hidden layers.", "N", check_count)
 ]
-WeightDecay = Annotated[float | None, _of_the_model("Weight decay.", "RATE")]
+Dropout = Annotated[float | None, _of_the_model("Dropout.", "SHARE", check_dropout)]
+LearningRate = Annotated[
+    float | None,
+    _of_the_model("Learning rate of the weights.", "RATE", check_positive),
+]
+WeightDecay = Annotated[
+    float | None, _of_the_model("Weight decay.", "RATE", check_not_negative)
+]
 Epochs = Annotated[
     int | None,
-    _of_the_model("Epochs of each training; the search may use as many.", "N"),
+    _of_the_model(
+        "Epochs of each training; the search may use as many.", "N", check_count
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="First seed.", min=0, max=2**32)]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        help="How many seeds to run.",
+        metavar="N",
+        callback=_checked(lambda name, seeds: check_count(name, seeds, 10_000)),
+    ),
+]
+Seed = Annotated[int, typer.Option(help="First seed.", min=0, max=2**32, metavar="N")]
 Threshold = Annotated[
-    float, typer.Option(help="Mask distance below which a ticket counts as stable.")
+    float,
+    typer.Option(
+        help="Mask distance below which a ticket counts as stable.",
+        callback=_checked(check_positive),
+    ),
 ]
 Window = Annotated[
-    int, typer.Option(help="Comparisons that must all be below the threshold.")
+    int,
+    typer.Option(
+        help="Comparisons that must all be below the threshold.",
+        metavar="N",
+        callback=_checked(check_count),
+    ),
 ]
 Root = Annotated[
     Path | None,
@@ -121,7 +195,11 @@ Out = Annotated[
     ),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Replace files in an existing folder.")
+    bool,
+    typer.Option(
+        "--force",
+        help="Take a folder that holds something; an earlier run's files in it go.",
+    ),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where to run; auto takes a GPU.")]
 Quiet = Annotated[
@@ -152,7 +230,7 @@ def run(
     lr: LearningRate = None,
     weight_decay: WeightDecay = None,
     epochs: Epochs = None,
-    seeds: Annotated[int, typer.Option(help="How many seeds to run.")] = 1,
+    seeds: Seeds = 1,
     seed: Seed = 0,
     threshold: Threshold = 0.1,
     window: Window = 3,
@@ -163,24 +241,29 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Train dense, draw the joint ticket, retrain it, compact it, compare the two."""
+    _check_something_to_prune(graph_ratio, weight_ratio)
     from gebt.files import write_json
-    from gebt.pipeline import Options, best_run, collect, run_seed
+    from gebt.pipeline import RUN_FILES, Options, best_run, collect, run_seed
 
     recipe = _recipe(model, task, hidden, dropout, lr, weight_decay, epochs)
     options = Options(recipe, graph_ratio, weight_ratio, threshold, window)
-    _check_something_to_prune(options)
-    if seeds < 1:
-        raise ValueError(f"`--seeds` must be at least 1, got {seeds}.")
     graph, learned = _load(dataset, root, device, task)
-    folder = _new_folder(out or _default_folder(graph.name), force)
+    folder = out or _default_folder(graph.name)
+    asked = range(seed, seed + seeds)
+    names = ["metrics.json", *RUN_FILES]
+    if seeds > 1:
+        names += [f"seed-{each}/{name}" for each in asked for name in RUN_FILES]
     runs = []
-    with _progress(recipe.epochs, seeds, quiet) as show:
-        for each in range(seed, seed + seeds):
+    with (
+        _results(folder, names, force=force),
+        _progress(recipe.epochs, seeds, quiet) as show,
+    ):
+        for each in asked:
             runs.append(run_seed(graph, learned, options, each, show))
             if seeds > 1:
                 runs[-1].save(folder / f"seed-{each}")
             best_run(runs).save(folder)
-            metrics = collect(graph, learned, options, runs)
+            metrics = collect(graph, learned, options, runs, seeds=asked)
             write_json(folder / "metrics.json", metrics)
     if not quiet:
         out_console.print(_table(metrics))
@@ -210,25 +293,27 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Draw a joint ticket and write it, without retraining it."""
+    _check_something_to_prune(graph_ratio, weight_ratio)
     from gebt import pipeline
     from gebt.files import write_csv
 
     recipe = _recipe(model, task, hidden, dropout, lr, weight_decay, epochs)
     options = pipeline.Options(recipe, graph_ratio, weight_ratio, threshold, window)
-    _check_something_to_prune(options)
     graph, learned = _load(dataset, root, device, task)
-    folder = _new_folder(out or _default_folder(graph.name), force)
-    network = pipeline.new_model(graph, recipe, learned, seed)
-    with _progress(recipe.epochs, 1, quiet) as show:
-        recorder = pipeline.Recorder(show)
-        with recorder.phase("search") as hook:
-            ticket, detector = pipeline.search(
-                network, graph, learned, options, seed, hook
-            )
-    ticket.save(folder / "ticket.safetensors")
-    write_csv(folder / "history.csv", recorder.rows)
-    if distances := detector.pairs():
-        write_csv(folder / "distances.csv", distances)
+    folder = out or _default_folder(graph.name)
+    names = ("ticket.safetensors", "history.csv", "distances.csv")
+    with _results(folder, names, force=force):
+        network = pipeline.new_model(graph, recipe, learned, seed)
+        with _progress(recipe.epochs, 1, quiet) as show:
+            recorder = pipeline.Recorder(show)
+            with recorder.phase("search") as hook:
+                ticket, detector = pipeline.search(
+                    network, graph, learned, options, seed, hook
+                )
+        ticket.save(folder / "ticket.safetensors")
+        write_csv(folder / "history.csv", recorder.rows)
+        if distances := detector.pairs():
+            write_csv(folder / "distances.csv", distances)
     if not quiet:
         found = pipeline.describe(ticket, network)
         state = "settled" if ticket.settled else "[bold]not settled[/]"
@@ -255,6 +340,7 @@ def retrain(
             help="Epochs of retraining; by default as many as the search was allowed.",
             metavar="N",
             show_default=False,
+            callback=_checked(check_count),
         ),
     ] = None,
     root: Root = None,
@@ -278,33 +364,35 @@ def retrain(
     graph, task = _load_of(ticket, root, device)
     model = build_model(dict(ticket.model)).to(graph.adjacency.device)
     ticket.open(model, graph)  # a ticket that does not fit fails before any folder
-    folder = _new_folder(out or _default_folder(graph.name), force, spare=ticket_path)
-    with _progress(epochs, 1, quiet) as show:
-        recorder = pipeline.Recorder(show)
-        done = pipeline.retrain(ticket, model, graph, task, epochs, recorder)
-    save_compact(folder / "compact.safetensors", done.model, done.graph)
-    write_csv(folder / "history.csv", recorder.rows)
-    [ticket_ms] = latencies([(done.model, done.graph)])
-    metrics = {
-        "dataset": graph.name,
-        "task": task.name,
-        "metric": task.metric(graph),
-        "ticket": pipeline.describe(ticket, model),
-        "retrained": done.scores,
-        "seconds": recorder.seconds,
-        "cpu_seconds": recorder.cpu_seconds,
-        "inference_ms": {"ticket": ticket_ms},
-        "macs": {
-            "paper": {"ticket": done.paper_macs},
-            "executed": {"ticket": executed_macs(done.model, done.graph)},
-        },
-    }
-    write_json(folder / "metrics.json", metrics)
+    folder = out or _default_folder(graph.name)
+    names = ("compact.safetensors", "history.csv", "metrics.json")
+    with _results(folder, names, force=force, spare=ticket_path):
+        with _progress(epochs, 1, quiet) as show:
+            recorder = pipeline.Recorder(show)
+            done = pipeline.retrain(ticket, model, graph, task, epochs, recorder)
+        save_compact(folder / "compact.safetensors", done.model, done.graph)
+        write_csv(folder / "history.csv", recorder.rows)
+        [ticket_ms] = latencies([(done.model, done.graph)])
+        metrics = {
+            "dataset": graph.name,
+            "task": task.name,
+            "metric": task.metric(graph),
+            "ticket": pipeline.describe(ticket, model),
+            "retrained": done.scores,
+            "seconds": recorder.seconds,
+            "cpu_seconds": recorder.cpu_seconds,
+            "inference_ms": {"ticket": ticket_ms},
+            "macs": {
+                "paper": {"ticket": done.paper_macs},
+                "executed": {"ticket": executed_macs(done.model, done.graph)},
+            },
+        }
+        write_json(folder / "metrics.json", metrics)
     if not quiet:
         out_console.print(
             f"Retrained in {recorder.seconds['retrain']:.2f} s: test "
-            f"{metrics['metric']} {done.scores['test']:.1f}%, validation "
-            f"{done.scores['val']:.1f}%, "
+            f"{metrics['metric']} {_percent(done.scores['test'])}, validation "
+            f"{_percent(done.scores['val'])}, "
             f"inference {ticket_ms:.2f} ms."
         )
     _tell_folder(folder, quiet)
@@ -357,14 +445,19 @@ def reproduce(
     name: Annotated[
         str,
         typer.Argument(
-            help="fig1, fig2, fig4, fig6 or table2 of You et al. 2022, with baselines."
+            help="fig1, fig2, fig4, fig6 or table2 of You et al. 2022, with baselines.",
+            callback=_checked(lambda _, n: check_name("experiment", n, EXPERIMENTS)),
         ),
     ],
     graph: Annotated[
         list[str],
-        typer.Option(help="Graph to run on; give it again for more.", metavar="NAME"),
+        typer.Option(
+            help="Graph to run on; give it again for more.",
+            metavar="NAME",
+            callback=_checked(lambda _, name: check_dataset(name)),
+        ),
     ] = ["cora", "citeseer"],  # noqa: B006 (typer needs a list)
-    seeds: Annotated[int, typer.Option(help="How many seeds to run.", min=1)] = 10,
+    seeds: Seeds = 10,
     quick: Annotated[
         bool,
         typer.Option(
@@ -388,32 +481,35 @@ def reproduce(
 ) -> None:
     """Run an experiment of the paper with baselines; writes CSV, figures and a page."""
     from gebt.report import check_figures, page_of, write_report
-    from gebt.reproduce import find_experiment
+    from gebt.reproduce import TABLES, find_experiment
     from gebt.reproduce import reproduce as run_experiment
 
     check_figures()
     experiment = find_experiment(name)
     folder = out or Path("runs") / experiment.name
-    if (folder / "experiment.json").is_file() and not (resume or force):
+    begun = (folder / "experiment.json").is_file()
+    if begun and not (resume or force):
         raise FileExistsError(
             f"{folder} holds an experiment already: --resume goes on with it, --force "
             "begins again."
         )
-    if not resume:
-        _new_folder(folder, force)
-    with _counting(experiment.name, quiet) as show:
-        run_experiment(
-            experiment,
-            folder,
-            graphs=graph,
-            seeds=seeds,
-            quick=quick,
-            root=root,
-            on_done=show,
-        )
-    if not quiet:
-        _print_tables(page_of(folder))
-    write_report([folder], folder, root)
+    names = ["experiment.json", *(f"{table}.csv" for table in TABLES), "report.html"]
+    hint = "; the same command with --resume goes on"
+    go_on = resume and begun
+    with _results(folder, names, force=force, resume=go_on, hint=hint):
+        with _counting(experiment.name, quiet) as show:
+            run_experiment(
+                experiment,
+                folder,
+                graphs=graph,
+                seeds=seeds,
+                quick=quick,
+                root=root,
+                on_done=show,
+            )
+        if not quiet:
+            _print_tables(page_of(folder))
+        write_report([folder], folder, root)
     _tell_folder(folder, quiet)
 
 
@@ -436,9 +532,14 @@ def report(
     root: Root = None,
 ) -> None:
     """Make a page with tables and figures of runs, to look at in a browser."""
+    from gebt.folders import record, refuse_others
     from gebt.report import write_report
 
-    print(f"Written: {write_report(folders, out or folders[0], root)}")
+    out = out or folders[0]
+    refuse_others(out, ["report.html"])
+    path = write_report(folders, out, root)
+    record(out, ["report.html"])
+    print(f"Written: {path}")
 
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
@@ -450,11 +551,19 @@ def inference(
     dataset: DatasetName,
     hidden: Annotated[
         list[int],
-        typer.Option(help="Width of a hidden layer; again for more.", metavar="N"),
+        typer.Option(
+            help="Width of a hidden layer; again for more.",
+            metavar="N",
+            callback=_checked(check_count),
+        ),
     ] = [256, 256],  # noqa: B006 (typer needs a list)
     graph_ratio: Annotated[
         list[float],
-        typer.Option(help="Share of links to remove; again for more.", metavar="SHARE"),
+        typer.Option(
+            help="Share of links to remove; again for more.",
+            metavar="SHARE",
+            callback=_checked(check_ratio),
+        ),
     ] = [0.2, 0.5, 0.8],  # noqa: B006
     weight_ratio: WeightRatio = 0.9,
     repeats: Annotated[int, typer.Option(help="Timed forwards of each.", min=1)] = 10,
@@ -471,16 +580,17 @@ def inference(
 
     check_figures()
     graph, _ = _load(dataset, root, device, "node-classification")
-    folder = _new_folder(out or _default_folder(f"inference-{graph.name}"), force)
+    folder = out or _default_folder(f"inference-{graph.name}")
     ratios = [(ratio, weight_ratio) for ratio in graph_ratio]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "the masks did not settle")
-        rows = inference_costs(graph, hidden=hidden, ratios=ratios, repeats=repeats)
-    write_csv(folder / "inference.csv", rows)
-    page = inference_page(graph.name, rows)
-    if not quiet:
-        _print_tables(page)
-    write_pages([page], folder)
+    with _results(folder, ("inference.csv", "report.html"), force=force):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the masks did not settle")
+            rows = inference_costs(graph, hidden=hidden, ratios=ratios, repeats=repeats)
+        write_csv(folder / "inference.csv", rows)
+        page = inference_page(graph.name, rows)
+        if not quiet:
+            _print_tables(page)
+        write_pages([page], folder)
     _tell_folder(folder, quiet)
 
 
@@ -548,21 +658,34 @@ def main() -> None:
     usage_error: Any = typer.BadParameter.__mro__[2]
     try:
         code = app(standalone_mode=False, prog_name="gebt")
+        if sys.stdout:  # here a full device is told of; at exit it would be ignored
+            sys.stdout.flush()
+    except _Interrupted as error:
+        _fail(str(error), 130)
     except (KeyboardInterrupt, typer.Abort):
-        _fail(_INTERRUPTED, 130)
+        _fail("interrupted.", 130)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        _leave(1)
     except (ValueError, OSError) as error:
-        _fail(_ARGUMENT.sub(lambda m: f"`--{m[1].replace('_', '-')}`", str(error)))
+        text = re.sub(r"^\[Errno \d+\] ", "", str(error))
+        _fail(_ARGUMENT.sub(lambda m: f"`--{m[1].replace('_', '-')}`", text))
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error))):
+            raise
+        wanted = re.search(r"allocate ([\d.]+ \w+)", str(error))
+        size = f": {wanted[1]} at once were asked for" if wanted else ""
+        _fail(f"not enough memory{size}. Take a smaller graph or a narrower model.")
     except usage_error as error:
         message = getattr(error, "format_message", error.__str__)()
         if not message:  # the help was asked for and printed
-            sys.exit(getattr(error, "exit_code", 2))
+            _leave(getattr(error, "exit_code", 2))
         _fail(f"{message.rstrip('.')}. See `gebt --help`.")
     if code == 130:  # typer's own answer to Ctrl-C
-        _fail(_INTERRUPTED, 130)
-    sys.exit(code if isinstance(code, int) else 0)
+        _fail("interrupted.", 130)
+    _leave(code if isinstance(code, int) else 0)
 
 
-_INTERRUPTED = "interrupted; what was finished before is in the output folder."
+_OUT_OF_MEMORY = re.compile("allocate memory|out of memory|size calculation overflowed")
 _ARGUMENT = re.compile(
     "`(graph_ratio|weight_ratio|hidden|dropout|lr|weight_decay|epochs|threshold|window"
     "|seeds|seed)`"
@@ -570,8 +693,19 @@ _ARGUMENT = re.compile(
 """Names that the library's errors give to what is a flag here."""
 
 
-def _fail(message: str, code: int = 2) -> None:
-    print(f"gebt: {' '.join(message.split())}", file=sys.stderr)
+def _fail(message: str, code: int = 2) -> NoReturn:
+    with suppress(OSError):
+        print(f"gebt: {' '.join(message.split())}", file=sys.stderr)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit, without a word about output that nobody takes."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:  # Python would try again, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
 
 
@@ -579,8 +713,8 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"gebt: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
-def _check_something_to_prune(options: "Options") -> None:
-    if options.graph_ratio == 0 and options.weight_ratio == 0:
+def _check_something_to_prune(graph_ratio: float, weight_ratio: float) -> None:
+    if graph_ratio == 0 and weight_ratio == 0:
         raise ValueError(
             "`--graph-ratio` and `--weight-ratio` are both 0: nothing to prune."
         )
@@ -647,37 +781,24 @@ def _load(
     return (graph.to("cuda") if on_gpu else graph), task
 
 
-def _new_folder(folder: Path, force: bool, spare: Path | None = None) -> Path:
-    """Make the folder; a forced one loses an earlier run's files, and only those.
+@contextmanager
+def _results(
+    folder: Path, names: Collection[str], *, hint: str = "", **options: Any
+) -> Iterator[None]:
+    """`results_folder`; an interruption names it, if something is in it."""
+    from gebt.folders import results_folder
 
-    Not the file that the command reads, ``spare``.
-    """
-    from gebt.files import new_folder
-
-    new_folder(folder, force=force)
-    for old in [folder, *folder.glob("seed-*")]:
-        for file in (old / name for name in _OUTPUTS):
-            if spare is None or file.resolve() != spare.resolve():
-                file.unlink(missing_ok=True)
-        if old != folder and not any(old.iterdir()):
-            old.rmdir()
-    return folder
+    try:
+        with results_folder(folder, names, **options):
+            yield
+    except KeyboardInterrupt as error:
+        kept = any((folder / name).exists() for name in names)
+        state = f"what was finished is in {folder}{hint}" if kept else "nothing written"
+        raise _Interrupted(f"interrupted; {state}.") from error
 
 
-_OUTPUTS = (
-    "ticket.safetensors",
-    "compact.safetensors",
-    "history.csv",
-    "distances.csv",
-    "metrics.json",
-    "experiment.json",
-    "runs.csv",
-    "stops.csv",
-    "trajectories.csv",
-    "matrix.csv",
-    "inference.csv",
-    "report.html",
-)
+class _Interrupted(Exception):
+    """Ctrl-C, and what it left."""
 
 
 def _default_folder(dataset: str) -> Path:
@@ -795,6 +916,8 @@ def _table(metrics: dict[str, Any]) -> Table:
         b: Any = std
         for key in path:
             a, b = a[key], b[key]
+        if a is None:
+            return "-"
         text = f"{a / scale:.{digits}f}"
         return text + (f" ± {b / scale:.{digits}f}" if n > 1 else "") + unit
 
@@ -802,6 +925,8 @@ def _table(metrics: dict[str, Any]) -> Table:
         values: Any = mean[name]
         for key in path:
             values = values[key]
+        if not values["dense"] or not values["ticket"]:
+            return "-"
         less = values["dense"] / values["ticket"]
         return f"{less:.1f}x less" if less >= 1 else f"{1 / less:.1f}x more"
 
@@ -815,12 +940,13 @@ def _table(metrics: dict[str, Any]) -> Table:
     table.add_column("")
     for name in ("dense", "ticket", ""):
         table.add_column(name, justify="right")
-    gain = mean["retrained"]["test"] - mean["dense"]["test"]
+    scores = mean["retrained"]["test"], mean["dense"]["test"]
+    gain = "-" if None in scores else f"{scores[0] - scores[1]:+.1f}"
     table.add_row(
         f"test {metrics['metric']}, %",
         number("dense", "test"),
         number("retrained", "test"),
-        f"{gain:+.1f}",
+        gain,
     )
     table.add_row(
         f"val {metrics['metric']}, %",
@@ -899,6 +1025,10 @@ def _tell_folder(folder: Path, quiet: bool) -> None:
     else:
         # Plain print: rich would wrap a long path.
         print(f"Written: {folder}{os.sep}")
+
+
+def _percent(score: float) -> str:
+    return "-" if math.isnan(score) else f"{score:.1f}%"
 
 
 def _share(kept: int, total: int) -> str:

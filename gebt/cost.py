@@ -172,9 +172,9 @@ def peak_memory(device: torch.device) -> Iterator[list[float]]:
     """
     # Blocks nest: starting one resets the mark, so the others take it over first.
     seen = [0.0]
-    for block in _open_blocks:
-        block[0] = max(block[0], _high_water_mib(device))
-    _open_blocks.append(seen)
+    for at, block in _open_blocks:
+        block[0] = max(block[0], _high_water_mib(at))
+    _open_blocks.append((device, seen))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -186,11 +186,12 @@ def peak_memory(device: torch.device) -> Iterator[list[float]]:
     try:
         yield peak
     finally:
-        _open_blocks.remove(seen)
+        # By identity: blocks that have seen the same amount are equal.
+        _open_blocks[:] = [other for other in _open_blocks if other[1] is not seen]
     peak.append(max(seen[0], _high_water_mib(device)))
 
 
-_open_blocks: list[list[float]] = []
+_open_blocks: list[tuple[torch.device, list[float]]] = []
 
 
 def _high_water_mib(device: torch.device) -> float:

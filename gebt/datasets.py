@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gebt._checks import check_name
 from gebt.graph import Graph
 from gebt.synthetic import Synthetic
 
@@ -64,14 +64,7 @@ def load(name: str, root: str | Path | None = None) -> Graph:
     kind, colon, spec = name.partition(":")
     if colon and kind.lower() == "synthetic":
         return Synthetic.parse(spec).make()
-    dataset = DATASETS.get(name.lower())
-    if dataset is None:
-        near = get_close_matches(kind.lower(), DATASETS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"there is no dataset {name!r}; gebt knows {', '.join(DATASETS)}.{hint}"
-        )
-    return dataset.read(find_root(root))
+    return DATASETS[check_name("dataset", name, DATASETS)].read(find_root(root))
 
 
 def _planetoid(name: str, title: str, about: str) -> Dataset:

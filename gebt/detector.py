@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gebt._checks import check_count, check_not_negative, check_positive
+
 Scale = Literal["reachable", "kept", "size", "first"]
 Compare = Literal["window", "previous"]
 Combine = Literal["sum", "mean"]
@@ -86,12 +88,9 @@ class MaskDistanceDetector:
         watch: Iterable[str] | None = None,
         warmup: int = 0,
     ):
-        if not threshold > 0:
-            raise ValueError(f"`threshold` must be positive, got {threshold}.")
-        if window < 1:
-            raise ValueError(f"`window` must be at least 1, got {window}.")
-        if warmup < 0:
-            raise ValueError(f"`warmup` must not be negative, got {warmup}.")
+        check_positive("threshold", threshold)
+        check_count("window", window)
+        check_not_negative("warmup", warmup)
         _check_choice("scale", scale, Scale)
         _check_choice("compare", compare, Compare)
         _check_choice("combine", combine, Combine)

@@ -7,14 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-def check_ratio(name: str, ratio: float) -> float:
-    """Return the ratio, or raise a ValueError unless it lies in [0, 1)."""
-    if not 0 <= ratio < 1:
-        raise ValueError(
-            f"`{name}` is the share to remove and must lie in [0, 1), got {ratio}."
-        )
-    return ratio
+from gebt._checks import check_ratio
 
 
 def keep_top(scores: Tensor, prune_ratio: float) -> Tensor:

@@ -1,5 +1,6 @@
 """Dense model, joint ticket, retraining, compaction and cost: one seed of it all."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gebt._checks import check_ratio
 from gebt.compaction import compact, save_compact
 from gebt.cost import executed_macs, latencies, paper_macs, peak_memory
 from gebt.detector import Group, MaskDistanceDetector, Reading
 from gebt.files import write_csv
 from gebt.graph import Graph, LinkSplit
-from gebt.masks import check_ratio
 from gebt.pruner import prunable_weights
 from gebt.randomness import Draws
 from gebt.recipes import RECIPES, Recipe
@@ -168,6 +169,15 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
+RUN_FILES = (
+    "ticket.safetensors",
+    "compact.safetensors",
+    "history.csv",
+    "distances.csv",
+)
+"""What `Run.save` writes."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What one seed gave.
@@ -189,7 +199,7 @@ class Run:
     distances: Sequence[Mapping[str, Any]]
 
     def save(self, folder: Path) -> None:
-        """Write ticket, compact model, ``history.csv`` and ``distances.csv``."""
+        """Write `RUN_FILES`: ticket, compact model, epochs, and distances if any."""
         self.ticket.save(folder / "ticket.safetensors")
         save_compact(folder / "compact.safetensors", self.model, self.graph)
         write_csv(folder / "history.csv", self.history)
@@ -382,15 +392,23 @@ def describe(ticket: Ticket, model: nn.Module) -> dict[str, Any]:
 
 
 def collect(
-    graph: Graph, task: Task, options: Options, runs: Sequence[Run]
+    graph: Graph, task: Task, options: Options, runs: Sequence[Run], *, seeds: range
 ) -> dict[str, Any]:
-    """The content of metrics.json."""
+    """The content of metrics.json.
+
+    Args:
+        graph: of the runs.
+        task: what was learned.
+        options: of the runs.
+        runs: those that are done, at least one.
+        seeds: all that were asked for.
+    """
     entries = [run.metrics for run in runs]
     return {
         "dataset": graph.name,
         "task": task.name,
         "metric": task.metric(graph),
-        "options": options.record(),
+        "options": {**options.record(), "seed": seeds.start, "seeds": len(seeds)},
         "runs": entries,
         "summary": {
             "n": len(runs),
@@ -407,9 +425,11 @@ def best_run(runs: Sequence[Run]) -> Run:
 
 
 def _combine(entries: Sequence[Any], by: Callable[[Sequence[float]], float]) -> Any:
-    """Combine equal trees of numbers leaf by leaf."""
+    """Combine equal trees of numbers leaf by leaf; None where one is none."""
     first = entries[0]
     if isinstance(first, Mapping):
         keys = [key for key in first if key != "seed"]
         return {key: _combine([entry[key] for entry in entries], by) for key in keys}
+    if any(entry is None or math.isnan(entry) for entry in entries):
+        return None  # a model without paper MACs, a graph without test nodes
     return by([float(entry) for entry in entries])

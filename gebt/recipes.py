@@ -2,14 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import partial
 
 from torch import nn
 
+from gebt._checks import (
+    check_count,
+    check_dropout,
+    check_name,
+    check_not_negative,
+    check_positive,
+)
 from gebt.models import GAT, GCN, GIN, GraphSAGE, LinearStack, ResGCN
 from gebt.pruner import Scope
-from gebt.training import Decay, check_epochs
+from gebt.training import Decay
 
 
 @dataclass(frozen=True)
@@ -43,17 +49,11 @@ class Recipe:
     scope: Scope = "global"
 
     def __post_init__(self) -> None:
-        if self.hidden < 1:
-            raise ValueError(f"`hidden` must be at least 1, got {self.hidden}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` must lie in [0, 1), got {self.dropout}.")
-        if not self.lr > 0:
-            raise ValueError(f"`lr` must be positive, got {self.lr}.")
-        if not self.weight_decay >= 0:
-            raise ValueError(
-                f"`weight_decay` must not be negative, got {self.weight_decay}."
-            )
-        check_epochs(self.epochs)
+        check_count("hidden", self.hidden)
+        check_dropout("dropout", self.dropout)
+        check_positive("lr", self.lr)
+        check_not_negative("weight_decay", self.weight_decay)
+        check_count("epochs", self.epochs)
 
 
 def find_recipe(model: str) -> Recipe:
@@ -62,13 +62,7 @@ def find_recipe(model: str) -> Recipe:
     Raises:
         ValueError: if there is no model of that name; lists those there are.
     """
-    if model.lower() not in RECIPES:
-        near = get_close_matches(model.lower(), RECIPES, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"there is no model {model!r}; gebt knows {', '.join(RECIPES)}.{hint}"
-        )
-    return RECIPES[model.lower()]
+    return RECIPES[check_name("model", model, RECIPES)]
 
 
 def for_links(recipe: Recipe) -> Recipe:

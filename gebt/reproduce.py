@@ -6,10 +6,10 @@ are written whole, so that what is killed loses only the jobs in flight.
 """
 
 import csv
-import json
 import multiprocessing
 import os
 import platform
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,12 +22,13 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from gebt._checks import check_name
 from gebt.baselines import METHODS, Outcome, Setting
 from gebt.compaction import compact
 from gebt.cost import executed_macs, latencies, paper_macs
 from gebt.datasets import load
 from gebt.detector import MaskDistanceDetector
-from gebt.files import write_csv, write_json
+from gebt.files import Fields, read_json, shown, write_csv, write_json
 from gebt.graph import Graph
 from gebt.pipeline import RecordingDetector, new_model, prepare
 from gebt.pruner import prunable_weights
@@ -179,11 +180,7 @@ def find_experiment(name: str) -> Experiment:
     Raises:
         ValueError: if there is none; lists those there are.
     """
-    if name not in EXPERIMENTS:
-        raise ValueError(
-            f"there is no experiment {name!r}; gebt knows {', '.join(EXPERIMENTS)}."
-        )
-    return EXPERIMENTS[name]
+    return EXPERIMENTS[check_name("experiment", name, EXPERIMENTS)]
 
 
 def reproduce(
@@ -219,7 +216,8 @@ def reproduce(
     names = list(dict.fromkeys(load(graph, root).name for graph in graphs))
     jobs = [j for g in names for s in range(seeds) for j in experiment.jobs(g, s)]
     options = {"experiment": experiment.name, "quick": quick}
-    tables = _earlier(folder, options)
+    before = read_about(folder)
+    tables = _earlier(before, folder, options)
     done = {_key(row) for table in _DONE for row in tables.get(table, [])}
     for table, rows in tables.items():
         tables[table] = [row for row in rows if _key(row) in done]
@@ -230,8 +228,9 @@ def reproduce(
         on_done(finished, len(jobs))
     workers = min(workers or _cores(), max(1, len(missing)))
     about = {**options, "graphs": names, "seeds": seeds, "machine": _machine()}
-    if before := _about(folder):  # rows of an earlier call may be another machine's
-        about["earlier"] = [*before.get("earlier", []), before["machine"]]
+    if before:  # rows of an earlier call may be another machine's
+        machines = before.content.get("earlier") or []
+        about["earlier"] = [*machines, before.content["machine"]]
     write_json(folder / "experiment.json", about)
     work = [(job, str(root) if root else None, quick) for job in missing]
     with _results(workers, work) as results:
@@ -260,39 +259,150 @@ def read_tables(folder: Path) -> Tables:
     """The tables of an experiment's folder, every cell as text.
 
     Raises:
-        ValueError: if a table lacks a job's columns.
+        ValueError: if a table is none that gebt writes: names file, line and column.
     """
-    tables: Tables = {}
-    for name in TABLES:
-        path = folder / f"{name}.csv"
-        if not path.is_file():
-            continue
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
+    paths = {name: folder / f"{name}.csv" for name in TABLES}
+    return {
+        name: read_table(path, (*KEY, *_NEEDED[name]))
+        for name, path in paths.items()
+        if path.is_file()
+    }
+
+
+def read_table(path: Path, needed: Sequence[str]) -> list[Row]:
+    """The rows of a table that gebt wrote, every cell as text, and one that it may be.
+
+    Args:
+        path: of the file.
+        needed: columns that it must have.
+
+    Raises:
+        ValueError: naming the file, and the columns it lacks or the line, the column
+            and the cell.
+    """
+    none = f"{path} is not a table that gebt writes"
+    again = "Delete it to have it written again."
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
             columns = reader.fieldnames or ()
-            tables[name] = list(reader)
-        if missing := [column for column in KEY if column not in columns]:
+            rows = list(reader)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{none}: {error}. {again}") from error
+    if missing := [column for column in needed if column not in columns]:
+        raise ValueError(f"{none}: it lacks the columns {', '.join(missing)}. {again}")
+    for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
             raise ValueError(
-                f"{path} is not a table of an experiment: it lacks the columns "
-                f"{', '.join(missing)}. Delete it to run its jobs again."
+                f"{none}: line {line} is not as long as the first. {again}"
             )
-    return tables
+    cells = dict(_CELLS)
+    if "distance" in columns:  # of an epoch; a model may have been drawn at none
+        cells["epoch"] = cells["other"]
+    for column in columns:
+        holds, rule = cells.get(column, (None, ""))
+        wrong = {c for c in {row[column] for row in rows} if holds and not holds(c)}
+        for line, row in enumerate(rows, start=2):
+            if row[column] in wrong:
+                raise ValueError(
+                    f"{none}: in line {line} `{column}` must be {rule}, got "
+                    f"{shown(row[column])}. {again}"
+                )
+    return rows
 
 
-def _about(folder: Path) -> dict[str, Any]:
+def _cell(
+    kind: Callable[[str], float], low: float, high: float, *others: str
+) -> Callable[[str], bool]:
+    """Whether a text is a number within bounds, or one of the others."""
+
+    def holds(text: str) -> bool:
+        try:
+            return text in others or low <= kind(text) <= high
+        except ValueError:
+            return False
+
+    return holds
+
+
+_NAME = re.compile(r"[\w.:=,+ -]{1,200}")
+
+
+def _cells() -> dict[str, tuple[Callable[[str], bool], str]]:
+    most = 2.0**63
+    name = (lambda text: bool(_NAME.fullmatch(text))), "a name"
+    share = _cell(float, 0, 1), "a number from 0 to 1"
+    seed = _cell(int, 0, most), "a whole number"
+    epoch = _cell(int, 1, most), "a whole number, at least 1"
+    epoch_or_none = _cell(int, 1, most, ""), "a whole number, at least 1, or empty"
+    score = _cell(float, 0, 100, "", "nan"), "a number from 0 to 100, nan or empty"
+    time = _cell(float, 1e-9, 1e12), "a number above 0"
+    return {
+        **dict.fromkeys(("dataset", "model", "method", "links", "group"), name),
+        **dict.fromkeys(("graph_ratio", "weight_ratio"), share),
+        "seed": seed,
+        **dict.fromkeys(("draw", "epoch"), epoch_or_none),
+        "other": epoch,
+        "watch": (("", "graph", "weights").__contains__, "graph, weights or empty"),
+        "settled": (("True", "False", "").__contains__, "True, False or empty"),
+        **dict.fromkeys(("val", "test"), score),
+        **dict.fromkeys(
+            ("macs_paper", "macs_executed"),
+            (_cell(float, 0, 1e30, ""), "a number, at least 0, or empty"),
+        ),
+        "macs_training": (_cell(float, 0, 1e30), "a number, at least 0"),
+        **dict.fromkeys(("inference_ms", "dense_ms"), time),
+        "cpu_seconds": (_cell(float, 0, 1e12), "a number, at least 0"),
+        "distance": (_cell(float, 0, 1e12), "a number, at least 0"),
+        **dict.fromkeys(("stop_graph", "stop_weights", "stop_joint"), epoch_or_none),
+    }
+
+
+_CELLS = _cells()
+"""By column what its cells may be, of those that pages are made of."""
+_NEEDED = {
+    "trajectories": ("group", "epoch", "distance"),
+    "matrix": ("group", "epoch", "other", "distance"),
+    "stops": ("stop_graph", "stop_weights", "stop_joint"),
+    "runs": (
+        *("links", "epoch", "settled", "test"),
+        *("macs_paper", "macs_executed", "macs_training"),
+        *("inference_ms", "dense_ms", "cpu_seconds"),
+    ),
+}
+
+
+def read_about(folder: Path) -> Fields | None:
+    """The checked record of an experiment; None where there is none.
+
+    Raises:
+        ValueError: if it is not whole, or of no known experiment.
+    """
     path = folder / "experiment.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not path.is_file():
+        return None
+    about = read_json(path, "record of an experiment")
+    find_experiment(about.text("experiment"))
+    about.flag("quick")
+    machine = about.fields("machine")
+    for name, value in machine.content.items():
+        if not isinstance(value, str | int | float):
+            machine.fail(name, "text or a number")
+    if "seeds" in about:
+        about.whole("seeds", 1)
+    if "earlier" in about:
+        about.each("earlier")
+    return about
 
 
-def _earlier(folder: Path, options: Mapping[str, Any]) -> Tables:
-    about = _about(folder)
-    if not about:
+def _earlier(about: Fields | None, folder: Path, options: Mapping[str, Any]) -> Tables:
+    if about is None:
         return {}
     for option, value in options.items():
-        if about.get(option) != value:
+        if about.content[option] != value:
             raise ValueError(
-                f"{folder} holds {option} = {about.get(option)!r}, this is {value!r}. "
-                "Choose another folder."
+                f"{folder} holds {option} = {about.content[option]!r}, this is "
+                f"{value!r}. Choose another folder."
             )
     return read_tables(folder)
 

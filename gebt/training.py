@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gebt._checks import check_count
 from gebt.graph import Graph, check_graph
 from gebt.pruner import (
     apply_masks,
@@ -244,8 +245,7 @@ def _first_layer(model: nn.Module) -> str:
 
 def check_epochs(epochs: int) -> None:
     """Raise a ValueError unless there is at least one epoch."""
-    if epochs < 1:
-        raise ValueError(f"`epochs` must be at least 1, got {epochs}.")
+    check_count("epochs", epochs)
 
 
 def check_finite(loss: Tensor, epoch: int) -> float:

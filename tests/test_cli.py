@@ -7,22 +7,24 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
 import gebt
-from gebt import cli
+from gebt import cli, folders
 
 FAST = ("--epochs", "12", "--threshold", "2")
 
 
-def run_gebt(*args, cwd, **env):
+def run_gebt(*args, cwd, stdout=subprocess.PIPE, **env):
     """`python -m gebt` in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "gebt", *map(str, args)],
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **env},
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=120,
     )
@@ -87,6 +89,7 @@ def test_metrics_hold_every_promised_number(digits_run):
         "model": "gcn", "hidden": 16, "dropout": 0.5, "lr": 0.01,
         "weight_decay": 5e-4, "decay": "first", "epochs": 12, "scope": "global",
         "graph_ratio": 0.2, "weight_ratio": 0.9, "threshold": 2.0, "window": 3,
+        "seed": 0, "seeds": 2,
     }  # fmt: skip
     assert [run["seed"] for run in metrics["runs"]] == [0, 1]
     for run in metrics["runs"]:
@@ -474,16 +477,98 @@ def test_a_truncated_ticket_is_one_line(gebt_here, tmp_path, digits_run):
     assert_refused(result, "not a gebt ticket")
 
 
+def files_in(folder):
+    """Every file below a folder but gebt's record."""
+    found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    return found - {folders.RECORD}
+
+
 def test_a_forced_run_leaves_no_file_of_the_earlier_one(gebt_here, tmp_path):
     folder = tmp_path / "o"
-    for name in ("metrics.json", "seed-3/ticket.safetensors", "seed-3/mine.txt"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("old")
+    assert gebt_here("run", "digits", "--out", folder, "--seeds", 2, *FAST)
+    (folder / "seed-1/mine.txt").write_text("mine")
     result = gebt_here("search", "digits", "--out", folder, "--force", *FAST)
     assert result.returncode == 0, result.stderr
-    found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     ours = {"ticket.safetensors", "history.csv", "distances.csv"}
-    assert found == ours | {"seed-3/mine.txt"}
+    assert files_in(folder) == ours | {"seed-1/mine.txt"}
+    assert not (folder / "seed-0").exists()
+
+
+def test_a_forced_run_deletes_nothing_that_gebt_did_not_write(gebt_here, tmp_path):
+    folder = tmp_path / "o"
+    mine = ("seed-data/history.csv", "seed-0/runs.csv", "report.html", "stops.csv")
+    for name in mine:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("years of work")
+    (folder / "seed-empty").mkdir()
+    result = gebt_here("search", "digits", "--out", folder, "--force", *FAST)
+    assert result.returncode == 0, result.stderr
+    assert all((folder / name).read_text() == "years of work" for name in mine)
+    assert (folder / "seed-empty").is_dir()
+
+
+def test_a_forced_run_refuses_to_replace_what_gebt_did_not_write(gebt_here, tmp_path):
+    (tmp_path / "history.csv").write_text("years of work")
+    result = gebt_here("search", "digits", "--out", tmp_path, "--force", *FAST)
+    assert_refused(result, str(tmp_path / "history.csv"), "in the way", "Move it")
+    assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
+
+
+def test_a_report_replaces_its_own_page_and_nobody_elses(gebt_here, tmp_path):
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    assert gebt_here("run", "digits", "--out", "o", *FAST).returncode == 0
+    for _ in range(2):
+        assert gebt_here("report", "o").returncode == 0
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p/report.html").write_text("years of work")
+    assert_refused(gebt_here("report", "o", "--out", "p"), "report.html is in the way")
+    assert (tmp_path / "p/report.html").read_text() == "years of work"
+    assert gebt_here("search", "digits", "--out", "o", "--force", *FAST)
+    assert not (tmp_path / "o/report.html").exists()
+
+
+def test_a_second_run_into_a_folder_that_is_being_written_is_refused(
+    gebt_here, tmp_path
+):
+    with folders.results_folder(tmp_path / "o", ["metrics.json"]):
+        for force in ([], ["--force"]):
+            result = gebt_here("run", "digits", "--out", "o", *force, *FAST)
+            assert_refused(result, "another gebt is writing to o", "another folder")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("hidden", [100_000_000_000, 2_000_000_000])
+def test_sizes_that_no_memory_holds_are_one_line_and_leave_no_folder(
+    gebt_here, tmp_path, hidden
+):
+    result = gebt_here("run", "digits", "--out", "a", "--hidden", hidden, *FAST)
+    words = "`--hidden` must be at most" if hidden > 2**31 else "not enough memory: 512"
+    assert_refused(result, words)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_device_is_one_line_and_leaves_no_folder(tmp_path):
+    args = ("run", "digits", "--out", "a/b", *FAST)
+    with open("/dev/full", "w") as full:
+        result = run_gebt(*args, cwd=tmp_path, stdout=full)
+    assert_refused(result, "gebt: No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_that_nobody_reads_ends_the_command_in_silence(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = run_gebt("run", "digits", "--out", "a", *FAST, cwd=tmp_path, stdout=writer)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_fails_leaves_no_folder(gebt_here, tmp_path):
+    result = gebt_here("run", "digits", "--out", "a/b", "--lr", 1e30, *FAST)
+    assert_refused(result, "the loss became")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_run_says_so_and_keeps_what_was_finished(tmp_path):
@@ -503,7 +588,7 @@ def test_an_interrupted_run_says_so_and_keeps_what_was_finished(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == f"gebt: {cli._INTERRUPTED}"
+    assert err.strip() == "gebt: interrupted; what was finished is in o."
     metrics = json.loads((tmp_path / "o" / "metrics.json").read_text())
     assert metrics["summary"]["n"] >= 1
 

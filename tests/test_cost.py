@@ -254,3 +254,14 @@ def test_peaks_of_nested_blocks_add_nothing_and_lose_nothing():
         with peak_memory(CPU) as inner:
             pass
     assert outer[0] > inner[0] + 80
+
+
+def test_of_three_nested_blocks_the_one_that_ends_is_closed_and_no_equal_one():
+    with peak_memory(CPU) as outer:
+        with peak_memory(CPU) as middle, peak_memory(CPU):
+            pass
+        block = torch.ones(100 * 2**18)
+        del block
+        with peak_memory(CPU):
+            pass
+    assert outer[0] > middle[0] + 80

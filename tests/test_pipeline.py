@@ -139,7 +139,7 @@ def test_one_seed_of_every_task_is_trained_searched_retrained_and_measured(graph
     graph = prepare(graph, task)
     chosen = options(epochs=20)
     runs = [run_seed(graph, task, chosen, seed) for seed in (0, 1)]
-    metrics = collect(graph, task, chosen, runs)
+    metrics = collect(graph, task, chosen, runs, seeds=range(2))
     assert (metrics["task"], metrics["metric"]) == (task.name, task.metric(graph))
     for run in runs:
         for scores in (run.metrics["dense"], run.metrics["retrained"]):
@@ -157,6 +157,27 @@ def test_a_run_without_validation_nodes_is_measured_all_the_same(graph):
     assert math.isnan(done.metrics["dense"]["val"])
     assert math.isnan(done.metrics["retrained"]["val"])
     assert done.metrics["dense"]["test"] > 0
+
+
+def test_what_one_run_lacks_has_no_mean(graph):
+    empty = torch.empty(0, dtype=torch.int64)
+    bare = replace(graph, split=replace(graph.split, test=empty))
+    runs = [run_seed(bare, TASK, options(), seed) for seed in (0, 1)]
+    for run in runs:
+        run.metrics["macs"]["paper"]["dense"] = None  # as of an adapted model
+    found = collect(bare, TASK, options(), runs, seeds=range(2))["summary"]
+    for by in (found["mean"], found["std"]):
+        assert by["dense"]["test"] is None and by["retrained"]["test"] is None
+        assert by["macs"]["paper"]["dense"] is None
+        assert by["macs"]["paper"]["ticket"] is not None
+        assert by["retrained"]["val"] >= 0
+
+
+def test_the_record_says_what_was_asked(graph):
+    runs = [run_seed(graph, TASK, options(), 5)]
+    found = collect(graph, TASK, options(), runs, seeds=range(5, 25))
+    assert found["summary"]["n"] == 1
+    assert (found["options"]["seed"], found["options"]["seeds"]) == (5, 20)
 
 
 def test_the_same_seed_gives_the_same_run(graph, tmp_path):

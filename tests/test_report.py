@@ -281,7 +281,7 @@ def odd_folder(tmp_path_factory):
     options = Options(replace(find_recipe("gcn"), epochs=4), 0.2, 0.5, threshold=5)
     run = run_seed(graph, NodeClassification(), options, 0)
     run.save(folder)
-    metrics = collect(graph, NodeClassification(), options, [run])
+    metrics = collect(graph, NodeClassification(), options, [run], seeds=range(1))
     write_json(folder / "metrics.json", metrics)
     return folder
 
@@ -506,6 +506,158 @@ def test_a_folder_without_anything_to_show_is_refused(tmp_path, file, content, w
         (tmp_path / file).write_text(content)
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         page_of(tmp_path)
+
+
+HOSTILE = (
+    *(None, True, -1, -0.5, 10**30, 1e300, "", "x", "$\\\\frac", [], [1], {}, {"a": 1}),
+    "\ud800",
+)
+
+
+def places(content, path=()):
+    """The path of every field of some JSON."""
+    inside = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in inside:
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from places(value, (*path, key))
+
+
+def changed(content, path, value):
+    """A copy of some JSON with one field changed; deleted where it is DELETED."""
+    content = json.loads(json.dumps(content))
+    *groups, last = path
+    place = content
+    for key in groups:
+        place = place[key]
+    if value is DELETED:
+        del place[last]
+    else:
+        place[last] = value
+    return content
+
+
+DELETED = object()
+
+
+def shown_or_refused(folder, name):
+    """Whether the page of a folder can be made; if not, the error names the file."""
+    try:
+        for figure in items(page_of(folder), Figure):
+            assert figure.draw
+    except ValueError as error:
+        assert str(folder / name) in str(error)
+        assert "\n" not in str(error) and len(str(error)) < 600
+        return False
+    return True
+
+
+def test_every_field_of_a_record_may_be_anything_and_is_shown_or_named(
+    run_folder, tmp_path
+):
+    whole = json.loads((run_folder / "metrics.json").read_text())
+    del whole["summary"]  # which no page is made of
+    del whole["runs"][1]
+    single = {key: whole[key] for key in ("dataset", "task", "metric")}
+    single |= whole["runs"][0]
+    refused = 0
+    for record in (whole, single):
+        for path in places(record):
+            for value in (DELETED, *HOSTILE):
+                text = json.dumps(changed(record, path, value))
+                (tmp_path / "metrics.json").write_text(text)
+                refused += not shown_or_refused(tmp_path, "metrics.json")
+    assert refused > 200
+
+
+def test_every_field_of_an_experiments_record_may_be_anything(experiments, tmp_path):
+    about = json.loads((experiments["fig1"] / "experiment.json").read_text())
+    about |= {"seeds": 3, "graphs": ["digits"], "earlier": [{"torch": "1"}]}
+    for path in places(about):
+        for value in (DELETED, *HOSTILE):
+            text = json.dumps(changed(about, path, value))
+            (tmp_path / "experiment.json").write_text(text)
+            try:
+                shown_or_refused(tmp_path, "experiment.json")
+            except AssertionError as error:
+                assert "there is no experiment" in str(error.__context__)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_cell_of_a_table_may_be_anything_and_is_shown_or_named(
+    experiments, tmp_path, name
+):
+    shutil.copytree(experiments[name], tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob("*.csv"):
+        rows = list(_rows(path))
+        for column in rows[0]:
+            for text in ("", "x", "nan", "inf", "-1", "1e400", "9" * 5000, "$\\frac"):
+                write_csv(path, [{**rows[0], column: text}, *rows[1:3]])
+                shown_or_refused(tmp_path, path.name)
+            write_csv(path, [{k: v for k, v in rows[0].items() if k != column}])
+            shown_or_refused(tmp_path, path.name)
+        write_csv(path, rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "lacks the columns dataset, model"),
+        (b"\xff\xfe", "codec can't decode"),
+        (b'dataset,"', "unexpected end of data"),
+        (b"dataset\n" + b"x" * 200_000, "field larger than field limit"),
+        (b"{head}\n1,2\n", "line 2 is not as long as the first"),
+        (b"{head}\n" + b"1," * 99, "line 2 is not as long as the first"),
+    ],
+)
+def test_a_table_that_is_none_is_named(tmp_path, content, words):
+    experiment(tmp_path, "fig1", [row("GEB", 0, 75.0)])
+    path = tmp_path / "runs.csv"
+    head = path.read_bytes().partition(b"\n")[0]
+    path.write_bytes(content.replace(b"{head}", head))
+    with pytest.raises(ValueError, match=f"runs.csv is not a table .*{words}"):
+        page_of(tmp_path)
+
+
+def test_a_run_without_test_nodes_has_a_page(run_folder, tmp_path):
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    for run in metrics["runs"]:
+        run["dense"]["test"] = run["retrained"]["test"] = None
+    metrics["runs"][0]["macs"]["paper"]["dense"] = None
+    write_json(tmp_path / "metrics.json", metrics)
+    page = page_of(tmp_path)
+    rows = {row[""]: row for row in cells(items(page, Table)[0])}
+    assert rows["test accuracy, %"]["dense"] == "-"
+    assert rows["test accuracy, %"]["difference"] == "-"
+    assert "±" in rows["validation accuracy, %"]["ticket"]
+    assert any("no test score was recorded" in text for text in items(page, str))
+
+
+def test_runs_without_a_test_score_are_counted_and_left_out(tmp_path):
+    rows = [row("dense", 0, 80.0, "all"), row("GEB", 0, 75.0), row("GEB", 1, "nan")]
+    page = experiment(tmp_path, "fig1", rows)
+    assert "Left out, for want of a test score: 1 runs." in items(page, str)
+    assert cells(items(page, Table)[0])[0]["learned"] == "75.0"
+    for name in NAMES:
+        page = experiment(tmp_path, name, [row("dense", 0, "nan", "all")])
+        assert not items(page, Table)
+
+
+def test_a_killed_run_says_how_many_seeds_were_asked(run_folder, tmp_path):
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    assert page_of(run_folder).subtitle.startswith("node-classification, 2 seeds")
+    metrics["options"]["seeds"] = 20
+    write_json(tmp_path / "metrics.json", metrics)
+    page = page_of(tmp_path)
+    assert "2 of 20 seeds" in page.subtitle
+    assert items(page, Table)[0].note.startswith("n = 2 of 20 seeds; mean")
+
+
+def test_a_killed_experiment_says_how_many_seeds_were_asked(tmp_path):
+    experiment(tmp_path, "fig1", [row("GEB", 0, 75.0)])
+    about = json.loads((tmp_path / "experiment.json").read_text())
+    write_json(tmp_path / "experiment.json", about | {"seeds": 10})
+    assert items(page_of(tmp_path), str)[0].startswith("n = 1 of 10 seeds. ")
 
 
 def test_the_command_says_so_in_one_line(tmp_path, monkeypatch, capsys):

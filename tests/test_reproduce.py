@@ -19,6 +19,7 @@ import pytest
 from gebt import cli
 from gebt.baselines import METHODS
 from gebt.files import write_csv
+from gebt.folders import RECORD
 from gebt.reproduce import (
     DRAWS,
     EXPERIMENTS,
@@ -340,8 +341,8 @@ def test_ctrl_c_is_one_line_and_leaves_no_process(stopped):
     code, out, err, jobs = stopped[1]["interrupted"]
     before = stopped[1]["killed"][3]
     assert code == 130
-    assert err.strip().startswith("gebt: interrupted")
-    assert len(err.strip().splitlines()) == 1, err
+    said = f"gebt: interrupted; what was finished is in {stopped[0]}; the same command "
+    assert err.strip() == f"{said}with --resume goes on."
     assert f"  {len(before)}/9 runs" in out  # where the killed run had stopped
     assert before < jobs and len(jobs) < 9
 
@@ -365,7 +366,7 @@ def test_a_finished_command_leaves_tables_page_and_figures_and_no_litter(
     assert call("reproduce", "fig2", *options, "--resume", "--quiet") == (0, "")
     names = {path.name for path in folder.iterdir()}
     tables = {"trajectories.csv", "stops.csv"}
-    assert names == tables | {"experiment.json", "report.html", "figures"}
+    assert names == tables | {RECORD, "experiment.json", "report.html", "figures"}
 
 
 def test_a_process_that_dies_is_told_and_not_waited_for():
@@ -431,13 +432,38 @@ def test_a_folder_of_other_options_is_refused(call, one):
 def test_an_unknown_graph_is_refused_before_anything_is_written(call, tmp_path):
     answer = call("reproduce", "fig2", "--graph", "digit", "--out", tmp_path / "x")
     assert_one_line(answer, "'digit'", "Did you mean 'digits'?")
-    assert not (tmp_path / "x" / "experiment.json").exists()
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_holds_something_else_is_refused(call, tmp_path):
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_folder_that_holds_something_else_is_refused(call, tmp_path, resume):
     (tmp_path / "thesis.tex").write_text("years of work")
-    answer = call("reproduce", "fig2", "--graph", "digits", "--out", tmp_path)
+    answer = call("reproduce", "fig2", "--graph", "digits", "--out", tmp_path, *resume)
     assert_one_line(answer, "not empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "it is no JSON that gebt writes"),
+        ("[]", "must be an object"),
+        ('{"experiment": 4}', "`experiment` must be text, got 4"),
+        ('{"experiment": "fig4", "quick": 1}', "`quick` must be true or false"),
+        (
+            '{"experiment": "fig4", "quick": true, "machine": {}, "earlier": [3]}',
+            "`earlier[0]` must be an object",
+        ),
+    ],
+)
+def test_a_record_that_is_none_is_named_and_left_as_it_was(
+    call, tmp_path, content, words
+):
+    path = tmp_path / "experiment.json"
+    path.write_text(content)
+    options = ("--graph", "digits", "--quick", "--resume", "--out", tmp_path)
+    assert_one_line(call("reproduce", "fig4", *options), str(path), words)
+    assert path.read_text() == content
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n"])

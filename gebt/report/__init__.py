@@ -1,6 +1,5 @@
 """What people look at: pages of runs and experiments, and their figures."""
 
-import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +8,7 @@ from gebt.report._experiments import experiment_sections
 from gebt.report._inference import inference_page
 from gebt.report._page import Figure, Page, Section, Table, write_pages
 from gebt.report._run import run_page
-from gebt.reproduce import find_experiment, read_tables
+from gebt.reproduce import find_experiment, read_about, read_tables
 
 __all__ = [
     "Figure",
@@ -35,12 +34,12 @@ def page_of(folder: Path, root: str | Path | None = None) -> Page:
         FileNotFoundError: if the folder holds neither.
         ValueError: if a file in it cannot be read.
     """
-    if (folder / "experiment.json").is_file():
-        about = json.loads((folder / "experiment.json").read_text())
-        experiment = find_experiment(str(about.get("experiment")))
-        machine = ", ".join(f"{k} {v}" for k, v in about.get("machine", {}).items())
-        quick = "QUICK, figures mean nothing; " if about.get("quick") else ""
-        sections = experiment_sections(experiment.name, read_tables(folder))
+    if about := read_about(folder):
+        experiment = find_experiment(about.text("experiment"))
+        machine = ", ".join(f"{k} {v}" for k, v in about.content["machine"].items())
+        quick = "QUICK, figures mean nothing; " if about.flag("quick") else ""
+        asked = about.whole("seeds", 1) if "seeds" in about else 0
+        sections = experiment_sections(experiment.name, read_tables(folder), asked)
         if not sections:
             sections = [Section("Results", ["No run of it has finished yet."])]
         title = f"{experiment.name}: {experiment.about}"

@@ -40,19 +40,33 @@ VERDICTS = (
 )
 
 
-def experiment_sections(name: str, tables: Tables) -> list[Section]:
-    """The sections of an experiment's page, one for each graph."""
+def experiment_sections(name: str, tables: Tables, asked: int = 0) -> list[Section]:
+    """The sections of an experiment's page, one for each graph.
+
+    Args:
+        name: of the experiment.
+        tables: its rows.
+        asked: how many seeds it was to run; 0 where that is not known.
+    """
     sections = []
-    rows = tables.get("runs", []) + tables.get("stops", [])
+    runs = tables.get("runs", [])
+    scored = [row for row in runs if row["test"] not in ("", "nan")]
+    rows = runs + tables.get("stops", [])
     for graph in dict.fromkeys(row["dataset"] for row in rows):
         mine = {
             table: [row for row in found if row["dataset"] == graph]
-            for table, found in tables.items()
+            for table, found in {**tables, "runs": scored}.items()
         }
-        items = list(_CONTENT[name](graph, mine))
         n = len({row["seed"] for row in rows if row["dataset"] == graph})
-        seeds = f"n = {n} seed{'s' if n > 1 else ''}."
-        sections.append(Section(graph, [f"{seeds} {_RECIPES[name]}", *items]))
+        of = f" of {asked}" if n < asked else ""
+        texts = [
+            f"n = {n}{of} seed{'s' if max(n, asked) > 1 else ''}. {_RECIPES[name]}"
+        ]
+        if bare := len([r for r in runs if r["dataset"] == graph]) - len(mine["runs"]):
+            texts.append(f"Left out, for want of a test score: {bare} runs.")
+        some = mine["runs"] or mine.get("stops")
+        items = list(_CONTENT[name](graph, mine)) if some else []
+        sections.append(Section(graph, [*texts, *items]))
     return sections
 
 
@@ -77,7 +91,7 @@ def _against(ours: Sequence[Row], theirs: Sequence[Row]) -> str:
 
 
 def _drawn(rows: Sequence[Row]) -> str:
-    epochs = sorted(int(row["epoch"]) for row in rows)
+    epochs = sorted(int(row["epoch"]) for row in rows if row["epoch"])
     if not epochs:
         return "-"
     text = f"{statistics.median(epochs):g} [{epochs[0]}-{epochs[-1]}]"
@@ -460,6 +474,8 @@ def _table2(graph: str, tables: Tables) -> Iterator[Table | Figure | str]:
             found = pick(joint, graph_ratio=graph_ratio, weight_ratio=weight_ratio)
             by = {k: pick(found, links=k) for k in ("learned", "random", "all")}
             learned = by["learned"]
+            if not learned:
+                continue
             speed = [float(r["dense_ms"]) / float(r["inference_ms"]) for r in learned]
             tickets.append(
                 [

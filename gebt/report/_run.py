@@ -1,8 +1,8 @@
 """The page of a `gebt run` folder."""
 
-import csv
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ import torch
 
 from gebt.compaction import load_compact
 from gebt.datasets import load
+from gebt.files import Fields, read_json
 from gebt.pipeline import prepare
 from gebt.report._experiments import _square, _trajectory
 from gebt.report._figures import Panel, at_least, curves, heat_maps, scatter
 from gebt.report._page import Figure, Page, Section, Table
+from gebt.reproduce import read_table
 from gebt.statistics import paired, spread
 from gebt.tasks import find_task
 from gebt.ticket import Ticket
@@ -23,18 +25,13 @@ from gebt.ticket import Ticket
 
 def run_page(folder: Path, root: str | Path | None) -> Page:
     """The page of one run; parts whose files are missing are left out, and say so."""
-    path = folder / "metrics.json"
-    metrics = json.loads(path.read_text())
-    try:
-        sections = [Section("Summary", list(_summary(metrics)))]
-        parts = [metrics["dataset"], metrics.get("options", {}).get("model")]
-        facts = [metrics["task"]]
-        if runs := metrics.get("runs"):
-            facts.append(f"{len(runs)} seed{'s' if len(runs) > 1 else ''}")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is not a whole record of a run: it lacks {error}. Run it again."
-        ) from error
+    metrics = read_json(folder / "metrics.json", "record of a run")
+    sections = [Section("Summary", list(_summary(metrics)))]
+    options = metrics.fields("options") if "options" in metrics else None
+    parts = [metrics.text("dataset"), options.text("model") if options else None]
+    facts = [metrics.text("task")]
+    if "runs" in metrics:
+        facts.append(_seeds(metrics))
     if (folder / "ticket.safetensors").is_file():
         ticket = Ticket.load(folder / "ticket.safetensors")
         sections[0].items.insert(0, _words(ticket))
@@ -55,6 +52,8 @@ def run_page(folder: Path, root: str | Path | None) -> Page:
 
 
 Items = Iterator[Table | Figure | str]
+_SCORES = (("retrained", "test"), ("retrained", "val"))
+_NAME = re.compile(r"[\w@ -]{1,40}")
 
 
 def _words(ticket: Ticket) -> str:
@@ -74,41 +73,63 @@ def _words(ticket: Ticket) -> str:
     return text
 
 
-def _summary(metrics: Mapping[str, Any]) -> Items:
-    runs = metrics.get("runs")
-    metric = metrics["metric"]
-    if not runs:
-        found = metrics["retrained"]
+def _seeds(metrics: Fields) -> str:
+    """How many seeds there are, of how many that were asked for."""
+    n = len(metrics.each("runs"))
+    options = metrics.fields("options")
+    asked = options.whole("seeds", 1) if "seeds" in options else n
+    of = f" of {asked}" if n < asked else ""
+    return f"{n}{of} seed{'s' if max(n, asked) > 1 else ''}"
+
+
+def _number(run: Fields, *path: str) -> float:
+    """A number of a run, checked; NaN for null: without nodes to score, say."""
+    *groups, name = path
+    for group in groups:
+        run = run.fields(group)
+    return run.number(name, 0, 100 if name in ("val", "test") else 1e18, null=True)
+
+
+def _summary(metrics: Fields) -> Items:
+    metric = metrics.text("metric")
+    if not _NAME.fullmatch(metric):
+        metrics.fail("metric", "a short name")
+    if "runs" not in metrics:
+        found = [
+            _number(metrics, *path) for path in (*_SCORES, ("inference_ms", "ticket"))
+        ]
+        names = f"test {metric}, %", f"validation {metric}, %", "inference, ms"
         yield Table(
             "Retrained ticket",
             ("", "ticket"),
             [
-                [f"test {metric}, %", f"{found['test']:.1f}"],
-                [f"validation {metric}, %", f"{found['val']:.1f}"],
-                ["inference, ms", f"{metrics['inference_ms']['ticket']:.2f}"],
+                [name, "-" if math.isnan(value) else f"{value:.{digits}f}"]
+                for name, value, digits in zip(names, found, (1, 1, 2), strict=True)
             ],
         )
         return
+    runs = metrics.each("runs")
+    if not runs:
+        metrics.fail("runs", "a list of at least one run")
+    seeds = [str(run.whole("seed", 0)) for run in runs]
+    if len(set(seeds)) < len(seeds):
+        metrics.fail("runs", "a list of runs of different seeds")
 
     def column(*path: str) -> list[float]:
-        values = []
-        for run in runs:
-            for key in path:
-                run = run[key]
-            values.append(run)
-        return [float(value) for value in values if value is not None]
+        values = [_number(run, *path) for run in runs]
+        return [value for value in values if not math.isnan(value)]
 
-    seeds = [str(run["seed"]) for run in runs]
-    gap = paired(
-        dict(zip(seeds, column("retrained", "test"), strict=True)),
-        dict(zip(seeds, column("dense", "test"), strict=True)),
-    )
+    def by_seed(*path: str) -> dict[str, float]:
+        values = {s: _number(r, *path) for s, r in zip(seeds, runs, strict=True)}
+        return {seed: value for seed, value in values.items() if not math.isnan(value)}
+
+    gap = paired(by_seed("retrained", "test"), by_seed("dense", "test"))
     rows = [
         [
             f"test {metric}, %",
             spread(column("dense", "test")),
             spread(column("retrained", "test")),
-            str(gap),
+            "-" if gap is None else str(gap),
         ],
         [
             f"validation {metric}, %",
@@ -117,21 +138,15 @@ def _summary(metrics: Mapping[str, Any]) -> Items:
             "",
         ],
     ]
-    training = [
-        a + b
-        for a, b in zip(
-            column("cpu_seconds", "search"),
-            column("cpu_seconds", "retrain"),
-            strict=True,
-        )
-    ]
+    search, retrain = (by_seed("cpu_seconds", p) for p in ("search", "retrain"))
+    training = [search[seed] + retrain[seed] for seed in search if seed in retrain]
     for title, dense, pruned, scale, digits in (
         ("training, CPU s", column("cpu_seconds", "dense"), training, 1, 2),
         ("inference, ms", *_both(column, "inference_ms"), 1, 2),
         ("MACs, paper's, M", *_both(column, "macs", "paper"), 1e6, 2),
         ("MACs executed, M", *_both(column, "macs", "executed"), 1e6, 2),
     ):
-        if dense and pruned:
+        if dense and pruned and min(*dense, *pruned) > 0:
             less = np.mean(dense) / np.mean(pruned)
             ratio = f"{less:.2f}x less" if less >= 1 else f"{1 / less:.2f}x more"
             cells = [spread([v / scale for v in c], digits) for c in (dense, pruned)]
@@ -140,16 +155,20 @@ def _summary(metrics: Mapping[str, Any]) -> Items:
         "Dense model and ticket",
         ("", "dense", "ticket", "difference"),
         rows,
-        f"n = {len(runs)}; mean ± standard deviation; the difference in {metric} with "
-        "its 95% confidence interval over the same seeds. Training of a ticket is "
+        f"n = {_seeds(metrics)}; mean ± standard deviation; the difference in {metric} "
+        "with its 95% confidence interval over the same seeds. Training of a ticket is "
         "search and retraining. Whether learned links matter takes the controls of "
         "`gebt reproduce`.",
     )
     points = [
-        (kind, run["inference_ms"][kind], run[key]["test"], 0.0)
+        (kind, _number(run, "inference_ms", kind), _number(run, key, "test"), 0.0)
         for run in runs
         for kind, key in (("dense", "dense"), ("ticket", "retrained"))
     ]
+    points = [point for point in points if not math.isnan(point[1] + point[2])]
+    if not points:
+        yield "There is no figure of accuracy against time: no test score was recorded."
+        return
     yield Figure(
         "accuracy-against-time",
         f"test {metric} against inference time, one point a seed",
@@ -159,13 +178,6 @@ def _summary(metrics: Mapping[str, Any]) -> Items:
 
 def _both(column: Any, *path: str) -> tuple[list[float], list[float]]:
     return column(*path, "dense"), column(*path, "ticket")
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _stability(folder: Path, ticket: Ticket) -> Items:
@@ -186,7 +198,9 @@ def _stability(folder: Path, ticket: Ticket) -> Items:
         "largest distance to the last masks, epoch by epoch",
         partial(curves, [panel], "epoch", "mask distance", log_y=True),
     )
-    pairs: Sequence[dict[str, Any]] = _read(folder / "distances.csv")
+    path = folder / "distances.csv"
+    columns = ("group", "epoch", "other", "distance")
+    pairs = read_table(path, columns) if path.is_file() else []
     groups = dict.fromkeys(row["group"] for row in pairs)
     if groups:
         maps = [

@@ -1,0 +1,81 @@
+"""What can be checked before torch is loaded, which takes seconds: ranges and names."""
+
+from collections.abc import Collection
+from difflib import get_close_matches
+
+MODELS = ("gcn", "gat", "gin", "sage", "resgcn7", "resgcn14", "resgcn28")
+TASKS = ("node-classification", "multi-label", "link-prediction")
+DATASETS = (
+    "digits",
+    "cora",
+    "citeseer",
+    "pubmed",
+    "tolokers",
+    "synthetic",
+    "arxiv-like",
+    "products-like",
+)
+EXPERIMENTS = ("fig1", "fig2", "fig4", "fig6", "table2")
+
+
+def check_ratio(name: str, ratio: float) -> float:
+    """Return the ratio, or raise a ValueError unless it lies in [0, 1)."""
+    if not 0 <= ratio < 1:
+        raise ValueError(
+            f"`{name}` is the share to remove and must lie in [0, 1), got {ratio}."
+        )
+    return ratio
+
+
+def check_dropout(name: str, value: float) -> None:
+    """Raise a ValueError unless the value lies in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ValueError(f"`{name}` must lie in [0, 1), got {value}.")
+
+
+def check_count(name: str, value: int, most: int = 2**31 - 1) -> None:
+    """Raise a ValueError unless the value is at least 1 and at most ``most``."""
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    if value > most:
+        raise ValueError(f"`{name}` must be at most {most}, got {value}.")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise a ValueError unless the value is positive."""
+    if not value > 0:
+        raise ValueError(f"`{name}` must be positive, got {value}.")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise a ValueError unless the value is at least 0."""
+    if not value >= 0:
+        raise ValueError(f"`{name}` must not be negative, got {value}.")
+
+
+def check_name(kind: str, name: str, known: Collection[str]) -> str:
+    """Return the name as it is known, or raise a ValueError that lists those there are.
+
+    Args:
+        kind: of thing, such as ``"model"``.
+        name: in any case.
+        known: all that there are, in lower case.
+    """
+    lower = name.lower()
+    if lower in known:
+        return lower
+    # Letters in another order first: difflib finds "gin" nearer to "gnc" than "gcn".
+    near = [other for other in known if sorted(other) == sorted(lower)]
+    near += get_close_matches(lower, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"there is no {kind} {name!r}; gebt knows {', '.join(known)}.{hint}"
+    )
+
+
+def check_dataset(name: str) -> str:
+    """As `check_name`, for a graph that `load` knows; sizes are let through."""
+    kind, colon, _ = name.partition(":")
+    if colon and kind.lower() == "synthetic":
+        return name
+    return check_name("dataset", name, DATASETS)

@@ -1,0 +1,166 @@
+"""Folders of results: which files in one are gebt's, and who is writing there now.
+
+``.gebt`` in a folder lists the files that gebt wrote: what it does not list is never
+deleted. ``.gebt-lock`` is held as long as a command writes.
+"""
+
+import os
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: there the file itself is the lock
+    fcntl = None  # type: ignore[assignment]
+
+RECORD, LOCK = ".gebt", ".gebt-lock"
+_OURS = re.compile(r"(seed-\d+/)?[a-z]+\.(safetensors|json|csv|html)")
+"""What a record may list: it was read from a file, and leads to deletions."""
+
+
+@contextmanager
+def results_folder(
+    folder: Path,
+    names: Collection[str],
+    *,
+    force: bool = False,
+    resume: bool = False,
+    spare: Path | None = None,
+) -> Iterator[None]:
+    """Hold a folder for results while they are written.
+
+    Where nothing was written in the end, nothing is left: no folder that was not there
+    before, no empty one in it.
+
+    Args:
+        folder: new or empty; made with its parents.
+        names: every file that may be written, as paths below the folder.
+        force: take a folder that holds something. What an earlier run wrote is
+            deleted, all else stays.
+        resume: take a folder that holds something, and delete nothing.
+        spare: a file not to delete, since the command reads it.
+
+    Raises:
+        FileExistsError: if it is a file; if it holds something and neither ``force``
+            nor ``resume`` was given; if a file of one of the names is there that no
+            record says gebt wrote; if another process is writing there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} exists and is not a folder.")
+    if not (force or resume) and not is_free(folder):
+        raise FileExistsError(
+            f"the folder {folder} exists and is not empty. Choose another, or pass "
+            "--force to replace the files of an earlier run in it."
+        )
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            if not resume:
+                _clear(folder, names, spare)
+            record(folder, names)
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # a full disk, told of already
+                    _record_what_is_there(folder)
+                _remove_empty(folder, names)
+    finally:
+        for path in made:
+            with suppress(OSError):  # it holds something
+                path.rmdir()
+
+
+def is_free(folder: Path) -> bool:
+    """Whether there is no such folder, or nothing in it but what a killed run left."""
+    if not folder.exists():
+        return True
+    return all(path.name in (RECORD, LOCK) for path in folder.iterdir())
+
+
+def refuse_others(folder: Path, names: Collection[str]) -> None:
+    """Raise a FileExistsError if a file of a name is there that gebt did not write."""
+    for name in set(names) - _recorded(folder):
+        path = folder / name
+        there = path.parent if path.parent.is_file() else path
+        if there.exists():
+            raise FileExistsError(
+                f"{there} is in the way: no record in {folder} says that gebt wrote "
+                "it. Move it away or delete it, or choose another folder."
+            )
+
+
+def record(folder: Path, names: Collection[str]) -> None:
+    """Put files that gebt writes on the record of their folder."""
+    _write(folder, {*_recorded(folder), *names})
+
+
+def _clear(folder: Path, names: Collection[str], spare: Path | None) -> None:
+    """Delete what an earlier run wrote; refuse where a name is someone else's."""
+    refuse_others(folder, names)
+    earlier = _recorded(folder)
+    for path in (folder / name for name in earlier):
+        if spare is None or path.resolve() != spare.resolve():
+            path.unlink(missing_ok=True)
+    _remove_empty(folder, earlier)
+
+
+def _remove_empty(folder: Path, names: Collection[str]) -> None:
+    for parent in {(folder / name).parent for name in names} - {folder}:
+        with suppress(OSError):  # it holds something, or is not there
+            parent.rmdir()
+
+
+def _recorded(folder: Path) -> set[str]:
+    """The files that gebt wrote, by a record that may be absent, or anything."""
+    try:
+        lines = (folder / RECORD).read_text(errors="replace").splitlines()
+    except OSError:
+        return set()
+    return {line for line in lines if _OURS.fullmatch(line)}
+
+
+def _record_what_is_there(folder: Path) -> None:
+    names = {name for name in _recorded(folder) if (folder / name).exists()}
+    if names:
+        _write(folder, names)
+    else:
+        (folder / RECORD).unlink()
+
+
+def _write(folder: Path, names: Collection[str]) -> None:
+    from gebt.files import write_bytes  # imports torch: seconds
+
+    write_bytes(folder / RECORD, "".join(f"{n}\n" for n in sorted(names)).encode())
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system releases if this process is killed."""
+    path = folder / LOCK
+    exclusive = 0 if fcntl else os.O_EXCL
+    refused = FileExistsError(
+        f"another gebt is writing to {folder}. Wait until it is done, or choose "
+        "another folder." + ("" if fcntl else f" If none is, delete {path}.")
+    )
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | exclusive, 0o666)
+    except FileExistsError:
+        raise refused from None
+    try:
+        if fcntl:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Not the file of one who has just removed it.
+                if not os.path.samestat(os.fstat(handle), os.stat(path)):
+                    raise refused
+            except (BlockingIOError, FileNotFoundError):
+                raise refused from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
