@@ -5,10 +5,12 @@ import hashlib
 import io
 import json
 import os
+import reprlib
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -119,6 +121,198 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
             f"kind = {header.get('kind')!r}."
         )
     return tensors, header
+
+
+class Fields:
+    """A JSON object out of a file, read field by field with checks.
+
+    A field is asked for as what it must be, and comes back as that. Anything else, and
+    one that is missing, is a ValueError that names the file, the field's place in it
+    and the value seen:
+
+        metrics = read_json(folder / "metrics.json", "record of a run")
+        for run in metrics.each("runs"):
+            seed = run.whole("seed", 0)
+            test = run.fields("dense").number("test", 0, 100, null=True)
+
+    gives ``out/metrics.json is not a whole record of a run: `runs[2].dense.test` must
+    be a finite number at least 0 and at most 100 or null, got 'high'. Write it again.``
+
+    Args:
+        content: what was read; refused unless it is an object.
+        file: the sentence's subject, such as ``"a.json is not a whole ticket"``.
+        place: where in the file this object is; empty for all of it.
+
+    Attributes:
+        content: the object itself, for what is kept as it is.
+    """
+
+    def __init__(self, content: Any, file: str, place: str = ""):
+        self._file = file
+        self._place = place
+        if not isinstance(content, dict):
+            what = f"`{place}`" if place else "its content"
+            self._refuse(f"{what} must be an object, got {shown(content)}")
+        self.content: dict[str, Any] = content
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the field is there and not null."""
+        return self.content.get(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the fields."""
+        return iter(self.content)
+
+    def text(self, name: str, choices: Collection[str] | None = None) -> str:
+        """A string, one of the choices if there are any."""
+        value = self._get(name)
+        if not isinstance(value, str):
+            self.fail(name, "text")
+        if choices is not None and value not in choices:
+            self.fail(name, f"one of {', '.join(choices)}")
+        return value
+
+    def flag(self, name: str) -> bool:
+        """True or false."""
+        value = self._get(name)
+        if not isinstance(value, bool):
+            self.fail(name, "true or false")
+        return value
+
+    def whole(self, name: str, low: int, high: int = 2**63 - 1) -> int:
+        """A whole number from ``low`` to ``high``."""
+        value = self._get(name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            self.fail(name, "a whole number")
+        if not low <= value <= high:
+            self.fail(name, f"a whole number from {low} to {high}")
+        return value
+
+    def number(
+        self,
+        name: str,
+        low: float = -sys.float_info.max,
+        high: float = sys.float_info.max,
+        *,
+        null: bool = False,
+    ) -> float:
+        """A finite number from ``low`` to ``high``.
+
+        Args:
+            name: of the field.
+            low: the least.
+            high: the largest.
+            null: read null as NaN, which `write_json` writes as null.
+        """
+        value = self._get(name)
+        if value is None and null:
+            return float("nan")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not low <= value <= high:
+            ends = [f"at least {low:g}"] * (low > -sys.float_info.max)
+            ends += [f"at most {high:g}"] * (high < sys.float_info.max)
+            rule = " ".join(["a finite number", " and ".join(ends)]).strip()
+            self.fail(name, f"{rule} or null" if null else rule)
+        return float(value)
+
+    def fields(self, name: str) -> "Fields":
+        """An object."""
+        return Fields(self._get(name), self._file, self._at(name))
+
+    def each(self, name: str) -> list["Fields"]:
+        """A list of objects."""
+        return [
+            Fields(value, self._file, f"{self._at(name)}[{i}]")
+            for i, value in enumerate(self._list(name, "a list of objects"))
+        ]
+
+    def wholes(self, name: str, low: int, high: int = 2**63 - 1) -> list[int]:
+        """A list of whole numbers from ``low`` to ``high``."""
+        values = self._list(name, "a list of whole numbers")
+        items = Fields(
+            {f"{name}[{i}]": value for i, value in enumerate(values)},
+            self._file,
+            self._place,
+        )
+        return [items.whole(item, low, high) for item in items]
+
+    def fail(self, name: str, rule: str) -> NoReturn:
+        """Raise the ValueError that a field ``must be {rule}``."""
+        value = shown(self.content.get(name))
+        self._refuse(f"`{self._at(name)}` must be {rule}, got {value}")
+
+    def _list(self, name: str, rule: str) -> list[Any]:
+        value = self._get(name)
+        if not isinstance(value, list):
+            self.fail(name, rule)
+        return value
+
+    def _get(self, name: str) -> Any:
+        if name not in self.content:
+            inside = f" in `{self._place}`" if self._place else ""
+            self._refuse(f"it lacks {name!r}{inside}")
+        return self.content[name]
+
+    def _at(self, name: str) -> str:
+        return shown(f"{self._place}.{name}".lstrip("."))[1:-1]
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise ValueError(f"{self._file}: {reason}. Write it again.")
+
+
+def shown(value: Any) -> str:
+    """A value out of a file for an error's text: cut short, in one line."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
+
+
+def read_json(path: Path, kind: str) -> Fields:
+    """Read a JSON file that holds one object, as `write_json` writes them.
+
+    Args:
+        path: the file.
+        kind: what it is, for errors, such as ``"record of a run"``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not strict JSON in UTF-8, or not one object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {kind} at {path}.")
+    file = f"{path} is not a whole {kind}"
+    return Fields(_parsed(path.read_bytes(), file), file)
+
+
+def _parsed(text: str | bytes, file: str) -> Any:
+    """Strict JSON: no NaN, and no name twice in an object."""
+    try:
+        return json.loads(
+            text if isinstance(text, str) else text.decode(),
+            parse_constant=_no_constant,
+            object_pairs_hook=_no_name_twice,
+        )
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{file}: it is no JSON that gebt writes ({shown(reason)[1:-1]}). "
+            "Write it again."
+        ) from error
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it names {shown(twice)} twice")
+    return content
 
 
 def new_folder(path: Path, *, force: bool = False) -> Path:

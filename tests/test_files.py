@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -173,3 +174,99 @@ def test_new_folder_refuses_a_file(tmp_path, force):
     with pytest.raises(FileExistsError, match="exists and is not a folder"):
         files.new_folder(path, force=force)
     assert path.read_text() == "kept"
+
+
+def fields(**content: object) -> files.Fields:
+    return files.Fields(content, "a.json is not a whole record")
+
+
+def test_fields_come_back_as_what_they_were_asked_for():
+    found = fields(
+        name="digits",
+        seed=2**40,
+        share=1,
+        nothing=None,
+        settled=False,
+        hidden=[4, 0],
+        runs=[{"test": 12.5}],
+    )
+    assert found.text("name") == found.text("name", ["digits", "cora"]) == "digits"
+    assert found.whole("seed", 0) == 2**40
+    assert found.number("share", 0, 1) == 1 and type(found.number("share")) is float
+    assert math.isnan(found.number("nothing", null=True))
+    assert found.flag("settled") is False
+    assert found.wholes("hidden", 0, 4) == [4, 0]
+    assert [run.number("test") for run in found.each("runs")] == [12.5]
+    assert "name" in found and "nothing" not in found and "other" not in found
+    assert list(found)[:2] == ["name", "seed"]
+
+
+@pytest.mark.parametrize(
+    ("ask", "value", "words"),
+    [
+        (lambda f: f.text("a"), 1, "`a` must be text, got 1"),
+        (lambda f: f.text("a", ["b", "c"]), "d", "`a` must be one of b, c, got 'd'"),
+        (lambda f: f.flag("a"), 1, "`a` must be true or false, got 1"),
+        (lambda f: f.whole("a", 0), 1.0, "`a` must be a whole number, got 1.0"),
+        (lambda f: f.whole("a", 0), True, "`a` must be a whole number, got True"),
+        (lambda f: f.whole("a", 1, 9), 10**30, "`a` must be a whole number from 1 to"),
+        (lambda f: f.number("a"), "1", "`a` must be a finite number, got '1'"),
+        (lambda f: f.number("a"), None, "`a` must be a finite number, got None"),
+        (lambda f: f.number("a"), math.inf, "`a` must be a finite number, got inf"),
+        (lambda f: f.number("a"), 10**400, "`a` must be a finite number, got 1000"),
+        (
+            lambda f: f.number("a", 0, 1, null=True),
+            2,
+            "`a` must be a finite number at least 0 and at most 1 or null, got 2",
+        ),
+        (lambda f: f.fields("a"), [], r"`a` must be an object, got \[\]"),
+        (lambda f: f.fields("a").text("b"), {}, "it lacks 'b' in `a`"),
+        (lambda f: f.fields("a").text("b"), {"b": 1}, "`a.b` must be text, got 1"),
+        (lambda f: f.each("a"), {}, "`a` must be a list of objects, got {}"),
+        (lambda f: f.each("a"), [{}, 3], r"`a\[1\]` must be an object, got 3"),
+        (lambda f: f.wholes("a", 0), [1, "x"], r"`a\[1\]` must be a whole number, got"),
+        (lambda f: f.text("b"), 0, "it lacks 'b'"),
+        (lambda f: f.text("a"), ["x" * 1000] * 1000, "`a` must be text, got .{,999}$"),
+    ],
+)
+def test_a_field_of_another_kind_is_refused_by_file_place_and_value(ask, value, words):
+    with pytest.raises(
+        ValueError, match=f"a.json is not a whole record: {words}.*"
+    ) as e:
+        ask(fields(a=value))
+    assert str(e.value).endswith(". Write it again.") and len(str(e.value)) < 999
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"a": NaN}', "NaN is not a number"),
+        (b'{"a": -Infinity}', "-Infinity is not a number"),
+        (b'{"a": 1, "b": 2, "a": 3}', "it names 'a' twice"),
+        (b"[" * 10**5, "recursion"),
+        (b'{"a": ' * 10**5, "recursion"),
+        (b"1" * 5000, "Exceeds the limit"),
+        (b'{"a": "\xff"}', "utf-8"),
+        (b"{}{}", "Extra data"),
+        (b"", "Expecting value"),
+        (b"[1]", r"its content must be an object, got \[1\]"),
+        (b"null", "its content must be an object, got None"),
+    ],
+)
+def test_json_that_gebt_would_not_write_is_refused_in_one_line(
+    tmp_path, content, words
+):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"a.json is not a whole record: .*{words}"):
+        files.read_json(path, "record")
+
+
+def test_json_is_read_as_it_was_written(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"a": math.nan, "b": [1, {"c": "é"}]})
+    found = files.read_json(path, "record")
+    assert found.content == {"a": None, "b": [1, {"c": "é"}]}
+    for missing in (tmp_path, tmp_path / "none"):
+        with pytest.raises(FileNotFoundError, match="there is no record at"):
+            files.read_json(missing, "record")
