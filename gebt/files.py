@@ -6,9 +6,10 @@ import io
 import json
 import os
 import reprlib
+import secrets
 import sys
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,19 +20,33 @@ from torch import Tensor
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file that is, at every moment, the old one or the new one whole."""
+    """Write a file that is, at every moment, the old one or the new one whole.
+
+    On disk too, where the system allows: after a power cut it is one of the two.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    unique = secrets.token_hex(8)
+    temporary = path.with_name(f".{path.name}.{unique}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
     except BaseException:
-        os.unlink(name)
+        # Ctrl-C may come when it has just been renamed.
+        temporary.unlink(missing_ok=True)
         raise
+    with suppress(OSError):  # Windows opens no folders
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, content: Any) -> None:

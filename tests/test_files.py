@@ -1,8 +1,10 @@
 import csv
+import itertools
 import json
 import math
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,100 @@ def test_a_write_that_fails_midway_leaves_the_old_file_whole(tmp_path, monkeypat
         files.write_bytes(path, b"new and longer")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_permissions_are_the_system_s_work_and_nothing_global_changes(
+    tmp_path, monkeypatch
+):
+    def refuse(*_: object) -> None:
+        raise AssertionError("other threads would write with this umask")
+
+    before = os.umask(0o027)
+    monkeypatch.setattr(os, "umask", refuse)
+    try:
+        files.write_bytes(tmp_path / "ours", b"")
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == 0o640
+
+
+def test_a_file_is_on_disk_before_it_has_its_name_and_its_folder_after(
+    tmp_path, monkeypatch
+):
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def record_fsync(handle: int) -> None:
+        folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+        events.append("sync folder" if folder else "sync file")
+        assert folder or os.fstat(handle).st_size == 3
+        fsync(handle)
+
+    def record_replace(*paths: Path) -> None:
+        events.append("replace")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", record_replace)
+    files.write_bytes(tmp_path / "a", b"one")
+    assert events == ["sync file", "replace", "sync folder"]
+
+
+def test_where_folders_cannot_be_synced_a_file_is_written_all_the_same(
+    tmp_path, monkeypatch
+):
+    def refuse(*_: object) -> None:
+        raise PermissionError("a folder is not opened here")
+
+    monkeypatch.setattr(os, "open", refuse)
+    files.write_bytes(tmp_path / "a", b"one")
+    assert (tmp_path / "a").read_bytes() == b"one"
+
+
+def test_ctrl_c_right_after_the_rename_is_ctrl_c(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def replace_and_interrupt(*paths: Path) -> None:
+        replace(*paths)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", replace_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_bytes(tmp_path / "a", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+# Between a block's last line and its end Python itself forgets to close the file.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_at_any_line_leaves_the_old_file_or_the_new_one(tmp_path):
+    path = tmp_path / "a"
+    interrupted, tracer = 0, sys.gettrace()
+    for line in itertools.count(1):
+        files.write_bytes(path, b"old")
+        seen = itertools.count(1)
+
+        def interrupt(frame: object, event: str, _: object, line=line, seen=seen):
+            if event == "line" and next(seen) == line:
+                raise KeyboardInterrupt
+            return interrupt
+
+        def trace(frame, *_: object, interrupt=interrupt):
+            return interrupt if frame.f_code is files.write_bytes.__code__ else None
+
+        sys.settrace(trace)
+        try:
+            files.write_bytes(path, b"new")
+        except KeyboardInterrupt:
+            interrupted += 1
+        else:
+            break
+        finally:
+            sys.settrace(tracer)
+        assert path.read_bytes() in (b"old", b"new")
+        assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert interrupted > 5 and path.read_bytes() == b"new"
 
 
 def test_a_write_cut_short_leaves_the_old_file_whole(tmp_path):
