@@ -205,12 +205,12 @@ def test_tensors_and_header_come_back_as_they_were(tmp_path):
         "loss": float("nan"),
     }
     files.write_tensors(path, tensors, header)
-    found, read = files.read_tensors(path, "ticket")
-    assert read == {"kind": "ticket", "epoch": 3, "options": {"lr": 0.1}, "loss": None}
-    assert found.keys() == tensors.keys()
+    read, found = files.read_tensors(path, "ticket")
+    assert found.content == header | {"loss": None}
+    assert read.content.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor.detach())
+        assert read.content[name].dtype == tensor.dtype
+        assert torch.equal(read.content[name], tensor.detach())
 
 
 @pytest.fixture
@@ -241,6 +241,29 @@ def test_a_file_of_another_kind_is_refused(whole):
         save_file({"a": torch.ones(2)}, whole, metadata=metadata)
         with pytest.raises(ValueError, match="ticket"):
             files.read_tensors(whole, "ticket")
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda t: t.mask("mask", (4,)), r"'mask' must be boolean of shape \(4\), is"),
+        (lambda t: t.mask("index", (1,)), "'index' must be boolean of shape"),
+        (lambda t: t.numbers("mask", (None,)), r"must be floating of shape \(any\)"),
+        (lambda t: t.numbers("weight", (None,)), r"is torch.float32 \(4, 3\)"),
+        (lambda t: t.numbers("broken", (1,)), "'broken' must be finite, but holds NaN"),
+        (lambda t: t.index("weight", (4, 3), 9), "must be int32 or int64 of shape"),
+        (lambda t: t.index("index", (1,), 7), r"must lie in \[0, 7\), but has 109951"),
+        (lambda t: t.index("other", (1,), 7), "it lacks 'other'"),
+    ],
+)
+def test_a_tensor_of_another_kind_is_refused_by_file_and_name(ask, words):
+    content = tensors_of_every_kind() | {"broken": torch.tensor([math.nan])}
+    tensors = files.Tensors(content, "a is not a whole ticket")
+    with pytest.raises(ValueError, match=f"a is not a whole ticket: .*{words}"):
+        ask(tensors)
+    assert tensors.mask("mask", (None,)) is content["mask"]
+    assert tensors.numbers("weight", (4, None)) is content["weight"]
+    assert tensors.index("index", (1,), 2**41) is content["index"]
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
