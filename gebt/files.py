@@ -146,7 +146,12 @@ def read_tensors(path: Path, kind: str) -> tuple["Tensors", "Fields"]:
     return Tensors(tensors, whole), header
 
 
-_DTYPES = ("BOOL", "U8", "I8", "I16", "I32", "I64", "F16", "BF16", "F32", "F64")
+_DTYPES = (
+    *("BOOL", "U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64"),
+    *("F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64", "C64"),
+)
+"""Those of safetensors that torch has."""
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Tensors:
@@ -184,7 +189,7 @@ class Tensors:
     def numbers(self, name: str, shape: Sequence[int | None]) -> Tensor:
         """Finite floating numbers of a shape, in which None is any size."""
         tensor = self._get(name)
-        self._check(name, tensor.is_floating_point(), "floating", shape)
+        self._check(name, tensor.dtype in _FLOATING, "floating", shape)
         if not tensor.isfinite().all():
             self.fail(name, "be finite, but holds NaN or infinite numbers")
         return tensor

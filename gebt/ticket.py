@@ -185,7 +185,8 @@ class Ticket:
             model=header.fields("model").content,
             versions=_texts(header.fields("versions"), "gebt", "torch", "python"),
         )
-        if header.fields("model").text("class") in MODELS:
+        known = header.fields("model").text("class") in MODELS
+        if known and ticket.model.get("arguments"):
             try:
                 build_model(ticket.model, weights)
             except ValueError as error:

@@ -571,7 +571,11 @@ def put(at, value):
             lambda t: t.int(),
             "must be floating, is torch.int32",
         ),
-        ("model/layers.0.bias", lambda t: t.half(), "of one floating dtype, are"),
+        (
+            "model/layers.0.bias",
+            lambda t: t.half(),
+            "must be of one dtype, are torch.f",
+        ),
         ("model/layers.9.bias", lambda t: torch.ones(1), "differ: layers.9.bias"),
     ],
 )

@@ -318,6 +318,25 @@ def test_what_tickets_may_hold_is_read(saved, place, value):
     assert found == {name: written[name] for name in found}
 
 
+def test_a_ticket_of_ones_own_class_that_has_a_name_of_gebts_is_read(graph, tmp_path):
+    class GCN(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.arguments = object()  # its own affair
+            self.map = torch.nn.Linear(24, 3)
+
+        def forward(self, x, adjacency):
+            return adjacency @ self.map(x)
+
+    model = GCN()
+    find_ticket(model, graph).save(tmp_path / "t")
+    ticket = Ticket.load(tmp_path / "t")
+    assert ticket.model == {"class": "GCN", "arguments": None}
+    ticket.open(GCN(), graph)
+    with pytest.raises(ValueError, match="cannot rebuild a model of class 'GCN'"):
+        build_model(dict(ticket.model))
+
+
 def test_a_mask_may_be_of_any_parameter(saved):
     tensors = load_file(saved)
     tensors["weight_masks/layers.0.bias"] = torch.ones(8, dtype=torch.bool)

@@ -42,10 +42,9 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     """A description for a file's header: the class and what it was built with."""
     if isinstance(model, Adapted):
         return {"class": f"adapted {type(model.model).__name__}", "arguments": None}
-    return {
-        "class": type(model).__name__,
-        "arguments": getattr(model, "arguments", None),
-    }
+    ours = type(model) in MODELS.values()  # other classes may have the same names
+    arguments = getattr(model, "arguments", None) if ours else None
+    return {"class": type(model).__name__, "arguments": arguments}
 
 
 def build_model(
@@ -91,7 +90,6 @@ def build_model(
             f"cannot rebuild a {name}: its description and its tensors differ: "
             f"{', '.join(differing)}."
         )
-    floating = {t.dtype for t in state.values() if t.is_floating_point()}
     for key, tensor in state.items():
         found, built = tensor.is_floating_point(), own[key].is_floating_point()
         if found != built or not (found or tensor.dtype == own[key].dtype):
@@ -99,11 +97,6 @@ def build_model(
                 f"cannot rebuild a {name}: its {key} must be "
                 f"{'floating' if built else own[key].dtype}, is {tensor.dtype}."
             )
-    if len(floating) > 1:
-        raise ValueError(
-            f"cannot rebuild a {name}: its tensors must be of one floating dtype, are "
-            f"{', '.join(sorted(map(str, floating)))}."
-        )
     model.load_state_dict(state, assign=True)
     return model
 
