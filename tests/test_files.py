@@ -4,6 +4,7 @@ import json
 import math
 import os
 import stat
+import struct
 import sys
 from pathlib import Path
 
@@ -226,6 +227,65 @@ def test_a_truncated_file_is_refused(whole, keep):
     words = r"a\.safetensors is not a readable ticket file \(truncated or corrupt"
     with pytest.raises(ValueError, match=words):
         files.read_tensors(whole, "ticket")
+
+
+def container(entries: object, size: int | None = None, data: bytes = b"") -> bytes:
+    """A safetensors file by hand: its header, the length it claims, and its data."""
+    header = json.dumps(entries).encode()
+    return struct.pack("<Q", len(header) if size is None else size) + header + data
+
+
+def entry(dtype: str, shape: list[int], end: int) -> dict[str, object]:
+    return {"a": {"dtype": dtype, "shape": shape, "data_offsets": [0, end]}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        container({}, 2**63),
+        container({}, 2**40),
+        container({}, 10**8),
+        container(entry("F32", [10**12], 4 * 10**12)),
+        container(entry("F32", [2**33, 2**33], 0)),
+        container(entry("F32", [2**62, 4], 0)),
+        container(entry("F32", [1], -4), data=bytes(4)),
+        container(entry("F6_E2M3", [4], 3), data=bytes(3)),
+        container(entry("F8_E8M0", [4], 4), data=bytes(4)),
+        container(entry("X", [4], 4), data=bytes(4)),
+        container([]),
+        container({"__metadata__": {"gebt": {}}}),
+        container({"__metadata__": 3}),
+    ],
+)
+def test_sizes_and_types_that_a_file_only_claims_are_refused(tmp_path, content):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="a.safetensors is not a .* ticket"):
+        files.read_tensors(path, "ticket")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "null",
+        '{"kind": NaN}',
+        '{"kind": "ticket", "kind": "ticket"}',
+        '{"a": ' * 10**5,
+        '{"a": ' + "9" * 5000 + "}",
+        '{"kind": "ticket", "sha256": []}',
+        '{"kind": ["ticket"]}',
+    ],
+)
+def test_a_header_that_is_none_of_gebts_is_refused_in_a_line(tmp_path, text):
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.ones(2)}, path, metadata={"gebt": text})
+    with pytest.raises(ValueError, match=r"a\.safetensors is .*ticket") as error:
+        files.read_tensors(path, "ticket")
+    assert len(str(error.value)) < 500 and "\n" not in str(error.value)
 
 
 def test_a_file_of_something_else_is_refused(whole):
