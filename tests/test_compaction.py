@@ -576,7 +576,7 @@ def put(at, value):
             lambda t: t.half(),
             "must be of one dtype, are torch.f",
         ),
-        ("model/layers.9.bias", lambda t: torch.ones(1), "differ: layers.9.bias"),
+        ("model/layers.9.bias", lambda t: torch.ones(1), "differ: .'layers.9.bias"),
     ],
 )
 def test_a_tensor_of_another_kind_or_range_is_named(whole, name, change, words):

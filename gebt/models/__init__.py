@@ -88,7 +88,7 @@ def build_model(
         differing = sorted(set(_shapes(own)) ^ set(_shapes(state)))
         raise ValueError(
             f"cannot rebuild a {name}: its description and its tensors differ: "
-            f"{', '.join(differing)}."
+            f"{shown(differing)}."
         )
     for key, tensor in state.items():
         found, built = tensor.is_floating_point(), own[key].is_floating_point()
@@ -102,6 +102,7 @@ def build_model(
 
 
 _SMALL, _LARGEST = 2**20, 2**31 - 1
+"""Widths up to the small one need not be a tensor's: the error is to name tensors."""
 
 
 def _shapes(state: Mapping[str, Tensor]) -> list[str]:
