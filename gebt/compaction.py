@@ -3,14 +3,15 @@
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from gebt.files import read_tensors, write_tensors
-from gebt.graph import Graph, LinkSplit, Split, check_graph
+from gebt.files import Fields, Tensors, read_tensors, write_tensors
+from gebt.graph import Graph, LinkSplit, Metric, Split, check_graph
 from gebt.models import (
     GAT,
     MODELS,
@@ -27,6 +28,7 @@ from gebt.pruner import check_not_compiled
 from gebt.sparse import Pattern, SparseMatrix
 
 _log = logging.getLogger("gebt")
+_LARGEST = 2**31 - 1
 
 
 @torch.no_grad()
@@ -195,6 +197,7 @@ def save_compact(path: str | Path, model: nn.Module, graph: Graph) -> None:
             f"cannot save a {type(model).__name__} as a compact model: `load_compact` "
             f"could not rebuild it. gebt knows {', '.join(MODELS)}."
         )
+    _check_one_dtype(model, graph)
     tensors = {f"model/{name}": t for name, t in model.state_dict().items()}
     matrices = {"adjacency": graph.adjacency}
     if isinstance(graph.x, SparseMatrix):
@@ -214,7 +217,11 @@ def save_compact(path: str | Path, model: nn.Module, graph: Graph) -> None:
     header = {
         "kind": "compact model",
         "model": describe_model(model),
-        "graph": {"name": graph.name, "num_links": graph.num_links},
+        "graph": {
+            "name": graph.name,
+            "num_links": graph.num_links,
+            "metric": graph.metric,
+        },
         "shapes": {name: list(matrix.shape) for name, matrix in matrices.items()},
     }
     write_tensors(Path(path), tensors, header)
@@ -232,48 +239,83 @@ def load_compact(path: str | Path) -> tuple[nn.Module, Graph]:
         ValueError: if it is truncated, corrupt or something else.
     """
     tensors, header = read_tensors(Path(path), "compact model")
-
-    def matrix(name: str) -> SparseMatrix:
-        rows, cols = header["shapes"][name]
-        crow, col = tensors[f"{name}/crow"], tensors[f"{name}/col"]
-        if (
-            crow.numel() != rows + 1
-            or int(crow[0]) != 0
-            or int(crow[-1]) != col.numel()
-            or bool((crow.diff() < 0).any())
-            or bool(((col < 0) | (col >= cols)).any())
-        ):
-            raise KeyError(f"a valid pattern for {name}")
-        pattern = Pattern(crow, col, (rows, cols))
-        return SparseMatrix(pattern, tensors[f"{name}/value"])
-
-    def group(prefix: str) -> dict[str, Tensor]:
-        found = {key.partition("/"): t for key, t in tensors.items()}
-        return {name: t for (head, _, name), t in found.items() if head == prefix}
-
+    adjacency = _matrix(tensors, header, "adjacency")
+    nodes = adjacency.shape[0]
+    x: Tensor | SparseMatrix
+    if "x" in header.fields("shapes"):
+        x = _matrix(tensors, header, "x")
+    else:
+        x = tensors.numbers("x", (None, None))
+    if not nodes or adjacency.shape != (nodes, nodes) or x.shape[0] != nodes:
+        header.fail("shapes", f"square, for as many nodes as x has rows, {x.shape[0]}")
+    about = header.fields("graph")
+    num_links = about.whole("num_links", 0, nodes**2)
+    y = None
+    if "y" in tensors and tensors.content["y"].dtype == torch.bool:
+        y = tensors.mask("y", (nodes, None))
+    elif "y" in tensors:  # negative where a node has no label
+        y = tensors.index("y", (nodes,), _LARGEST, least=-_LARGEST).long()
+    metric: Any = "accuracy"
+    if "metric" in about:  # files of gebt 0.1 have none
+        metric = about.text("metric", get_args(Metric))
+    order = None
+    if "order" in tensors:
+        order = tensors.index("order", (nodes,), nodes).long()
+        if order.unique().numel() < nodes:
+            tensors.fail("order", "name every node once")
+    graph = Graph(
+        x=x,
+        adjacency=adjacency,
+        link=tensors.index("link", adjacency.value.shape, num_links).long(),
+        num_links=num_links,
+        y=y,
+        split=_split(tensors, nodes),
+        name=about.text("name"),
+        order=order,
+        metric=metric,
+    )
     try:
-        model = build_model(header["model"])
-        model.load_state_dict(group("model"))
-        split = group("split")
-        graph = Graph(
-            x=matrix("x") if "x" in header["shapes"] else tensors["x"],
-            adjacency=matrix("adjacency"),
-            link=tensors["link"],
-            num_links=header["graph"]["num_links"],
-            y=tensors.get("y"),
-            split=_split(split),
-            name=header["graph"]["name"],
-            order=tensors.get("order"),
-        )
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is not a whole compact model ({error}). Write it again."
-        ) from error
+        model = build_model(header.fields("model").content, tensors.group("model"))
+        _check_one_dtype(model, graph)
+        _check_features(next(model.parameters()), graph)  # the first one reads them
+    except ValueError as error:
+        raise ValueError(f"{path} is not a whole compact model: {error}") from error
     _pick_sparse_weights(model)
     return model.eval(), graph
 
 
-def _split(parts: dict[str, Tensor]) -> Split | LinkSplit | None:
-    if not parts:
+def _matrix(tensors: Tensors, header: Fields, name: str) -> SparseMatrix:
+    shape = (shapes := header.fields("shapes")).wholes(name, 0, _LARGEST)
+    if len(shape) != 2:
+        shapes.fail(name, "two sizes")
+    rows, cols = shape
+    value = tensors.numbers(f"{name}/value", (None,))
+    col = tensors.index(f"{name}/col", value.shape, cols)
+    crow = tensors.index(f"{name}/crow", (rows + 1,), value.numel() + 1)
+    if crow[0] != 0 or crow[-1] != value.numel() or (crow.diff() < 0).any():
+        last = value.numel()
+        tensors.fail(f"{name}/crow", f"rise from 0 to {last}, the number of values")
+    return SparseMatrix(Pattern(crow, col, (rows, cols)), value)
+
+
+def _split(tensors: Tensors, nodes: int) -> Split | LinkSplit | None:
+    if not tensors.group("split"):
         return None
-    return LinkSplit(**parts) if "val_negative" in parts else Split(**parts)
+    kind = LinkSplit if "split/val_negative" in tensors else Split
+    shape = (None, 2) if kind is LinkSplit else (None,)
+    parts = {
+        field.name: tensors.index(f"split/{field.name}", shape, nodes).long()
+        for field in fields(kind)
+    }
+    return kind(**parts)
+
+
+def _check_one_dtype(model: nn.Module, graph: Graph) -> None:
+    """Raise a ValueError unless features, adjacency and model are of one dtype."""
+    of = [graph.x, graph.adjacency, *model.state_dict().values()]
+    dtypes = {str(each.dtype) for each in of if each.dtype.is_floating_point}
+    if len(dtypes) > 1:
+        raise ValueError(
+            "the features, the adjacency and the model must be of one dtype, are "
+            f"{', '.join(sorted(dtypes))}. Convert the model: `model.to(x.dtype)`."
+        )

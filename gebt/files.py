@@ -6,9 +6,10 @@ import io
 import json
 import os
 import reprlib
+import secrets
 import sys
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,19 +20,33 @@ from torch import Tensor
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file that is, at every moment, the old one or the new one whole."""
+    """Write a file that is, at every moment, the old one or the new one whole.
+
+    On disk too, where the system allows: after a power cut it is one of the two.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    unique = secrets.token_hex(8)
+    temporary = path.with_name(f".{path.name}.{unique}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
     except BaseException:
-        os.unlink(name)
+        # Ctrl-C may come when it has just been renamed.
+        temporary.unlink(missing_ok=True)
         raise
+    with suppress(OSError):  # Windows opens no folders
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -86,7 +101,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: Path, kind: str) -> tuple["Tensors", "Fields"]:
     """Read a file of `write_tensors`; nothing is unpickled.
 
     Args:
@@ -99,28 +114,122 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no {kind} file at {path}.")
+    whole = f"{path} is not a whole {kind}"
+    tensors = {}
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("gebt", "{}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = json.loads(text)
-    except (SafetensorError, json.JSONDecodeError) as error:
+            for name in file.keys():  # noqa: SIM118
+                if (dtype := file.get_slice(name).get_dtype()) not in _DTYPES:
+                    raise ValueError(
+                        f"{whole}: the tensor {shown(name)} is of {dtype}, which gebt "
+                        "does not write. Write it again."
+                    )
+                tensors[name] = file.get_tensor(name)
+    except SafetensorError as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"{path} is not a readable {kind} file (truncated or corrupt: {error}). "
+            f"{path} is not a readable {kind} file (truncated or corrupt: {reason}). "
             "Write it again."
         ) from error
-    checksum = header.pop("sha256", None)
-    if header.get("kind") == kind and checksum != _checksum(tensors):
+    header = Fields(_parsed(text, whole), whole)
+    if header.content.get("kind") != kind:
+        raise ValueError(
+            f"{path} is a safetensors file, but not a gebt {kind}: its header says "
+            f"kind = {shown(header.content.get('kind'))}."
+        )
+    if header.content.pop("sha256", None) != _checksum(tensors):
         raise ValueError(
             f"{path} is not a readable {kind} file (corrupt: its contents do not match "
             "its checksum). Write it again."
         )
-    if header.get("kind") != kind:
+    return Tensors(tensors, whole), header
+
+
+_DTYPES = (
+    *("BOOL", "U8", "U16", "U32", "U64", "I8", "I16", "I32", "I64"),
+    *("F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64", "C64"),
+)
+"""Those of safetensors that torch has."""
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class Tensors:
+    """The tensors of a file, each asked for as what it must be.
+
+    Anything else is a ValueError that names the file, the tensor, and what it is.
+
+    Args:
+        content: the tensors by name.
+        file: the sentence's subject, such as ``"a.safetensors is not a whole ticket"``.
+
+    Attributes:
+        content: the tensors by name.
+    """
+
+    def __init__(self, content: dict[str, Tensor], file: str):
+        self.content = content
+        self._file = file
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.content
+
+    def group(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors named ``prefix/...``, by what follows."""
+        start = f"{prefix}/"
+        found = self.content.items()
+        return {n.removeprefix(start): t for n, t in found if n.startswith(start)}
+
+    def mask(self, name: str, shape: Sequence[int | None]) -> Tensor:
+        """Booleans of a shape, in which None is any size."""
+        tensor = self._get(name)
+        self._check(name, tensor.dtype == torch.bool, "boolean", shape)
+        return tensor
+
+    def numbers(self, name: str, shape: Sequence[int | None]) -> Tensor:
+        """Finite floating numbers of a shape, in which None is any size."""
+        tensor = self._get(name)
+        self._check(name, tensor.dtype in _FLOATING, "floating", shape)
+        if not tensor.isfinite().all():
+            self.fail(name, "be finite, but holds NaN or infinite numbers")
+        return tensor
+
+    def index(
+        self, name: str, shape: Sequence[int | None], size: int, *, least: int = 0
+    ) -> Tensor:
+        """Whole numbers in [least, size) of a shape, in which None is any size."""
+        tensor = self._get(name)
+        whole = tensor.dtype in (torch.int32, torch.int64)
+        self._check(name, whole, "int32 or int64", shape)
+        if tensor.numel():
+            low, high = (int(end) for end in tensor.aminmax())
+            if low < least or high >= size:
+                self.fail(name, f"lie in [{least}, {size}), but has {low} to {high}")
+        return tensor
+
+    def fail(self, name: str, rule: str) -> NoReturn:
+        """Raise the ValueError that a tensor ``must {rule}``."""
         raise ValueError(
-            f"{path} is a safetensors file, but not a gebt {kind}: its header says "
-            f"kind = {header.get('kind')!r}."
+            f"{self._file}: the tensor {shown(name)} must {rule}. Write it again."
         )
-    return tensors, header
+
+    def _get(self, name: str) -> Tensor:
+        if name not in self.content:
+            raise ValueError(f"{self._file}: it lacks {shown(name)}. Write it again.")
+        return self.content[name]
+
+    def _check(
+        self, name: str, is_of: bool, what: str, shape: Sequence[int | None]
+    ) -> None:
+        tensor = self.content[name]
+        fits = tensor.dim() == len(shape) and all(
+            size is None or size == found
+            for size, found in zip(shape, tensor.shape, strict=True)
+        )
+        if not (is_of and fits):
+            sizes = ", ".join("any" if size is None else str(size) for size in shape)
+            got = f"{tensor.dtype} {tuple(tensor.shape)}"
+            self.fail(name, f"be {what} of shape ({sizes}), is {got}")
 
 
 class Fields:

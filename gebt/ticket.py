@@ -1,8 +1,8 @@
 """The ticket: the only thing that passes from search to retraining."""
 
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gebt import __version__
-from gebt.files import read_tensors, write_tensors
+from gebt.files import Fields, Tensors, read_tensors, shown, write_tensors
 from gebt.graph import Graph, check_graph
+from gebt.models import MODELS, build_model
 from gebt.pruner import (
     apply_masks,
     check_choice,
@@ -176,44 +177,92 @@ class Ticket:
                 that this version does not know.
         """
         tensors, header = read_tensors(Path(path), "ticket")
-        if header.get("format") != _FORMAT:
+        if (found := header.content.get("format")) != _FORMAT:
             raise ValueError(
-                f"{path} has the ticket format {header.get('format')}, this version "
-                f"of gebt reads {_FORMAT}. Draw it again or install the matching gebt."
+                f"{path} has the ticket format {shown(found)}, this version of gebt "
+                f"reads {_FORMAT}. Draw it again or install the matching gebt."
             )
-        groups: dict[str, dict[str, Tensor]] = {
-            "weight_masks": {},
-            "weights": {},
-            "first_weights": {},
-        }
-        try:
-            for key, tensor in tensors.items():
-                group, _, name = key.partition("/")
-                if name:
-                    groups[group][name] = tensor
-            ticket = cls(
-                link_mask=tensors["link_mask"],
-                link_score=tensors["link_score"],
-                weight_masks=groups["weight_masks"],
-                weights=groups["weights"],
-                first_weights=groups["first_weights"],
-                **{name: header[name] for name in _HEADER},
-            )
-            ticket = replace(ticket, distances=_with_nan(ticket.distances))
-        except KeyError as error:
-            raise ValueError(
-                f"{path} is not a whole ticket: it lacks {error}. Draw it again."
-            ) from error
-        if "fingerprint" not in ticket.dataset or "class" not in ticket.model:
-            raise ValueError(
-                f"{path} does not say which graph and model it is for. Draw it again."
-            )
-        if (
-            ticket.link_mask.dtype != torch.bool
-            or ticket.link_mask.shape != ticket.link_score.shape
-        ):
-            raise ValueError(f"{path} holds link masks and scores that do not match.")
+        mask = tensors.mask("link_mask", (None,))
+        weights = tensors.group("weights")
+        ticket = cls(
+            link_mask=mask,
+            link_score=tensors.numbers("link_score", mask.shape),
+            weight_masks=_masks_of(tensors, weights),
+            weights=weights,
+            first_weights=_like(tensors, "first_weights", weights),
+            epoch=header.whole("epoch", 1),
+            settled=header.flag("settled"),
+            share_untouched=header.number("share_untouched", 0, 1),
+            distances=tuple(
+                {group: each.number(group, 0, null=True) for group in each}
+                for each in header.each("distances")
+            ),
+            options=_checked_options(header.fields("options")),
+            # One less than torch takes: fresh weights are drawn from the next.
+            seed=header.whole("seed", -(2**63), 2**64 - 2),
+            dataset=_texts(header.fields("dataset"), "name", "fingerprint"),
+            model=header.fields("model").content,
+            versions=_texts(header.fields("versions"), "gebt", "torch", "python"),
+        )
+        known = header.fields("model").text("class") in MODELS
+        if known and ticket.model.get("arguments"):
+            try:
+                build_model(ticket.model, weights)
+            except ValueError as error:
+                raise ValueError(f"{path} is not a whole ticket: {error}") from error
         return ticket
+
+
+def _masks_of(tensors: Tensors, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    for name in (masks := tensors.group("weight_masks")):
+        if name not in weights:
+            tensors.fail(f"weight_masks/{name}", "be of one of the ticket's weights")
+        tensors.mask(f"weight_masks/{name}", weights[name].shape)
+    return masks
+
+
+def _like(
+    tensors: Tensors, prefix: str, weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors of a group that has the names, shapes and dtypes of the weights."""
+    found = tensors.group(prefix)
+    for name in sorted(weights.keys() | found.keys()):
+        both = weights.get(name), found.get(name)
+        kinds = {None if t is None else (t.dtype, t.shape) for t in both}
+        if len(kinds) > 1:
+            tensors.fail(f"{prefix}/{name}", f"be like weights/{name}")
+    return found
+
+
+def _texts(given: Fields, *names: str) -> dict[str, str]:
+    for name in names:
+        given.text(name)
+    return given.content
+
+
+def _checked_options(options: Fields) -> dict[str, Any]:
+    """All options; those that gebt itself reads again are checked."""
+    for name in ("graph_ratio", "weight_ratio"):
+        options.number(name, 0, 1)
+    for name in ("lr", "weight_decay"):
+        options.number(name, 0)
+    options.whole("epochs", 1)
+    options.text("decay", ("first", "all"))
+    options.fields("detector").number("threshold", 0)
+    # A name, or an object of the name and what it was built with.
+    if isinstance(options.content.get("task"), dict):
+        task = options.fields("task")
+        task.text("name")
+        for name in ("k", "width"):
+            if name in task:
+                task.whole(name, 1)
+    else:
+        options.text("task")
+    if isinstance(options.content.get("penalty"), dict):
+        options.fields("penalty")
+    elif "penalty" in options:
+        options.text("penalty")
+    return options.content
 
 
 def _reinitialise(model: nn.Module, seed: int) -> None:
@@ -243,17 +292,6 @@ _HEADER = (
     "model",
     "versions",
 )
-
-
-def _with_nan(
-    distances: Sequence[Mapping[str, float | None]],
-) -> tuple[dict[str, float], ...]:
-    """JSON has no NaN; it was written as null."""
-    nan = float("nan")
-    return tuple(
-        {group: nan if d is None else d for group, d in epoch.items()}
-        for epoch in distances
-    )
 
 
 def current_versions() -> dict[str, str]:

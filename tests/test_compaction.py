@@ -391,6 +391,7 @@ def test_every_model_survives_its_file_with_any_split(
 ):
     graph = make_graph(sparse=True)
     graph = graph.hold_out_links(0.1, 0.2) if links else graph
+    graph = replace(graph, metric="ROC-AUC")
     model = kind(24, 4, 3, dropout=0.25)
     model.train()(graph.x, graph.adjacency)  # for the statistics of the norms
     fast, small = compact(model, graph)
@@ -400,6 +401,7 @@ def test_every_model_survives_its_file_with_any_split(
     assert again.arguments == fast.arguments
     assert torch.equal(outputs(again, loaded), outputs(fast, small))
     assert loaded.fingerprint() == small.fingerprint()
+    assert loaded.metric == "ROC-AUC"
     assert_same_split(loaded, small)
     for name, value in fast.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
@@ -467,6 +469,182 @@ def test_a_model_that_gebt_does_not_know_is_refused(saved):
     write_tensors(saved, load_file(saved), header)
     with pytest.raises(ValueError, match="cannot rebuild a model of class 'Elsewhere'"):
         load_compact(saved)
+
+
+def as_dtype(graph, dtype):
+    x, adjacency = graph.x, graph.adjacency
+    sparse = isinstance(x, SparseMatrix)
+    return replace(
+        graph,
+        x=x.with_value(x.value.to(dtype)) if sparse else x.to(dtype),
+        adjacency=adjacency.with_value(adjacency.value.to(dtype)),
+    )
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("kind", MODELS.values())
+def test_a_compact_model_comes_back_in_its_own_dtype(
+    make_graph, tmp_path, kind, sparse, dtype
+):
+    graph = as_dtype(make_graph(sparse=sparse), dtype)
+    model = kind(24, 4, 3).to(dtype)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)  # every bit of a float64 is in use
+    fast, small = compact(model, graph)
+    save_compact(tmp_path / "model", fast, small)
+    before = torch.get_rng_state()
+    again, loaded = load_compact(tmp_path / "model")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert loaded.x.dtype == loaded.adjacency.dtype == dtype
+    theirs = again.state_dict()
+    for name, value in fast.state_dict().items():
+        assert theirs[name].dtype == value.dtype
+        assert torch.equal(theirs[name], value)
+    found = [(n, p.requires_grad, p.device.type) for n, p in again.named_parameters()]
+    assert found == [(n, True, "cpu") for n, _ in fast.named_parameters()]
+    assert torch.equal(outputs(again, loaded), outputs(fast, small))
+
+
+def test_a_model_of_another_dtype_than_its_graph_is_not_saved(graph, tmp_path):
+    words = "must be of one dtype, are torch.float32, torch.float64"
+    with pytest.raises(ValueError, match=words):
+        save_compact(tmp_path / "model", GCN(24, 4, 3).double(), graph)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def whole(make_graph, tmp_path):
+    """A file with every tensor there is, but for a split of links."""
+    path = tmp_path / "model.safetensors"
+    graph = make_graph(sparse=True).reorder()
+    save_compact(path, *compact(GCN(24, 4, 3), graph))
+    return path
+
+
+def put(at, value):
+    """A change that sets one entry."""
+
+    def change(tensor):
+        tensor[at] = value
+        return tensor
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("adjacency/crow", lambda t: t.float(), "must be int32 or int64 of shape"),
+        ("adjacency/crow", lambda t: t.float() * torch.nan, "must be int32 or int64"),
+        ("adjacency/crow", lambda t: t[1:], r"of shape \(121\), is torch.int32 \(120"),
+        ("adjacency/crow", put(1, -1), r"must lie in \[0, \d+\), but has -1"),
+        ("adjacency/crow", put(0, 1), "must rise from 0 to"),
+        ("adjacency/crow", put(-1, 3), "must rise from 0 to"),
+        ("adjacency/crow", put(1, 900), "must rise from 0 to"),
+        ("adjacency/col", put(3, 120), r"must lie in \[0, 120\), but has 0 to 120"),
+        ("adjacency/col", put(3, -1), r"must lie in \[0, 120\), but has -1"),
+        ("adjacency/col", lambda t: t[1:], "'adjacency/col' must be int32 or int64"),
+        ("adjacency/value", lambda t: t.int(), "must be floating of shape"),
+        ("adjacency/value", put(0, torch.nan), "must be finite, but holds NaN"),
+        ("adjacency/value", lambda t: t.double(), "must be of one dtype, are torch.f"),
+        ("x/crow", lambda t: t.bool(), "'x/crow' must be int32 or int64"),
+        ("x/col", put(0, 24), r"must lie in \[0, 24\)"),
+        ("x/value", put(0, torch.inf), "must be finite"),
+        ("x/value", lambda t: t.half(), "must be of one dtype"),
+        ("link", lambda t: t.double(), "'link' must be int32 or int64"),
+        ("link", lambda t: t[None], "'link' must be int32 or int64 of shape"),
+        ("link", put(0, 468), r"must lie in \[0, 468\), but has 0 to 468"),
+        ("y", put(0, 2**40), "'y' must lie in"),
+        ("y", lambda t: t.float(), "'y' must be int32 or int64"),
+        ("y", lambda t: t[1:], r"'y' must be int32 or int64 of shape \(120\)"),
+        ("y", lambda t: t > 0, r"'y' must be boolean of shape \(120, any\)"),
+        ("split/train", put(0, 120), r"'split/train' must lie in \[0, 120\)"),
+        ("split/test", lambda t: t.float(), "'split/test' must be int32 or int64"),
+        ("split/val", lambda t: None, "it lacks 'split/val'"),
+        ("split/val_negative", lambda t: torch.zeros(1, 2).long(), "split/train' must"),
+        ("order", put(0, 5), "'order' must name every node once"),
+        ("order", lambda t: t.float(), "'order' must be int32 or int64"),
+        ("model/layers.0.weight", lambda t: t[:, 1:], "and its tensors differ"),
+        (
+            "model/layers.0.weight",
+            lambda t: t.int(),
+            "must be floating, is torch.int32",
+        ),
+        (
+            "model/layers.0.bias",
+            lambda t: t.half(),
+            "must be of one dtype, are torch.f",
+        ),
+        ("model/layers.9.bias", lambda t: torch.ones(1), "differ: .'layers.9.bias"),
+    ],
+)
+def test_a_tensor_of_another_kind_or_range_is_named(whole, name, change, words):
+    tensors, header = load_file(whole), header_of(whole)
+    if (tensor := change(tensors.pop(name, None))) is not None:
+        tensors[name] = tensor
+    write_tensors(whole, tensors, header)
+    with pytest.raises(ValueError, match=f"not a whole compact model.*{words}"):
+        load_compact(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"graph": 3}, "`graph` must be an object"),
+        ({"graph": {"name": 3, "num_links": 468}}, "`graph.name` must be text"),
+        ({"graph": {"name": "a", "num_links": 10**12}}, "`graph.num_links` must be"),
+        ({"graph": {"name": "a", "num_links": 9}}, r"must lie in \[0, 9\)"),
+        ({"shapes": {}}, "it lacks 'adjacency' in `shapes`"),
+        ({"shapes": {"adjacency": [120, 120], "x": [120]}}, "`shapes.x` must be two"),
+        ({"shapes": {"adjacency": [120, 120], "x": [120, 9**9]}}, "reads 24 features"),
+        ({"shapes": {"adjacency": [120, 9**9], "x": [120, 24]}}, "square, for as many"),
+        ({"shapes": {"adjacency": 3, "x": [120, 24]}}, "`shapes.adjacency` must be"),
+        ({"model": 3}, "`model` must be an object"),
+    ],
+)
+def test_a_header_of_a_compact_model_is_checked_field_by_field(whole, change, words):
+    write_tensors(whole, load_file(whole), header_of(whole) | change)
+    with pytest.raises(ValueError, match=f"not a whole compact model.*{words}"):
+        load_compact(whole)
+
+
+@pytest.mark.parametrize("name", ["hidden", "num_features", "num_outputs"])
+@pytest.mark.parametrize("size", [10**11, 2**31 - 1, 2**20])
+def test_a_claimed_width_is_refused_before_memory_is_asked_for(whole, name, size):
+    header = header_of(whole)
+    header["model"]["arguments"][name] = size
+    write_tensors(whole, load_file(whole), header)
+    with pytest.raises(ValueError, match="not a whole compact model.*cannot rebuild"):
+        load_compact(whole)
+
+
+def test_layers_that_no_tensor_is_for_are_refused_before_they_are_built(
+    make_graph, tmp_path
+):
+    path = tmp_path / "model.safetensors"
+    save_compact(path, ResGCN(24, 4, 3, layers=2), make_graph())
+    header = header_of(path)
+    header["model"]["arguments"]["layers"] = 10**6
+    write_tensors(path, load_file(path), header)
+    with pytest.raises(ValueError, match="`layers` must be a whole number from 1 to"):
+        load_compact(path)
+
+
+@pytest.mark.parametrize("labels", ["classes", "several", "missing"])
+def test_labels_of_any_kind_and_an_order_come_back(make_graph, tmp_path, labels):
+    graph = make_graph().reorder()
+    if labels == "several":
+        graph = replace(graph, y=torch.rand(120, 3) > 0.5)
+    elif labels == "missing":
+        graph = replace(graph, y=graph.y.index_fill(0, torch.tensor([3, 5]), -1))
+    save_compact(tmp_path / "model", GCN(24, 4, 3), graph)
+    _, loaded = load_compact(tmp_path / "model")
+    assert torch.equal(loaded.y, graph.y) and loaded.y.dtype == graph.y.dtype
+    assert torch.equal(loaded.order, graph.order)
+    assert_same_split(loaded, graph)
 
 
 def test_compaction_of_a_directed_graph(data):

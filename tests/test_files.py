@@ -1,8 +1,11 @@
 import csv
+import itertools
 import json
 import math
 import os
 import stat
+import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,100 @@ def test_a_write_that_fails_midway_leaves_the_old_file_whole(tmp_path, monkeypat
         files.write_bytes(path, b"new and longer")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_permissions_are_the_system_s_work_and_nothing_global_changes(
+    tmp_path, monkeypatch
+):
+    def refuse(*_: object) -> None:
+        raise AssertionError("other threads would write with this umask")
+
+    before = os.umask(0o027)
+    monkeypatch.setattr(os, "umask", refuse)
+    try:
+        files.write_bytes(tmp_path / "ours", b"")
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == 0o640
+
+
+def test_a_file_is_on_disk_before_it_has_its_name_and_its_folder_after(
+    tmp_path, monkeypatch
+):
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def record_fsync(handle: int) -> None:
+        folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+        events.append("sync folder" if folder else "sync file")
+        assert folder or os.fstat(handle).st_size == 3
+        fsync(handle)
+
+    def record_replace(*paths: Path) -> None:
+        events.append("replace")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", record_replace)
+    files.write_bytes(tmp_path / "a", b"one")
+    assert events == ["sync file", "replace", "sync folder"]
+
+
+def test_where_folders_cannot_be_synced_a_file_is_written_all_the_same(
+    tmp_path, monkeypatch
+):
+    def refuse(*_: object) -> None:
+        raise PermissionError("a folder is not opened here")
+
+    monkeypatch.setattr(os, "open", refuse)
+    files.write_bytes(tmp_path / "a", b"one")
+    assert (tmp_path / "a").read_bytes() == b"one"
+
+
+def test_ctrl_c_right_after_the_rename_is_ctrl_c(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def replace_and_interrupt(*paths: Path) -> None:
+        replace(*paths)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", replace_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_bytes(tmp_path / "a", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+# Between a block's last line and its end Python itself forgets to close the file.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_at_any_line_leaves_the_old_file_or_the_new_one(tmp_path):
+    path = tmp_path / "a"
+    interrupted, tracer = 0, sys.gettrace()
+    for line in itertools.count(1):
+        files.write_bytes(path, b"old")
+        seen = itertools.count(1)
+
+        def interrupt(frame: object, event: str, _: object, line=line, seen=seen):
+            if event == "line" and next(seen) == line:
+                raise KeyboardInterrupt
+            return interrupt
+
+        def trace(frame, *_: object, interrupt=interrupt):
+            return interrupt if frame.f_code is files.write_bytes.__code__ else None
+
+        sys.settrace(trace)
+        try:
+            files.write_bytes(path, b"new")
+        except KeyboardInterrupt:
+            interrupted += 1
+        else:
+            break
+        finally:
+            sys.settrace(tracer)
+        assert path.read_bytes() in (b"old", b"new")
+        assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert interrupted > 5 and path.read_bytes() == b"new"
 
 
 def test_a_write_cut_short_leaves_the_old_file_whole(tmp_path):
@@ -109,12 +206,12 @@ def test_tensors_and_header_come_back_as_they_were(tmp_path):
         "loss": float("nan"),
     }
     files.write_tensors(path, tensors, header)
-    found, read = files.read_tensors(path, "ticket")
-    assert read == {"kind": "ticket", "epoch": 3, "options": {"lr": 0.1}, "loss": None}
-    assert found.keys() == tensors.keys()
+    read, found = files.read_tensors(path, "ticket")
+    assert found.content == header | {"loss": None}
+    assert read.content.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor.detach())
+        assert read.content[name].dtype == tensor.dtype
+        assert torch.equal(read.content[name], tensor.detach())
 
 
 @pytest.fixture
@@ -132,6 +229,65 @@ def test_a_truncated_file_is_refused(whole, keep):
         files.read_tensors(whole, "ticket")
 
 
+def container(entries: object, size: int | None = None, data: bytes = b"") -> bytes:
+    """A safetensors file by hand: its header, the length it claims, and its data."""
+    header = json.dumps(entries).encode()
+    return struct.pack("<Q", len(header) if size is None else size) + header + data
+
+
+def entry(dtype: str, shape: list[int], end: int) -> dict[str, object]:
+    return {"a": {"dtype": dtype, "shape": shape, "data_offsets": [0, end]}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        container({}, 2**63),
+        container({}, 2**40),
+        container({}, 10**8),
+        container(entry("F32", [10**12], 4 * 10**12)),
+        container(entry("F32", [2**33, 2**33], 0)),
+        container(entry("F32", [2**62, 4], 0)),
+        container(entry("F32", [1], -4), data=bytes(4)),
+        container(entry("F6_E2M3", [4], 3), data=bytes(3)),
+        container(entry("F8_E8M0", [4], 4), data=bytes(4)),
+        container(entry("X", [4], 4), data=bytes(4)),
+        container([]),
+        container({"__metadata__": {"gebt": {}}}),
+        container({"__metadata__": 3}),
+    ],
+)
+def test_sizes_and_types_that_a_file_only_claims_are_refused(tmp_path, content):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="a.safetensors is not a .* ticket"):
+        files.read_tensors(path, "ticket")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "null",
+        '{"kind": NaN}',
+        '{"kind": "ticket", "kind": "ticket"}',
+        '{"a": ' * 10**5,
+        '{"a": ' + "9" * 5000 + "}",
+        '{"kind": "ticket", "sha256": []}',
+        '{"kind": ["ticket"]}',
+    ],
+)
+def test_a_header_that_is_none_of_gebts_is_refused_in_a_line(tmp_path, text):
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.ones(2)}, path, metadata={"gebt": text})
+    with pytest.raises(ValueError, match=r"a\.safetensors is .*ticket") as error:
+        files.read_tensors(path, "ticket")
+    assert len(str(error.value)) < 500 and "\n" not in str(error.value)
+
+
 def test_a_file_of_something_else_is_refused(whole):
     whole.write_bytes(b"PK\x03\x04" + bytes(200))
     with pytest.raises(ValueError, match="not a readable ticket file"):
@@ -145,6 +301,29 @@ def test_a_file_of_another_kind_is_refused(whole):
         save_file({"a": torch.ones(2)}, whole, metadata=metadata)
         with pytest.raises(ValueError, match="ticket"):
             files.read_tensors(whole, "ticket")
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda t: t.mask("mask", (4,)), r"'mask' must be boolean of shape \(4\), is"),
+        (lambda t: t.mask("index", (1,)), "'index' must be boolean of shape"),
+        (lambda t: t.numbers("mask", (None,)), r"must be floating of shape \(any\)"),
+        (lambda t: t.numbers("weight", (None,)), r"is torch.float32 \(4, 3\)"),
+        (lambda t: t.numbers("broken", (1,)), "'broken' must be finite, but holds NaN"),
+        (lambda t: t.index("weight", (4, 3), 9), "must be int32 or int64 of shape"),
+        (lambda t: t.index("index", (1,), 7), r"must lie in \[0, 7\), but has 109951"),
+        (lambda t: t.index("other", (1,), 7), "it lacks 'other'"),
+    ],
+)
+def test_a_tensor_of_another_kind_is_refused_by_file_and_name(ask, words):
+    content = tensors_of_every_kind() | {"broken": torch.tensor([math.nan])}
+    tensors = files.Tensors(content, "a is not a whole ticket")
+    with pytest.raises(ValueError, match=f"a is not a whole ticket: .*{words}"):
+        ask(tensors)
+    assert tensors.mask("mask", (None,)) is content["mask"]
+    assert tensors.numbers("weight", (4, None)) is content["weight"]
+    assert tensors.index("index", (1,), 2**41) is content["index"]
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):

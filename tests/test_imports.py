@@ -78,7 +78,7 @@ def test_a_room_imports_from_lower_layers_only(path):
         "randomness": set(),
         "_checks": set(),
         "masks": {"_checks"},
-        "detector": set(),
+        "detector": {"_checks"},
         "files": set(),
         "kernels": {"randomness"},
     }.items(),

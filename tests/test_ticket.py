@@ -4,11 +4,13 @@ import io
 import json
 import pickle
 import struct
+from copy import deepcopy
 from dataclasses import fields, replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import gebt
 from gebt import Ticket, find_ticket
@@ -194,20 +196,171 @@ def test_a_missing_header_entry_is_refused(saved):
         Ticket.load(saved)
 
 
-def test_masks_and_scores_that_do_not_match_are_refused(ticket, tmp_path):
-    for broken in (
-        replace(ticket, link_mask=ticket.link_mask[1:]),
-        replace(ticket, link_mask=ticket.link_mask.float()),
-    ):
-        broken.save(tmp_path / "t")
-        with pytest.raises(ValueError, match="masks and scores that do not match"):
-            Ticket.load(tmp_path / "t")
+class Largest(TorchDispatchMode):
+    """Of the tensors that are made inside and have memory, the entries of one."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.device.type != "meta":
+            self.entries = max(self.entries, out.numel())
+        return out
 
 
-def test_a_missing_weight_is_refused_when_opened(graph, saved):
-    rewritten(saved, drop="weights/layers.1.bias")
-    with pytest.raises(ValueError, match=r"parameters differ.*layers\.1\.bias"):
-        Ticket.load(saved).open(built(graph), graph)
+W = "layers.1.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("link_mask", lambda t: t[1:], r"'link_score' must be floating of shape \(467"),
+        ("link_mask", lambda t: t.float(), "'link_mask' must be boolean of shape"),
+        ("link_mask", lambda t: t[None], "'link_mask' must be boolean of shape"),
+        ("link_score", lambda t: t.int(), "'link_score' must be floating"),
+        ("link_score", lambda t: t * torch.nan, "'link_score' must be finite"),
+        (f"weight_masks/{W}", lambda t: t.int(), "must be boolean of shape"),
+        (f"weight_masks/{W}", lambda t: t.t(), r"boolean of shape \(8, 3\)"),
+        (f"weights/{W}", lambda t: t.double(), f"first_weights/{W}' must be like weig"),
+        (f"first_weights/{W}", lambda t: t.double(), "must be like weights/layers.1.w"),
+        (f"first_weights/{W}", lambda t: None, "must be like weights/layers.1.weight"),
+        (f"weights/{W}", lambda t: None, "one of the ticket's weights"),
+        ("weight_masks/x", lambda t: torch.ones(1) > 0, "one of the ticket's weights"),
+    ],
+)
+def test_tensors_of_another_kind_or_size_are_refused(saved, name, change, words):
+    tensors = load_file(saved)
+    if (tensor := change(tensors.pop(name, None))) is not None:
+        tensors[name] = tensor
+    write_tensors(saved, tensors, header(saved))
+    with pytest.raises(ValueError, match=f"t.safetensors is not a whole .*{words}"):
+        Ticket.load(saved)
+
+
+def with_field(entries, place, value):
+    """The header with one field, ``a.b.c``, set to a value."""
+    entries = deepcopy(entries)
+    *parents, name = place.split(".")
+    inside = entries
+    for parent in parents:
+        inside = inside[parent]
+    inside[name] = value
+    return entries
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("epoch", 0, "`epoch` must be a whole number from 1"),
+        ("epoch", True, "`epoch` must be a whole number, got True"),
+        ("settled", 1, "`settled` must be true or false"),
+        ("share_untouched", 1.5, "`share_untouched` must be a finite number at least"),
+        ("distances", {}, "`distances` must be a list of objects"),
+        ("distances", [{"graph": "x"}], r"`distances\[0\].graph` must be a finite"),
+        ("options", None, "`options` must be an object"),
+        ("options.epochs", "many", "`options.epochs` must be a whole number, got 'ma"),
+        ("options.epochs", 0, "`options.epochs` must be a whole number from 1"),
+        ("options.lr", None, "`options.lr` must be a finite number at least 0, got N"),
+        ("options.weight_decay", -1, "`options.weight_decay` must be"),
+        ("options.decay", "none", "`options.decay` must be one of first, all"),
+        ("options.graph_ratio", 2, "`options.graph_ratio` must be"),
+        ("options.detector", 3, "`options.detector` must be an object"),
+        ("options.detector.threshold", [], "`options.detector.threshold` must be"),
+        ("options.task", 3, "`options.task` must be text"),
+        ("options.task", {"name": 3}, "`options.task.name` must be text"),
+        ("options.task", {"name": "x", "k": "y"}, "`options.task.k` must be a whole"),
+        ("options.penalty", 3, "`options.penalty` must be text"),
+        ("seed", 2**64 - 1, "`seed` must be a whole number from"),
+        ("seed", 0.5, "`seed` must be a whole number"),
+        ("dataset.name", None, "`dataset.name` must be text"),
+        ("dataset.fingerprint", 3, "`dataset.fingerprint` must be text"),
+        ("versions.gebt", 3, "`versions.gebt` must be text"),
+        ("model.class", ["GCN"], "`model.class` must be text"),
+        ("model.arguments", [1], "cannot rebuild a GCN: its content must be an object"),
+        ("model.arguments.hidden", 10**11, "`hidden` must be a whole number from 1"),
+        ("model.arguments.hidden", 10**6, r"tensors differ: .*\(24, 1000000\)"),
+        ("model.arguments.hidden", [1] * 99, "`hidden` must be at most 4 widths"),
+        ("model.arguments.hidden", "8", "`hidden` must be a whole number, got '8'"),
+        ("model.arguments.dropout", "0", "`dropout` must be a finite number"),
+        ("model.arguments.dropout", 2, r"`dropout` must lie in \[0, 1\), got 2"),
+        ("model.arguments.inner_bias", 1, "`inner_bias` must be true or false"),
+        ("model.arguments.wings", 2, "takes num_features, .*, not 'wings'"),
+    ],
+)
+def test_a_header_field_of_another_type_or_range_is_named(saved, place, value, words):
+    write_tensors(saved, load_file(saved), with_field(header(saved), place, value))
+    with pytest.raises(ValueError, match=f"t.safetensors is not a whole .*{words}"):
+        Ticket.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("options.task", "node-classification"),
+        ("options.task", {"name": "link-prediction", "k": 3, "width": 8}),
+        ("options.task", {"name": "mine", "share": 0.5, "of": None}),
+        ("options.penalty", None),
+        ("options.penalty", "ADMM(rho=0.001)"),
+        ("options.penalty", {"name": "ADMM", "rho": 0.001}),
+        ("options.of_a_later_version", [1]),
+        ("distances", []),
+        ("seed", -5),
+        ("model", {"class": "Mine", "arguments": None}),
+        ("model", {"class": "adapted GCN", "arguments": None}),
+        ("model", {"class": "Mine", "arguments": {"anything": [1]}}),
+    ],
+)
+def test_what_tickets_may_hold_is_read(saved, place, value):
+    written = with_field(header(saved), place, value)
+    write_tensors(saved, load_file(saved), written)
+    ticket = Ticket.load(saved)
+    found = {name: getattr(ticket, name) for name in ("options", "seed", "model")}
+    assert found == {name: written[name] for name in found}
+
+
+def test_a_ticket_of_ones_own_class_that_has_a_name_of_gebts_is_read(graph, tmp_path):
+    class GCN(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.arguments = object()  # its own affair
+            self.map = torch.nn.Linear(24, 3)
+
+        def forward(self, x, adjacency):
+            return adjacency @ self.map(x)
+
+    model = GCN()
+    find_ticket(model, graph).save(tmp_path / "t")
+    ticket = Ticket.load(tmp_path / "t")
+    assert ticket.model == {"class": "GCN", "arguments": None}
+    ticket.open(GCN(), graph)
+    with pytest.raises(ValueError, match="cannot rebuild a model of class 'GCN'"):
+        build_model(dict(ticket.model))
+
+
+def test_a_mask_may_be_of_any_parameter(saved):
+    tensors = load_file(saved)
+    tensors["weight_masks/layers.0.bias"] = torch.ones(8, dtype=torch.bool)
+    write_tensors(saved, tensors, header(saved))
+    assert "layers.0.bias" in Ticket.load(saved).weight_masks
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_tickets_numbers_may_be_of_any_floating_dtype(saved, dtype):
+    tensors = load_file(saved).items()
+    tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors}
+    write_tensors(saved, tensors, header(saved))
+    ticket = Ticket.load(saved)
+    assert ticket.link_score.dtype == dtype
+    assert {t.dtype for t in ticket.weights.values()} == {dtype}
+
+
+def test_a_claimed_width_allocates_nothing(saved):
+    """Not even one that a machine's memory could hold."""
+    hidden = with_field(header(saved), "model.arguments.hidden", [2**20])
+    write_tensors(saved, load_file(saved), hidden)
+    with Largest() as seen, pytest.raises(ValueError, match="tensors differ"):
+        Ticket.load(saved)
+    assert 0 < seen.entries < 2**16
 
 
 def test_equal_tickets_make_equal_files(ticket, saved, tmp_path):
