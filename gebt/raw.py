@@ -282,7 +282,7 @@ def _fill(thing: Any, state: Any) -> None:
 
 def _filled(thing: _Thing) -> Any:
     if thing.value is None:
-        raise ValueError(f"holds a {thing.kind} that is never filled")
+        raise ValueError(f"never fills the {thing.kind} that it makes")
     return thing.value
 
 
@@ -340,7 +340,7 @@ def read_npz(content: bytes, names: Iterable[str]) -> dict[str, np.ndarray]:
             if member is None:
                 raise ValueError(f"lacks {name}.npy")
             left -= member.file_size
-            if left < 0 or member.file_size < 0:
+            if left < 0:
                 raise ValueError(f"unpacks to more than {_MOST_BYTES} bytes")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{name}.npy is packed in a way NumPy never does")

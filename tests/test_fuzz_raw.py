@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import signal
+import zipfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -255,9 +256,9 @@ def test_what_does_not_fit_is_refused_by_the_file_and_reason(root, part, value, 
         load("citeseer", root)
 
 
-def shaped(rows: int) -> bytes:
-    """allx that claims another number of columns."""
-    return content("allx", csr_matrix((KNOWN, rows), dtype=np.float32))
+def shaped(columns: int) -> bytes:
+    """allx that claims so many columns."""
+    return content("allx", csr_matrix((KNOWN, columns), dtype=np.float32))
 
 
 NESTED = b"\x80\x02}" + b")" + b"\x85" * 100_000  # a tuple too deep to hash
@@ -267,7 +268,7 @@ NESTED = b"\x80\x02}" + b")" + b"\x85" * 100_000  # a tuple too deep to hash
     "part, given",
     [
         ("graph", NESTED + b"K\x01s."),
-        ("graph", b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."),
+        ("graph", b"\x80\x02" + b"]" * 30_000 + b"a" * 29_999 + b"."),
         ("graph", b"\x80\x02]r\xff\xff\xff\xff."),  # the last place of the memo
         ("graph", b"\x80\x02" + b"B\xff\xff\xff\x7f."),  # 2 GiB of bytes to follow
         ("graph", b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"."),
@@ -330,10 +331,9 @@ def test_what_does_not_fit_in_an_npz_is_refused(npz, tmp_path, name, value, said
         load("tolokers", tmp_path)
 
 
-def test_an_npz_whose_lengths_lie_is_refused_before_memory_is_asked_for(npz, tmp_path):
-    import zipfile
-
-    arrays = {}
+def test_an_npz_whose_lengths_lie_is_refused_before_memory_is_asked_for(
+    npz, tmp_path, monkeypatch
+):
     with zipfile.ZipFile(npz) as archive:
         arrays = {name: archive.read(name) for name in archive.namelist()}
 
@@ -348,11 +348,11 @@ def test_an_npz_whose_lengths_lie_is_refused_before_memory_is_asked_for(npz, tmp
         ValueError, match="edges.npy an array of int64 claims the shape"
     ):
         in_time("tolokers", tmp_path)
-    rewrite(honest + bytes(2**28))
-    with pytest.raises(ValueError, match="unpacks to more than 268435456 bytes"):
-        in_time("tolokers", tmp_path)
     rewrite(honest)
-    assert in_time("tolokers", tmp_path) == "a graph"
+    in_time("tolokers", tmp_path)
+    monkeypatch.setattr("gebt.raw._MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match="unpacks to more than 1000 bytes"):
+        in_time("tolokers", tmp_path)
 
 
 def mutants(content: bytes, draw: random.Random) -> bytes:
@@ -393,8 +393,8 @@ class TooSlow(BaseException):
     """`load` took its time: not one of the errors that it may end in."""
 
 
-def in_time(name: str, root: Path) -> str:
-    """Load within two seconds of this process's own time; says how it ended."""
+def in_time(name: str, root: Path) -> None:
+    """Load within two seconds of this process's own time."""
 
     def stop(*_) -> None:
         raise TooSlow
@@ -407,7 +407,6 @@ def in_time(name: str, root: Path) -> str:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
     assert isinstance(graph, Graph)
-    return "a graph"
 
 
 @pytest.mark.parametrize("seed", range(COUNT))
