@@ -41,7 +41,7 @@ _NAMES = {
 }
 
 _VALUES = {
-    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BININT", "BININT1", "BININT2", "BINFLOAT"),
     *("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE"),
     *("BINBYTES", "SHORT_BINBYTES"),
 }
@@ -57,11 +57,15 @@ class _Name:
 
 
 @dataclass(eq=False)
-class _Thing:
-    """What a pickle makes first and fills later: a dtype, an array, a csr matrix."""
+class _Call:
+    """What a pickle would make: a dtype, an array, a csr matrix, bytes of a string.
 
-    kind: str
-    value: Any = None
+    Only recorded: a short file can ask a million times for the same long array.
+    """
+
+    means: str
+    args: Any
+    state: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +79,7 @@ class Sparse:
         data: (nnz,) the values; those of one position add up.
 
     Raises:
-        ValueError: if an array is missing, of another shape, or out of range.
+        ValueError: if an array is of another shape, or out of range.
     """
 
     shape: tuple[int, int]
@@ -88,8 +92,8 @@ class Sparse:
         rows, columns = self.shape
         for name in ("indptr", "indices", "data"):
             array = getattr(self, name)
-            if not isinstance(array, np.ndarray) or array.ndim != 1:
-                raise ValueError(f"{name} of a csr matrix is no one-dimensional array")
+            if array.ndim != 1:
+                raise ValueError(f"{name} of a csr matrix has {array.ndim} dimensions")
             if name != "data" and array.dtype.kind not in "iu":
                 raise ValueError(f"{name} of a csr matrix holds {array.dtype}")
         starts, count = self.indptr.astype(np.int64), len(self.indices)
@@ -149,12 +153,13 @@ def unpickle(content: bytes) -> Any:
     """The value that a pickle of plain data holds.
 
     Args:
-        content: of protocol 2 to 4; strings of Python 2 are latin-1.
+        content: of protocol 2 to 4; strings of Python 2 are latin-1, integers of 32
+            bits at most.
 
     Returns:
-        A number, string, list, tuple, dict, NumPy array or `Sparse`. Tuples, lists and
-        dicts may hold one another to any depth, and themselves: look at no more levels
-        than are expected.
+        A number, string, list, tuple or dict of such; or a NumPy array or `Sparse`,
+        where that is the whole. Lists, tuples and dicts may hold one another to any
+        depth, and themselves: look at no more levels than are expected.
 
     Raises:
         ValueError: naming the first thing that does not belong into such a file. Other
@@ -214,19 +219,20 @@ def unpickle(content: bytes) -> Any:
             name, module = stack.pop(), stack.pop()
             stack.append(_named(f"{_expected(module, str)}.{_expected(name, str)}"))
         elif op in ("REDUCE", "NEWOBJ"):
-            args, called = stack.pop(), stack.pop()
-            stack.append(_called(called, args))
+            args, called = stack.pop(), _expected(stack.pop(), _Name)
+            if called.means == "defaultdict":  # of lists; each is in the file
+                stack.append({})
+            else:
+                stack.append(_Call(called.means, args))
         elif op == "BUILD":
             state = stack.pop()
-            _fill(stack[-1], state)
+            _expected(stack[-1], _Call).state = state
         elif op == "STOP":
             break
         elif op not in ("PROTO", "FRAME"):
             raise ValueError(f"holds a pickle's {op}, which such a file does not need")
     value = stack.pop()
-    if isinstance(value, _Thing):
-        return _filled(value)
-    return value
+    return _made(value) if isinstance(value, _Call) else value
 
 
 def _expected(value: Any, kind: type) -> Any:
@@ -243,47 +249,33 @@ def _named(name: str) -> _Name:
     return _Name(_NAMES[name])
 
 
-def _called(called: Any, args: Any) -> Any:
-    match called, args:
-        case _Name("array"), (_Name("ndarray"), _, _):
-            return _Thing("array")
-        case _Name("dtype"), (str() as code, *_):
-            return _Thing("dtype", _dtype(code))
-        case _Name("csr"), ():
-            return _Thing("csr")
-        case _Name("defaultdict"), (_Name("list"),):
-            return {}
-        case _Name("encode"), (str() as text, "latin1"):
+def _made(call: _Call) -> Any:
+    """What a call and its state stand for, if they are as pickle and SciPy write it."""
+    match call.means, call.args, call.state:
+        case "encode", (str() as text, "latin1"), None:
             return text.encode("latin1")
-    name = called.means if isinstance(called, _Name) else type(called).__name__
-    raise ValueError(f"would call {name} with arguments that no such file has")
-
-
-def _fill(thing: Any, state: Any) -> None:
-    match thing, state:
-        case _Thing("dtype", np.dtype()), (3, str() as order, None, None, None, *_):
-            thing.value = _dtype(order + thing.value.str[1:])
-        case _Thing("array"), (1, tuple() as shape, _Thing("dtype") as dtype, f, raw):
-            if isinstance(raw, str):  # of Python 2
-                raw = raw.encode("latin1")
-            content, fortran = _expected(raw, bytes), _expected(f, bool)
-            thing.value = _array(_filled(dtype), shape, fortran, content)
-        case _Thing("csr"), dict():
+        case "dtype", (str() as code, *_), (3, str() as order, None, None, None, *_):
+            return _dtype(order + code)
+        case "dtype", (str() as code, *_), _:
+            raise ValueError(f"holds an array of {code[:20]!r}, not of numbers")
+        case (
+            "array",
+            (_Name("ndarray"), _, _),
+            (1, tuple() as shape, _Call("dtype") as dtype, bool() as fortran, held),
+        ):
+            if isinstance(held, _Call) and held.means == "encode":
+                held = _made(held)
+            content = held.encode("latin1") if isinstance(held, str) else held
+            return _array(_made(dtype), shape, fortran, _expected(content, bytes))
+        case "csr", (), dict() as state:
             rows, columns = _expected(state["_shape"], tuple)
-            shape = (_size(rows), _size(columns))
-            arrays = [
-                _expected(state[n], _Thing) for n in ("indptr", "indices", "data")
-            ]
-            thing.value = Sparse(shape, *map(_filled, arrays))
-        case _:
-            kind = thing.kind if isinstance(thing, _Thing) else type(thing).__name__
-            raise ValueError(f"would fill a {kind} with what does not belong there")
-
-
-def _filled(thing: _Thing) -> Any:
-    if thing.value is None:
-        raise ValueError(f"never fills the {thing.kind} that it makes")
-    return thing.value
+            arrays = []
+            for name in ("indptr", "indices", "data"):
+                if _expected(state[name], _Call).means != "array":
+                    raise ValueError(f"{name} of a csr matrix is no array")
+                arrays.append(_made(state[name]))
+            return Sparse((_size(rows), _size(columns)), *arrays)
+    raise ValueError(f"describes {call.means!r} in a way that no such file does")
 
 
 def _dtype(code: str) -> np.dtype:

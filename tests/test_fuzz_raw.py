@@ -179,9 +179,9 @@ def test_a_pickle_that_runs_a_command_does_not_run_it(root, part, protocol):
         (Calls(eval, "1"), "would run '(__builtin__|builtins).eval': refused"),
         (Calls(getattr, [], "sort"), "'(__builtin__|builtins).getattr': refused"),
         (Calls(defaultdict, os.getcwd), "would run '(posix|nt).getcwd': refused"),
-        (np.array([{}, None]), "'O8', not of numbers"),
-        (np.zeros(2, dtype=[("a", "i4")]), "'V4', not of numbers"),
-        (np.zeros(2, dtype="U3"), "'U3', not of numbers"),
+        (np.array([{}, None]), "'.?O8', not of numbers"),
+        (np.zeros(2, dtype=[("a", "i4")]), "'.?V4', not of numbers"),
+        (np.zeros(2, dtype="U3"), "'.?U3', not of numbers"),
         ([1, 2], "holds a list"),
     ],
 )
@@ -299,6 +299,42 @@ NESTED = b"\x80\x02}" + b")" + b"\x85" * 100_000  # a tuple too deep to hash
 def test_a_bomb_goes_out_at_once(root, part, given):
     write(root, part, given)
     with pytest.raises(ValueError, match=f"citeseer.{part} "):
+        in_time("citeseer", root)
+
+
+def often(what: bytes, state: bytes, asked: bytes) -> bytes:
+    """A pickle that asks 50,000 times for one long thing, 50 GB in all."""
+    return b"\x80\x02" + what + b"q\x00" + state + b"q\x01" + asked * 50_000 + b"."
+
+
+TEXT = b"X" + (10**6).to_bytes(4, "little") + b"x" * 10**6
+ARRAY = python_2(np.zeros(10**6, dtype=np.int8))[2:-1]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        often(b"c_codecs\nencode\n", TEXT + b"X\x06\0\0\0latin1\x86", b"h\x00h\x01R"),
+        often(
+            ARRAY[: ARRAY.index(b"R(") + 1],
+            ARRAY[ARRAY.index(b"R(") + 1 : -1],
+            b"h\x00h\x01b",
+        ),
+    ],
+)
+def test_a_long_thing_is_not_made_again_and_again(root, given):
+    write(root, "ally", given)
+    with pytest.raises(ValueError, match="citeseer.ally "):
+        in_time("citeseer", root)
+
+
+def test_keys_that_collide_are_refused(root):
+    # Integers of one hash: a dict of them takes time that grows by the square.
+    keys = (
+        b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") for i in range(60_000)
+    )
+    write(root, "graph", b"\x80\x02}(" + b"".join(k + b"]" for k in keys) + b"u.")
+    with pytest.raises(ValueError, match="LONG1, which such a file does not need"):
         in_time("citeseer", root)
 
 
