@@ -160,9 +160,9 @@ def _fetch(root: Path, title: str, files: tuple[str, ...], source: str) -> None:
         for file in missing:
             (root / file).parent.mkdir(parents=True, exist_ok=True)
             url = f"{source}/{Path(file).name}"
-            _log.info("downloading %s", url)
             with urllib.request.urlopen(url, timeout=60) as answer:
                 write_bytes(root / file, answer.read())
+            _log.info("downloaded %s", url)
     except Exception as error:
         for folder in (root / title / "raw", root / title):
             with suppress(OSError):  # only what the attempt left empty
