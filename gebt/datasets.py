@@ -1,8 +1,11 @@
 """Graphs by name: ``load(name, root)``."""
 
+import hashlib
+import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +15,54 @@ import numpy as np
 import torch
 
 from gebt._checks import check_name
+from gebt.files import write_bytes
 from gebt.graph import Graph
+from gebt.heterophilous import read_heterophilous
+from gebt.planetoid import PARTS, read_planetoid
+from gebt.raw import reason
 from gebt.synthetic import Synthetic
 
-_PLANETOID_FILES = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
+_log = logging.getLogger("gebt")
+
+_PLANETOID = "https://github.com/kimiyoung/planetoid/raw/master/data"
+_HETEROPHILOUS = "https://github.com/yandex-research/heterophilous-graphs/raw/main/data"
+
+# SHA-256 of the published files, in the order of `Dataset.files`.
+_PUBLISHED = {
+    "cora": """
+        23cfa55d91c6f624233f5eb7b6e3f141f1bd2b2ae39608a63cf5d084bb27baab
+        b9afbaa4a400df991f6f02ef677e1e44da55ffc04801fd02f9e673987829226a
+        9419ba2f26f5c35243db64aba110e0f35a04851609e0dc5433450676ca6b8543
+        94465c14eb53e04ca262198dcbb2521ee8af60fb3f3d546cd6ca24a511b0e7d1
+        41f5ac76596a1699cc33f53084a2419e92961c42bb75f36fc38e616d348532ad
+        2b998f5cc7fedc86e7f97ca2498f47a1ffc1462c29e2d578b23bf3f62b6e7d71
+        58f13302f39dde8852dad6fe6d15b89b077b6d7f837626bce671ef80344b383d
+        297ce89af2b51a6a194181c7dbe1796c6a1cf9cd9349a88383b1b1e227867875
+    """,
+    "citeseer": """
+        d20de19150741e555de0ed037195630fc194114ebc7fd72ced62810148aa22f6
+        539a8906a2da97628d212f2fdd668c109a8b3f0d36574b59e5d3fd5b5303da21
+        2ac30345d95c9ec933a817ee0bdd6a5f077f8c184a20e696910192d534414668
+        8ba87e515d8e3ee3cf52f6d2c5b86aa73f11ecad825a808455209ec26cd54924
+        55e5bd1ba1e733a04598753ad1a8d57957f4b8f89e74519f41f4f4938767e4ce
+        f704b2d986dde6c2669934de1f3ae5696a6cf9455c0f6b2646a2d135ea0a1c95
+        d79a4ef9d3e7169aee8946145f6b7306e35bc79bffad26346cfb94e10e9912a7
+        2af990671580b6b2df5d158d1038f8292e30c9cd821b5453f399659b25b723d4
+    """,
+    "pubmed": """
+        fbe9cb5c47200d1b7769a26e579be3b7130b556831f9d850e77c4c74f2599b33
+        4eb5f5d0f30f26497eb0ac6ac9719d09c67e284f1ed0385c93f3ef27a671da3d
+        508e538e2abdccdd54c4d3e9f49d638b4af7107d85845f66ddea5a5152658b7e
+        e6c807633307a07ed659249006536a147c7999c797f11a2560752990181b41b3
+        ee2e0d4819d9fbcc403689c3bf2e49face401b605932f093bc58ab6461130fdd
+        0c37bbe3b5014ec365e9d393cf4791925e5ed94fb194305d74f064a8d7b50f0e
+        5b89f0036ca22909471f1e6558eb42fa06e0c730a577bde5b058b40638f81dc9
+        b101d421688bbaecbd82e8a18f1e282378d6830f3a37666f28ebc47f844341b5
+    """,
+    "tolokers": """
+        dacf3ac94cec53d03cd2adb5255c08b33dee1656c33ca8164a464bd9450a1667
+    """,
+}
 
 
 @dataclass(frozen=True)
@@ -68,22 +115,17 @@ def load(name: str, root: str | Path | None = None) -> Graph:
 
 
 def _planetoid(name: str, title: str, about: str) -> Dataset:
-    files = tuple(f"{title}/raw/ind.{name}.{part}" for part in _PLANETOID_FILES)
+    files = tuple(f"{title}/raw/ind.{name}.{part}" for part in PARTS)
 
     def read(root: Path) -> Graph:
-        from torch_geometric.io import read_planetoid_data
+        _fetch(root, title, files, _PLANETOID)
 
-        def download() -> None:
-            from torch_geometric.datasets import Planetoid
+        def parse(contents: list[bytes]) -> SimpleNamespace:
+            return read_planetoid(name, dict(zip(PARTS, contents, strict=True)))
 
-            Planetoid(str(root), title)
-
-        source = "github.com/kimiyoung/planetoid/tree/master/data"
-        _fetch(root, title, files, source, download)
-        with _corrupt_files_named(root / title / "raw", title):
-            data = read_planetoid_data(str(root / title / "raw"), name)
+        data = _read(root, name, title, files, parse)
         data.x = data.x / data.x.sum(dim=1, keepdim=True).clamp(min=1)
-        return Graph.from_pyg(data, name=name)
+        return Graph.from_pyg(data, directed=False, name=name)
 
     return Dataset(name, about, files, read)
 
@@ -93,65 +135,70 @@ def _heterophilous(name: str, about: str) -> Dataset:
     files = (f"{name}/raw/{name}.npz",)
 
     def read(root: Path) -> Graph:
-        def download() -> None:
-            from torch_geometric.datasets import HeterophilousGraphDataset
-
-            HeterophilousGraphDataset(str(root), name)
-
-        source = "github.com/yandex-research/heterophilous-graphs/tree/main/data"
-        _fetch(root, name, files, source, download)
-        with (
-            _corrupt_files_named(root / name / "raw", name),
-            (root / files[0]).open("rb") as file,
-            np.load(file, allow_pickle=False) as raw,
-        ):
-            data = SimpleNamespace(
-                x=torch.from_numpy(raw["node_features"]),
-                y=torch.from_numpy(raw["node_labels"]),
-                edge_index=torch.from_numpy(raw["edges"]).t(),
-                **{
-                    f"{part}_mask": torch.from_numpy(raw[f"{part}_masks"][0])
-                    for part in ("train", "val", "test")
-                },
-            )
+        _fetch(root, name, files, _HETEROPHILOUS)
+        data = _read(root, name, name, files, lambda c: read_heterophilous(c[0]))
         return Graph.from_pyg(data, directed=False, name=name, metric="ROC-AUC")
 
     return Dataset(name, about, files, read)
 
 
-def _fetch(
-    root: Path,
-    title: str,
-    files: tuple[str, ...],
-    source: str,
-    download: Callable[[], None],
-) -> None:
-    """Download where a file is missing, or say which files to put where."""
+def _fetch(root: Path, title: str, files: tuple[str, ...], source: str) -> None:
+    """Download the files that are missing, or say which to put where.
+
+    Not by PyG's classes: they load ``processed/*.pt``, which may hold any code, and
+    leave the first part of a file where a download breaks off.
+    """
     missing = [file for file in files if not (root / file).is_file()]
-    if not missing:
-        return
     try:
-        download()
+        for file in missing:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            url = f"{source}/{Path(file).name}"
+            with urllib.request.urlopen(url, timeout=60) as answer:
+                write_bytes(root / file, answer.read())
+            _log.info("downloaded %s", url)
     except Exception as error:
         for folder in (root / title / "raw", root / title):
             with suppress(OSError):  # only what the attempt left empty
                 folder.rmdir()
+        page = source.replace("/raw/", "/tree/", 1)
         raise FileNotFoundError(
             f"{title} is not in {root.absolute()} and could not be downloaded "
-            f"({type(error).__name__}). Put these files of {source} there: "
+            f"({type(error).__name__}). Put these files of {page} there: "
             f"{', '.join(missing)}. Another folder: --root, or $GEBT_DATA."
         ) from error
 
 
-@contextmanager
-def _corrupt_files_named(raw: Path, title: str) -> Iterator[None]:
+def _read(
+    root: Path,
+    name: str,
+    title: str,
+    files: tuple[str, ...],
+    parse: Callable[[list[bytes]], SimpleNamespace],
+) -> SimpleNamespace:
+    """Parse the files' contents, and say which are not those that were published."""
+    contents = [(root / file).read_bytes() for file in files]
+    raw = root / title / "raw"
     try:
-        yield
+        data = parse(contents)
     except Exception as error:
         raise ValueError(
             f"the files of {title} in {raw} are truncated or corrupt "
-            f"({type(error).__name__}: {error}). Delete them to download again."
+            f"({reason(error)}). Delete them to download again."
         ) from error
+    published = _PUBLISHED[name].split()
+    others = [
+        Path(file).name
+        for file, content, digest in zip(files, contents, published, strict=True)
+        if hashlib.sha256(content).hexdigest() != digest
+    ]
+    if others:
+        _log.warning(
+            "not the published file: %s in %s. It passed all checks of form; its "
+            "contents are another's.",
+            ", ".join(others),
+            raw,
+        )
+    return data
 
 
 def _synthetic(name: str, about: str, **options: Any) -> Dataset:

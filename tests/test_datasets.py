@@ -168,13 +168,13 @@ def test_files_that_cannot_be_had_are_named(tmp_path):
     assert "could not be downloaded" in text
     for part in ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index"):
         assert f"Cora/raw/ind.cora.{part}" in text
+    assert "of https://github.com/kimiyoung/planetoid/tree/master/data there" in text
     assert "--root, or $GEBT_DATA" in text
 
 
 def test_only_the_missing_files_are_named(tmp_path, monkeypatch):
-    from torch_geometric.datasets import Planetoid
-
-    monkeypatch.setattr(Planetoid, "url", str(tmp_path / "nowhere"))
+    nowhere = (tmp_path / "nowhere").as_uri()
+    monkeypatch.setattr("gebt.datasets._PLANETOID", nowhere)
     raw = tmp_path / "Cora" / "raw"
     raw.mkdir(parents=True)
     for part in ("x", "tx", "allx", "y", "ty", "ally", "graph"):
@@ -187,14 +187,66 @@ def test_only_the_missing_files_are_named(tmp_path, monkeypatch):
 
 
 def test_what_is_missing_is_downloaded(planetoid_root, tmp_path, monkeypatch):
-    from torch_geometric.datasets import Planetoid
-
     # A folder in the place of the server.
-    source = (planetoid_root / "Cora" / "raw").absolute()
-    monkeypatch.setattr(Planetoid, "url", str(source))
+    source = (planetoid_root / "Cora" / "raw").absolute().as_uri()
+    monkeypatch.setattr("gebt.datasets._PLANETOID", source)
     graph = load("cora", tmp_path)
     assert graph.fingerprint() == load("cora", planetoid_root).fingerprint()
     assert DATASETS["cora"].on_disk(tmp_path)
+
+
+class Trap:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def test_a_download_writes_raw_files_only_and_opens_nothing_of_pygs(
+    tolokers_like, tmp_path, monkeypatch
+):
+    source, _ = tolokers_like
+    uri = (source / "tolokers" / "raw").absolute().as_uri()
+    monkeypatch.setattr("gebt.datasets._HETEROPHILOUS", uri)
+    processed = tmp_path / "new" / "tolokers" / "processed"
+    processed.mkdir(parents=True)
+    marker = tmp_path / "ran"
+    for name in ("data.pt", "pre_transform.pt", "pre_filter.pt"):
+        torch.save(Trap(marker), processed / name)
+    before = listing(processed)
+    with pytest.raises(FileExistsError):  # the trap works, twice makes an error
+        for _ in range(2):
+            torch.load(processed / "data.pt", weights_only=False)
+    marker.rmdir()
+    assert load("tolokers", tmp_path / "new").num_nodes == 12
+    assert not marker.exists()
+    assert listing(processed) == before
+    assert sorted(p.name for p in processed.parent.iterdir()) == ["processed", "raw"]
+
+
+def test_published_files_are_read_without_a_word(planetoid_root, caplog):
+    load("cora", planetoid_root)
+    load("citeseer", planetoid_root)
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
+def test_another_file_than_the_published_is_named(tolokers_like, caplog):
+    root, _ = tolokers_like
+    load("tolokers", root)
+    (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert "not the published file: tolokers.npz in" in record.getMessage()
+
+
+def test_every_file_has_its_checksum():
+    from gebt.datasets import _PUBLISHED
+
+    for name, dataset in DATASETS.items():
+        digests = _PUBLISHED.get(name, "").split()
+        assert len(digests) == len(dataset.files)
+        assert {len(bytes.fromhex(digest)) for digest in digests} <= {32}
 
 
 @pytest.mark.parametrize(
@@ -242,7 +294,8 @@ def test_truncated_planetoid_files_are_one_clear_error(planetoid_root, tmp_path)
     shutil.copytree(planetoid_root / "Cora" / "raw", tmp_path / "Cora" / "raw")
     broken = tmp_path / "Cora" / "raw" / "ind.cora.graph"
     broken.write_bytes(broken.read_bytes()[:100])
-    with pytest.raises(ValueError, match="Cora in .* truncated or corrupt"):
+    message = r"Cora in .* truncated or corrupt \(ind\.cora\.graph .* download again"
+    with pytest.raises(ValueError, match=message):
         load("cora", tmp_path)
 
 
@@ -308,25 +361,21 @@ def test_a_corrupt_tolokers_is_one_clear_error(tolokers_like, how):
 
 
 def test_a_missing_tolokers_is_downloaded(tolokers_like, tmp_path, monkeypatch):
-    from torch_geometric.datasets import HeterophilousGraphDataset
-
     # A folder in the place of the server.
     root, _ = tolokers_like
     source = (root / "tolokers" / "raw").absolute().as_uri()
-    monkeypatch.setattr(HeterophilousGraphDataset, "url", source)
+    monkeypatch.setattr("gebt.datasets._HETEROPHILOUS", source)
     graph = load("tolokers", tmp_path / "new")
     assert graph.fingerprint() == load("tolokers", root).fingerprint()
     assert DATASETS["tolokers"].on_disk(tmp_path / "new")
 
 
 def test_a_tolokers_that_cannot_be_had_is_named(tmp_path, monkeypatch):
-    from torch_geometric.datasets import HeterophilousGraphDataset
-
     nowhere = (tmp_path / "nowhere").as_uri()
-    monkeypatch.setattr(HeterophilousGraphDataset, "url", nowhere)
+    monkeypatch.setattr("gebt.datasets._HETEROPHILOUS", nowhere)
     with pytest.raises(FileNotFoundError, match="tolokers/raw/tolokers.npz") as error:
         load("tolokers", tmp_path)
-    assert "yandex-research/heterophilous-graphs" in str(error.value)
+    assert f"files of {nowhere} there" in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
