@@ -16,8 +16,8 @@ _NO_CUDA = "needs a CUDA device: torch.cuda.is_available() is False here"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--fuzz N``: how many mutants `test_fuzz.py` tries."""
-    words = "mutants of files that tests/test_fuzz.py tries, by default %(default)s"
+    """``--fuzz N``: how many mutants of files are tried."""
+    words = "mutants of files that tests/test_fuzz*.py try, by default %(default)s"
     parser.addoption("--fuzz", type=int, default=300, metavar="N", help=words)
 
 
