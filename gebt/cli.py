@@ -325,7 +325,7 @@ def search(
         )
         if ticket.share_untouched:
             out_console.print(
-                f"{ticket.share_untouched:.0%} of the links never received a gradient; "
+                f"{ticket.links_untouched:,} of the links never received a gradient; "
                 "among them those to keep were drawn."
             )
     _tell_folder(folder, quiet)

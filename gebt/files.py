@@ -113,7 +113,11 @@ def read_tensors(path: Path, kind: str) -> tuple["Tensors", "Fields"]:
         ValueError: if it is truncated, corrupt, or of another kind.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {kind} file at {path}.")
+        inside = ", ".join(sorted(file.name for file in path.glob("*.safetensors")))
+        raise FileNotFoundError(
+            f"there is no {kind} file at {path}"
+            + (f", which is a folder. Name a file in it: {inside}." if inside else ".")
+        )
     whole = f"{path} is not a whole {kind}"
     tensors = {}
     try:

@@ -70,6 +70,12 @@ class Ticket:
         return int(self.link_mask.count_nonzero())
 
     @property
+    def links_untouched(self) -> int:
+        """Number of links that no gradient ever reached."""
+        # Links that the searched graph lacked have the score 0.
+        return round(self.share_untouched * int(self.link_score.count_nonzero()))
+
+    @property
     def weights_kept(self) -> int:
         """Number of kept weights, of all that could be pruned."""
         return sum(int(m.count_nonzero()) for m in self.weight_masks.values())

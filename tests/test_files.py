@@ -330,6 +330,11 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(FileNotFoundError, match="there is no ticket file at"):
             files.read_tensors(path, "ticket")
+    (tmp_path / "ticket.safetensors").touch()
+    with pytest.raises(
+        FileNotFoundError, match="a folder. Name .*: ticket.safetensors"
+    ):
+        files.read_tensors(tmp_path, "ticket")
 
 
 def fields(**content: object) -> files.Fields:

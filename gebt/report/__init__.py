@@ -46,9 +46,11 @@ def page_of(folder: Path, root: str | Path | None = None) -> Page:
         return Page(title, f"{quick}{machine}", sections)
     if (folder / "metrics.json").is_file():
         return run_page(folder, root)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}.")
     raise FileNotFoundError(
-        f"{folder} holds neither metrics.json of `gebt run` nor experiment.json of "
-        "`gebt reproduce`."
+        f"{folder} holds neither metrics.json of `gebt run` or `gebt retrain` nor "
+        "experiment.json of `gebt reproduce`."
     )
 
 

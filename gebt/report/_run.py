@@ -67,7 +67,7 @@ def _words(ticket: Ticket) -> str:
     )
     if ticket.share_untouched:
         text += (
-            f" {ticket.share_untouched:.0%} of the links never received a gradient; "
+            f" {ticket.links_untouched:,} of the links never received a gradient; "
             "which of them stay was drawn."
         )
     return text
