@@ -346,7 +346,7 @@ def test_help_and_version_read_well(gebt_here, tmp_path):
         (["run", "digits", "--window", "0"], ["window", "at least 1"]),
         (["run", "digits", "--epochs", "many"], ["--epochs", "integer"]),
         (["run", "digtis"], ["digtis", "Did you mean 'digits'"]),
-        (["run", "digits", "--seed", "-1"], ["--seed", "-1"]),
+        (["run", "digits", "--seed", "-1"], ["--seed", "0"]),
         (["run"], ["argument", "gebt --help"]),
         (["walk"], ["walk"]),
         (["run", "digits", "--nonsense"], ["--nonsense"]),
