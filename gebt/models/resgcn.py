@@ -20,7 +20,7 @@ from gebt.models._layers import (
     take_rows,
     wide_product,
 )
-from gebt.randomness import drawn_again
+from gebt.randomness import drawn_again, stream
 from gebt.sparse import SparseMatrix
 
 _EPSILON = 1e-7  # added to every message, as DeeperGCN does
@@ -156,6 +156,8 @@ class ResGCN(nn.Module):
                     h,
                     adjacency,
                     use_reentrant=False,
+                    # Torch's own generators, where those draw.
+                    preserve_rng_state=stream(h.device) is None,
                     context_fn=partial(_contexts, norm, h.device),
                 )
             else:

@@ -313,6 +313,7 @@ def test_a_layer_that_is_replaced_later_is_weighed_too(make_graph):
     assert torch.equal(other(graph.x, graph.adjacency), expected)
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")
 def test_a_compiled_adapted_model_weighs_its_messages(make_graph):
     graph = double(make_graph())
     adapted = adapt(shaken(UNWEIGHTED["GIN"]()))
@@ -600,8 +601,9 @@ def test_a_required_edge_attr_is_refused_and_an_optional_one_warned_of(graph):
     with pytest.raises(ValueError, match="edge_attr.; gebt calls .* without edge feat"):
         adapt(Requires(gine()))
     words = "WithEdges takes an `edge_attr`, which gebt does not keep"
+    model = WithEdges(GCNConv(24, 3))
     with pytest.warns(UserWarning, match=words) as found:
-        adapted = adapt(WithEdges(GCNConv(24, 3)))
+        adapted = adapt(model)
     assert found[0].filename == __file__
     assert adapted(graph.x, graph.adjacency).shape == (120, 3)
 
