@@ -28,10 +28,10 @@ import gebt
 from gebt.compaction import compact
 from gebt.cost import peak_memory, time_calls
 from gebt.inference import inference_costs
+from gebt.loop import parameter_groups, run
 from gebt.masks import keep_top, numpy_keep
 from gebt.pruner import apply_masks
 from gebt.tasks import NodeClassification
-from gebt.training import parameter_groups, run
 
 CORA_SIZE = "synthetic:N=2708,E=5278,F=1433,C=7"
 OURS, PEERS = "gebt, search epoch", "PyG, learnable edge weights"

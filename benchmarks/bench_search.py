@@ -15,6 +15,7 @@ import argparse
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -24,9 +25,9 @@ from torch.nn.functional import cross_entropy
 
 import gebt
 from gebt.cost import peak_memory
+from gebt.loop import Learner, parameter_groups
 from gebt.sparsifier import GraphSparsifier
 from gebt.tasks import NodeClassification
-from gebt.training import parameter_groups, run
 
 HIDDEN = 128
 KINDS = (
@@ -44,22 +45,17 @@ def step_of(kind: str, graph: gebt.Graph) -> Callable[[], None]:
     if kind.startswith("gebt"):
         model = gebt.models.GCN(graph.num_features, HIDDEN, graph.num_classes).train()
         groups = parameter_groups(model, 0.01, 5e-4, "first")
-        rows = task.rows(graph, "train")
-        sparsifier = GraphSparsifier(graph)
-        search = "search" in kind
-        if search:
+        sparsifier = GraphSparsifier(graph) if "search" in kind else None
+        if sparsifier:
             groups.append({"params": [sparsifier.score], "lr": 0.001})
-        optimizer = torch.optim.Adam(groups, fused=True)
+        learner = Learner(model, task, groups, seed=0, sparsifier=sparsifier)
+        epochs = learner.epochs(graph, until=sys.maxsize)
         pruner = gebt.ModelPruner(model, 0.9)
         detector = gebt.MaskDistanceDetector()
 
         def step() -> None:
-            adjacency = sparsifier() if search else graph.adjacency
-            loss = task.loss(run(model, graph.x, adjacency, rows), graph, "train")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if search:
+            next(epochs)
+            if sparsifier:
                 detector.update({"graph": sparsifier.mask(0.2), "w": pruner.masks()})
 
         return step

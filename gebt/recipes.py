@@ -13,9 +13,9 @@ from gebt._checks import (
     check_not_negative,
     check_positive,
 )
+from gebt.loop import Decay
 from gebt.models import GAT, GCN, GIN, GraphSAGE, LinearStack, ResGCN
 from gebt.pruner import Scope
-from gebt.training import Decay
 
 
 @dataclass(frozen=True)

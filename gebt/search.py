@@ -2,8 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +10,14 @@ from torch import Tensor, nn
 
 from gebt.detector import MaskDistanceDetector
 from gebt.graph import Graph, check_graph
+from gebt.loop import (
+    BLIND,
+    Decay,
+    Learner,
+    check_trains,
+    parameter_groups,
+    trainable,
+)
 from gebt.masks import NAN, check_ratio
 from gebt.models import describe_model
 from gebt.penalties import ADMM
@@ -22,23 +29,11 @@ from gebt.pruner import (
     check_masks,
     take_dtype,
 )
-from gebt.randomness import Draws
 from gebt.sparse import SparseMatrix
 from gebt.sparsifier import GraphSparsifier
 from gebt.tasks import NodeClassification, Task, describe_task
 from gebt.ticket import Ticket, current_versions
-from gebt.training import (
-    Decay,
-    Epoch,
-    check_epochs,
-    check_finite,
-    check_trains,
-    copy_state,
-    evaluate,
-    parameter_groups,
-    run,
-    trainable,
-)
+from gebt.training import Epoch, check_epochs, check_finite, copy_state, evaluate
 
 FROZEN_THRESHOLD = 0.04
 """Default detector threshold when the weights are frozen (Algorithm 1).
@@ -164,35 +159,30 @@ def find_ticket(
     apply_masks(model, keep)
     first_weights = copy_state(model)
     weights = trainable(model) if update_weights else []
-    learnable: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
     scores: list[Tensor] = [sparsifier.score]
     groups = parameter_groups(model, lr, weight_decay, decay) if update_weights else []
     groups.append({"params": scores, "lr": graph_lr})
-    optimizer = torch.optim.Adam(groups, fused=True)
 
-    draws = Draws(seed)
+    def after_backward() -> None:
+        """Of links: whom the loss reached; then the penalty, which reaches all."""
+        if not sparsifier.score.requires_grad:
+            return
+        sparsifier.count_gradient()
+        if sparsifier.score.grad is None and (graph_ratio or penalty):
+            raise ValueError(BLIND.format(type(model).__name__))
+        if penalty is not None:
+            penalty(sparsifier.score).backward()
 
-    def step(parameters: list[Tensor]) -> Tensor:
-        """One forward and backward; only these parameters are updated."""
-        only = _only(parameters, learnable + scores)
-        with only, draws.used_by(model, task):
-            output = run(model, graph.x, sparsifier(), task.rows(graph, "train"))
-            loss = task.loss(output, graph, "train")
-            if not loss.requires_grad:
-                raise ValueError(_BLIND.format(type(model).__name__))
-            loss.backward()
-            if sparsifier.score.requires_grad:
-                # Before the penalty, whose gradient reaches every link of any model.
-                sparsifier.count_gradient()
-                if sparsifier.score.grad is None and (graph_ratio or penalty):
-                    raise ValueError(_BLIND.format(type(model).__name__))
-                if penalty is not None:
-                    penalty(sparsifier.score).backward()
-        optimizer.step()
-        if keep:
-            apply_masks(model, keep)
-        return loss
-
+    learner = Learner(
+        model,
+        task,
+        groups,
+        seed=seed,
+        keep=keep,
+        sparsifier=sparsifier,
+        turns=[weights, scores] if alternate and update_weights else None,
+        after_backward=after_backward,
+    )
     if graph_ratio:
         sparsifier.mask(graph_ratio)  # refuses what the graph has lost already
     distances: list[dict[str, float]] = []
@@ -202,13 +192,8 @@ def find_ticket(
     ranked = scores if graph_ratio else []
     if pruner:
         ranked = [*ranked, *pruner.weights.values()]
-    for epoch in range(1, epochs + 1):
-        model.train()
-        if alternate and update_weights:
-            loss = step(weights)
-            step(scores)
-        else:
-            loss = step(weights + scores)
+    for loss in learner.epochs(graph, until=epochs):
+        epoch = learner.epoch
         # A GPU is waited for once an epoch, when all that it has to do is queued.
         value = check_finite(loss, epoch) if loss.is_cpu else math.nan
         if penalty is not None:
@@ -227,7 +212,7 @@ def find_ticket(
         distances.append({**reading.distances, "joint": reading.joint})
         if on_epoch:
             adjacency = sparsifier().detach()
-            with draws.used_by(model, task):
+            with learner.drawing():
                 val = evaluate(model, graph, "val", adjacency=adjacency, task=task)
             on_epoch(Epoch(epoch, value, val, distances[-1]))
         if settled := reading.settled:
@@ -295,13 +280,6 @@ def _check(numbers: Tensor, epoch: int) -> float:
     return value
 
 
-_BLIND = (
-    "no link received a gradient: the outputs of {} do not depend on the adjacency's "
-    "values, so links cannot be learned. Set `graph_ratio=0`, or let the model use the "
-    "values."
-)
-
-
 def _unreached(model: nn.Module, graph: Graph) -> str:
     """Why every link's gradient was zero, as far as model and graph tell."""
     x = graph.x.value if isinstance(graph.x, SparseMatrix) else graph.x
@@ -321,19 +299,3 @@ def _unreached(model: nn.Module, graph: Graph) -> str:
             "use the values."
         )
     return f"no link received a gradient, so links cannot be learned: {why}"
-
-
-@contextmanager
-def _only(parameters: list[Tensor], of: list[Tensor]) -> Iterator[None]:
-    """Inside, no other parameter is differentiated; no earlier gradient remains."""
-    wanted = {id(p) for p in parameters}
-    frozen = [p for p in of if id(p) not in wanted]
-    for parameter in of:
-        parameter.grad = None
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(True)

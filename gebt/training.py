@@ -1,29 +1,25 @@
 """The training loop. Retraining a ticket is this loop with masks kept."""
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gebt._checks import check_count
 from gebt.graph import Graph, check_graph
-from gebt.pruner import (
-    apply_masks,
-    check_choice,
-    check_masks,
-    check_not_compiled,
-    take_dtype,
+from gebt.loop import (
+    Decay,
+    Learner,
+    check_trains,
+    parameter_groups,
+    run,
+    trainable,
 )
-from gebt.randomness import Draws
+from gebt.pruner import apply_masks, check_choice, check_masks, take_dtype
 from gebt.sparse import SparseMatrix
 from gebt.tasks import NodeClassification, Part, Task
-
-Decay = Literal["first", "all"]
 
 
 @dataclass(frozen=True)
@@ -105,32 +101,21 @@ def train(
     check_masks(model, keep or {})
     keep = {n: m.to(graph.adjacency.device) for n, m in (keep or {}).items()}
     apply_masks(model, keep)
-    parameters = trainable(model)
+    trainable(model)
     groups = parameter_groups(model, lr, weight_decay, decay)
-    optimizer = torch.optim.Adam(groups, fused=True)
+    learner = Learner(model, task, groups, seed=seed, keep=keep)
     history: list[Epoch] = []
     best, best_epoch = -math.inf, 0
     best_state: dict[str, Tensor] = {}
-    draws = Draws(seed)
-    for epoch in range(1, epochs + 1):
-        model.train()
-        with draws.used_by(model, task):
-            rows = task.rows(graph, "train")
-            output = run(model, graph.x, graph.adjacency, rows)
-            loss = task.loss(output, graph, "train")
-            for parameter in parameters:
-                parameter.grad = None
-            loss.backward(inputs=parameters)
-            optimizer.step()
-            if keep:
-                apply_masks(model, keep)
+    for loss in learner.epochs(graph, until=epochs):
+        with learner.drawing():
             val = evaluate(model, graph, "val", task=task)
         # Last: it waits for a GPU, which the score has been waited for already.
-        value = check_finite(loss, epoch)
+        value = check_finite(loss, learner.epoch)
         if math.isnan(val) or val > best:
-            best, best_epoch = val, epoch
+            best, best_epoch = val, learner.epoch
             best_state = copy_state(model)
-        history.append(Epoch(epoch, value, val, {}))
+        history.append(Epoch(learner.epoch, value, val, {}))
         if on_epoch:
             on_epoch(history[-1])
     model.load_state_dict(best_state)
@@ -169,78 +154,6 @@ def evaluate(
     with torch.no_grad():
         output = run(model, graph.x, adjacency or graph.adjacency, rows)
     return task.score(output, graph, part)
-
-
-def run(
-    model: nn.Module, x: Any, adjacency: SparseMatrix, rows: Tensor | None
-) -> Tensor:
-    """A model's outputs for some nodes; a model that cannot choose computes all."""
-    if rows is None:
-        return model(x, adjacency)
-    if _takes_rows(type(model).forward):
-        return model(x, adjacency, rows)
-    return model(x, adjacency).index_select(0, rows)
-
-
-@lru_cache(maxsize=64)
-def _takes_rows(forward: Callable[..., Tensor]) -> bool:
-    return "rows" in inspect.signature(forward).parameters
-
-
-def check_trains(model: nn.Module) -> None:
-    """Raise a ValueError if gradients are off, or the model is a compiled one."""
-    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-        raise ValueError(
-            "gradients are switched off here, by `torch.no_grad()` or "
-            "`torch.inference_mode()`. Train outside of it."
-        )
-    check_not_compiled(model)
-
-
-def trainable(model: nn.Module) -> list[Tensor]:
-    """The parameters that take gradients, at least one."""
-    parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError(f"{type(model).__name__} has no parameters to train.")
-    return parameters
-
-
-def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, decay: Decay
-) -> list[dict[str, Any]]:
-    """An optimiser's groups: what decays, and what does not."""
-    check_choice("decay", decay, Decay)
-    layer = _first_layer(model) if decay == "first" else ""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    first = [p for name, p in named if name.startswith(layer)]
-    rest = [p for name, p in named if not name.startswith(layer)]
-    groups = [
-        {"params": first, "lr": lr, "weight_decay": weight_decay},
-        {"params": rest, "lr": lr, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def _first_layer(model: nn.Module) -> str:
-    """Name prefix of the first layer: a child, or an item of a list of layers.
-
-    A module that only wraps one other is looked through.
-    """
-    prefix, module = "", model
-    while True:
-        children = [
-            (name, child)
-            for name, child in module.named_children()
-            if any(True for _ in child.parameters())
-        ]
-        if not children or any(True for _ in module.parameters(recurse=False)):
-            return prefix
-        name, child = children[0]
-        prefix += f"{name}."
-        is_list = isinstance(child, nn.ModuleList | nn.Sequential)
-        if not is_list and len(children) > 1:
-            return prefix
-        module = child
 
 
 def check_epochs(epochs: int) -> None:

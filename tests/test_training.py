@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from gebt import LinkPrediction, LinkSplit, ModelPruner, Split, evaluate, train
+from gebt.loop import parameter_groups
 from gebt.models import GAT, GCN, GIN, GraphSAGE, ResGCN
-from gebt.training import copy_state, parameter_groups
+from gebt.training import copy_state
 
 
 def same(a, b):
