@@ -112,13 +112,16 @@ def train(
             val = evaluate(model, graph, "val", task=task)
         # Last: it waits for a GPU, which the score has been waited for already.
         value = check_finite(loss, learner.epoch)
-        if math.isnan(val) or val > best:
+        if val > best:
             best, best_epoch = val, learner.epoch
             best_state = copy_state(model)
         history.append(Epoch(learner.epoch, value, val, {}))
         if on_epoch:
             on_epoch(history[-1])
-    model.load_state_dict(best_state)
+    if best_state:
+        model.load_state_dict(best_state)
+    else:  # no epoch could be told from another
+        best, best_epoch = math.nan, learner.epoch
     model.eval()
     return Training(tuple(history), best_epoch, best)
 
