@@ -26,6 +26,7 @@ from gebt.models import (
 )
 from gebt.pruner import check_not_compiled
 from gebt.sparse import Pattern, SparseMatrix
+from gebt.ticket import PrunedGraph
 
 _log = logging.getLogger("gebt")
 _LARGEST = 2**31 - 1
@@ -68,6 +69,8 @@ def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
         if translated is None:
             return _copy(model).eval(), graph
         model, graph = translated, replace(graph, adjacency=adjacency)
+    if isinstance(graph, PrunedGraph):  # whose masks fit the larger model
+        graph = graph.without_masks()
     if isinstance(model, LinearStack):
         return _compact_stack(model, graph)
     if isinstance(model, GAT | ResGCN):

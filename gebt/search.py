@@ -32,7 +32,7 @@ from gebt.pruner import (
 from gebt.sparse import SparseMatrix
 from gebt.sparsifier import GraphSparsifier
 from gebt.tasks import NodeClassification, Task, describe_task
-from gebt.ticket import Ticket, current_versions
+from gebt.ticket import Ticket, current_versions, masks_of
 from gebt.training import Epoch, check_epochs, check_finite, copy_state, evaluate
 
 FROZEN_THRESHOLD = 0.04
@@ -100,7 +100,8 @@ def find_ticket(
             paper's code does.
         keep: boolean masks by parameter name of an earlier pruning; what they drop
             stays zero, counts towards ``weight_ratio``, and is dropped by the ticket's
-            masks too. An earlier pruning of links is in ``graph``.
+            masks too; by default those that ``graph`` carries. An earlier pruning of
+            links is in ``graph``.
         scope: how weights are ranked, see `ModelPruner`.
         unit: what is pruned of a weight, see `ModelPruner`.
         seed: for dropout and the order of equal link scores; torch's own random state
@@ -151,8 +152,8 @@ def find_ticket(
     sparsifier = GraphSparsifier(graph, seed)
     if penalty is not None:
         penalty.reset(sparsifier.project)
-    check_masks(model, keep or {})
-    keep = {n: m.to(graph.adjacency.device) for n, m in (keep or {}).items()}
+    check_masks(model, keep := masks_of(graph, keep))
+    keep = {n: m.to(graph.adjacency.device) for n, m in keep.items()}
     pruner = None
     if weight_ratio:
         pruner = ModelPruner(model, weight_ratio, scope=scope, unit=unit, keep=keep)

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,24 @@ from gebt.randomness import Draws
 Weights = Literal["inherit", "rewind", "fresh"]
 Links = Literal["learned", "binary"]
 _FORMAT = 2
+
+
+@dataclass(frozen=True, eq=False)
+class PrunedGraph(Graph):
+    """What `Ticket.open` gives: the smaller graph, and the masks that go with it.
+
+    `train` and `find_ticket` keep to the masks unless told otherwise, so that pruned
+    weights do not grow back because they were forgotten.
+
+    Attributes:
+        weight_masks: boolean masks by parameter name, True = kept.
+    """
+
+    weight_masks: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def without_masks(self) -> Graph:
+        """The graph alone."""
+        return Graph(**{part.name: getattr(self, part.name) for part in fields(Graph)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +119,7 @@ class Ticket:
         weights: Weights = "inherit",
         links: Links = "learned",
         seed: int | None = None,
-    ) -> Graph:
+    ) -> PrunedGraph:
         """Prune a graph and load the ticket's pruned weights into a model.
 
         Args:
@@ -116,7 +134,7 @@ class Ticket:
             seed: for fresh weights; by default the search's seed plus 1.
 
         Returns:
-            The pruned graph.
+            The pruned graph, with the weights' masks.
 
         Raises:
             ValueError: if the ticket is for another graph or another model.
@@ -141,7 +159,9 @@ class Ticket:
             _reinitialise(model, self.seed + 1 if seed is None else seed)
         apply_masks(model, {n: m.to(device) for n, m in self.weight_masks.items()})
         score = self.link_score.to(device) if links == "learned" else None
-        return graph.keep_links(self.link_mask.to(device), score)
+        small = graph.keep_links(self.link_mask.to(device), score)
+        parts = {part.name: getattr(small, part.name) for part in fields(Graph)}
+        return PrunedGraph(**parts, weight_masks=self.weight_masks)
 
     def _check_model(self, model: nn.Module) -> None:
         found = {name: tuple(t.shape) for name, t in model.state_dict().items()}
@@ -193,7 +213,7 @@ class Ticket:
         ticket = cls(
             link_mask=mask,
             link_score=tensors.numbers("link_score", mask.shape),
-            weight_masks=_masks_of(tensors, weights),
+            weight_masks=_read_masks(tensors, weights),
             weights=weights,
             first_weights=_like(tensors, "first_weights", weights),
             epoch=header.whole("epoch", 1),
@@ -219,7 +239,14 @@ class Ticket:
         return ticket
 
 
-def _masks_of(tensors: Tensors, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def masks_of(graph: Graph, keep: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
+    """The masks that were given, else those that a pruned graph carries."""
+    if keep is None and isinstance(graph, PrunedGraph):
+        return graph.weight_masks
+    return keep or {}
+
+
+def _read_masks(tensors: Tensors, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name in (masks := tensors.group("weight_masks")):
         if name not in weights:
             tensors.fail(f"weight_masks/{name}", "be of one of the ticket's weights")

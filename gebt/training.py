@@ -20,6 +20,7 @@ from gebt.loop import (
 from gebt.pruner import apply_masks, check_choice, check_masks, take_dtype
 from gebt.sparse import SparseMatrix
 from gebt.tasks import NodeClassification, Part, Task
+from gebt.ticket import masks_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def train(
             nodes' outputs, ``forward(x, adjacency, rows)``. Where none of its
             parameters is of the features' dtype, it takes that.
         graph: with a training split.
-        keep: boolean masks by parameter name; what they drop stays zero.
+        keep: boolean masks by parameter name; what they drop stays zero. By default
+            those that the graph of `Ticket.open` carries; ``{}`` for none.
         epochs: number of epochs, at least 1.
         lr: learning rate.
         weight_decay: added to the gradient, times the parameter.
@@ -98,8 +100,8 @@ def train(
     check_graph(graph)
     task.check(graph)
     take_dtype(model, graph.x.dtype)
-    check_masks(model, keep or {})
-    keep = {n: m.to(graph.adjacency.device) for n, m in (keep or {}).items()}
+    check_masks(model, keep := masks_of(graph, keep))
+    keep = {n: m.to(graph.adjacency.device) for n, m in keep.items()}
     apply_masks(model, keep)
     trainable(model)
     groups = parameter_groups(model, lr, weight_decay, decay)

@@ -16,7 +16,7 @@ import gebt
 from gebt import Ticket, find_ticket
 from gebt.files import write_tensors
 from gebt.models import GAT, GCN, GIN, GraphSAGE, ResGCN, build_model
-from gebt.training import copy_state
+from gebt.training import copy_state, train
 
 
 def built(graph, hidden=8, seed=1):
@@ -477,3 +477,30 @@ def test_fresh_weights_are_drawn_again_from_the_seed(graph, ticket):
     expected = built(graph, seed=77).layers[0].weight
     expected = expected * ticket.weight_masks["layers.0.weight"]
     assert torch.equal(model.layers[0].weight, expected)
+
+
+def test_an_opened_ticket_carries_its_masks_and_weights_do_not_grow_back(graph, ticket):
+    model = built(graph)
+    small = ticket.open(model, graph)
+    assert isinstance(small, gebt.Graph) and same(
+        small.weight_masks, ticket.weight_masks
+    )
+    for given in (small, small.to("cpu"), small.reorder()):
+        ticket.open(model, graph)
+        train(model, given, epochs=3)
+        for name, mask in ticket.weight_masks.items():
+            assert not model.get_parameter(name)[~mask].any()
+    more = find_ticket(model, small, graph_ratio=0.5, weight_ratio=0.8, epochs=40)
+    for name, mask in more.weight_masks.items():
+        assert not (mask & ~ticket.weight_masks[name]).any()
+    train(model, small, keep={}, epochs=3)  # asked for
+    grown = [model.get_parameter(n)[~m].any() for n, m in ticket.weight_masks.items()]
+    assert any(grown)
+
+
+def test_a_compact_graph_carries_no_masks_of_the_larger_model(graph, ticket):
+    model = built(graph)
+    small = ticket.open(model, graph)
+    fast, compacted = gebt.compact(model, small)
+    assert type(compacted) is gebt.Graph
+    train(fast, compacted, epochs=1)
