@@ -150,7 +150,8 @@ class Graph:
         x = _features(data.x)
         n = x.shape[0]
         source, target, weight = _edges(data, n, x.dtype)
-        if directed is None:
+        told = directed is not None
+        if not told:
             directed = not _is_symmetric(source, target, weight, n)
         if directed:
             edge, order = _first_of_each(target * n + source)
@@ -159,8 +160,17 @@ class Graph:
             link = torch.arange(row.numel(), device=row.device)
         else:
             edge = torch.unique(target * n + source)
-            pair = torch.minimum(source, target) * n + torch.maximum(source, target)
-            pair, order = _first_of_each(pair)
+            listed = torch.minimum(source, target) * n + torch.maximum(source, target)
+            pair, order = _first_of_each(listed)
+            if told and not bool((weight == weight[0]).all()):
+                kept = weight[order][torch.searchsorted(pair, listed)]
+                if other := int((weight != kept).count_nonzero()):
+                    warnings.warn(
+                        f"{other} edges have another weight than the same two nodes' "
+                        "edge that is listed first, whose weight both directions get. "
+                        "`directed=True` keeps each direction's own.",
+                        stacklevel=2,
+                    )
             pattern, link = join(pair // n, pair % n, n)
             # Both directions carry the weight that was listed first for the pair.
             order = order[link]

@@ -570,7 +570,9 @@ def test_an_undirected_link_has_one_weight_the_first_listed(data):
 
     data.edge_index = torch.tensor([[0, 1, 2], [1, 0, 1]])
     data.edge_weight = torch.tensor([1.0, 2.0, 5.0])
-    dense = gebt.Graph.from_pyg(data, directed=False).adjacency.to_dense()
+    with pytest.warns(UserWarning, match="^1 edges have another weight"):
+        graph = gebt.Graph.from_pyg(data, directed=False)
+    dense = graph.adjacency.to_dense()
     assert torch.equal(dense, dense.t())
     assert (dense[0, 1], dense[1, 2]) == (1, 5)
 
@@ -783,3 +785,17 @@ def test_a_part_that_a_split_of_links_lacks_is_empty(build):
 def test_a_split_of_links_that_does_not_fit_is_refused(build, part, change, words):
     with pytest.raises(ValueError, match=words):
         Graph.from_pyg(build((0, 1), (1, 0)), split=ogb_split(**{part: change}))
+
+
+def test_two_weights_of_one_pair_are_told_where_one_is_lost(data):
+    data.edge_weight = torch.rand(data.num_edges) + 0.5
+    count = data.num_edges // 2
+    with pytest.warns(
+        UserWarning, match=f"^{count} edges have another weight.*directed"
+    ):
+        Graph.from_pyg(data, directed=False)
+    Graph.from_pyg(data, directed=True)
+    source, target = data.edge_index
+    data.edge_weight = (1.0 + source + target).float()
+    graph = Graph.from_pyg(data, directed=False)
+    assert graph.num_links == count

@@ -297,7 +297,16 @@ _hooking = Lock()
 
 # Functions of the module, so that a model with these hooks is copied and pickled.
 def _enter(layer: Any, inputs: Any) -> None:
-    if (links := _links.get()) is not None:
+    links = _links.get()
+    if torch._C._current_autograd_node() is None:
+        layer.__dict__["_gebt_weighed"] = links is not None
+    elif layer.__dict__.get("_gebt_weighed"):
+        raise ValueError(
+            f"a {type(layer).__name__} repeats its messages in the backward, as "
+            "activation checkpointing does, where gebt cannot weigh them by their "
+            f"links. Turn checkpointing off. Or: {_TAKE_WEIGHT}"
+        )
+    if links is not None:
         links.enter(layer, inputs[0])
 
 

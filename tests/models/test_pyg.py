@@ -778,3 +778,29 @@ def test_negative_link_values_stay_with_pygs_model(make_graph, kind):
     fast, small = compact(adapted, graph)
     assert type(fast) is type(adapted)
     close(fast(small.x, small.adjacency), expected)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_messages_repeated_in_the_backward_are_refused(make_graph, reentrant):
+    from torch.utils.checkpoint import checkpoint
+
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lift = nn.Linear(24, 6)
+            self.conv = models.GraphSAGE(6, 6, 1, 3)
+
+        def forward(self, x, edge_index):
+            h = self.lift(x)
+            return checkpoint(self.conv, h, edge_index, use_reentrant=reentrant)
+
+    graph = make_graph()
+    model = Checkpointed()
+    adapted = adapt(model)
+    with pytest.raises(
+        ValueError, match="SAGEConv repeats its messages in the backwar"
+    ):
+        adapted(graph.x, graph.adjacency).sum().backward()
+    # By itself the model may.
+    model(graph.x, graph.adjacency.pattern.edge_index).sum().backward()
+    assert model.lift.weight.grad is not None
