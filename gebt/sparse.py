@@ -146,8 +146,9 @@ class Pattern:
         each = torch.arange(times, device=self.col.device)[:, None]
         crow = (self.crow[1:] + each * self.nnz).flatten()
         col = (self.col + each * m).flatten()
+        own = None if self.own is None else (self.own + each * m).flatten()
         shape = (times * n, times * m)
-        return Pattern(torch.cat([crow.new_zeros(1), crow]), col, shape)
+        return Pattern(torch.cat([crow.new_zeros(1), crow]), col, shape, own)
 
     def select(self, entries: Tensor) -> "Pattern":
         """The pattern of some entries, given by ascending positions."""
@@ -351,6 +352,29 @@ class SparseMatrix:
         if self.value.requires_grad or self.value.is_inference():
             return build()
         return self._recent.get_or((key, self.value._version), build)
+
+    @property
+    def own(self) -> Tensor | None:
+        """(N,) the column that stands for each row's own node; None: row i for i."""
+        return self.pattern.own
+
+    def at_rows(self, v: Tensor) -> Tensor:
+        """(E, ...) of each entry, what ``v`` (M, ...) has for its row's node."""
+        if self.own is not None:
+            v = v.index_select(0, self.own)
+        return v.index_select(0, self.pattern.row)
+
+    def at_columns(self, v: Tensor) -> Tensor:
+        """(E, ...) of each entry, what ``v`` (M, ...) has for its column's node."""
+        return v.index_select(0, self.pattern.col)
+
+    def row_counts(self) -> Tensor:
+        """(N,) the number of entries in each row."""
+        return self.pattern.crow.diff()
+
+    def repeat(self, times: int) -> "SparseMatrix":
+        """The block-diagonal matrix of ``times`` copies, one after the other."""
+        return SparseMatrix(self.pattern.repeat(times), self.value.repeat(times))
 
     def row_sum_of_magnitudes(self) -> Tensor:
         """(N,) the sum of |value| over each row: the degrees of an adjacency."""

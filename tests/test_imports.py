@@ -183,3 +183,14 @@ def test_an_unknown_name_is_an_attribute_error():
     ):
         gebt.nothing  # noqa: B018
     assert not hasattr(gebt, "torch")
+
+
+def test_models_read_entries_by_the_matrixs_doors_alone():
+    for path in (p for p in FILES if room_of(p) == "models" and p.name != "pyg.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in ("row", "col", "own"):
+                inner = node.value
+                is_pattern = (
+                    isinstance(inner, ast.Attribute) and inner.attr == "pattern"
+                )
+                assert not is_pattern, f"{path}:{node.lineno}"

@@ -402,3 +402,21 @@ def test_inference_mode_leaves_nothing_that_training_cannot_use(sparse_graph):
         every = model(graph.x, graph.adjacency)
     torch.testing.assert_close(some, every[:5])
     gebt.train(model, graph, epochs=1)
+
+
+def test_what_nodes_have_is_read_at_each_entrys_ends_by_hand():
+    row, col = torch.tensor([0, 1, 1, 2]), torch.tensor([2, 0, 2, 1])
+    matrix = SparseMatrix.from_coo(row, col, torch.ones(4), (3, 3))
+    v = torch.tensor([[1.0], [10.0], [100.0]])
+    assert matrix.at_rows(v).flatten().tolist() == [1, 10, 10, 100]
+    assert matrix.at_columns(v).flatten().tolist() == [100, 1, 100, 10]
+    assert matrix.row_counts().tolist() == [1, 2, 1]
+    # The rows of nodes 2 and 1 alone: what node 1 has is still node 1's.
+    read, (last,) = matrix.hops(torch.tensor([2, 1]), 1)
+    near = v if read is None else v[read]
+    assert last.at_rows(near).flatten().tolist() == [100, 10, 10]
+    assert last.at_columns(near).flatten().tolist() == [10, 1, 100]
+    twice = last.repeat(2)
+    assert torch.equal(
+        twice.at_rows(near.repeat(2, 1)), last.at_rows(near).repeat(2, 1)
+    )

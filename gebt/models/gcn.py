@@ -17,8 +17,7 @@ def gcn_norm(adjacency: SparseMatrix) -> SparseMatrix:
     def build() -> SparseMatrix:
         scale = (adjacency.row_sum_of_magnitudes() + 1).rsqrt()
         looped = adjacency.with_diagonal()
-        left = scale.index_select(0, looped.pattern.row)
-        right = scale.index_select(0, looped.pattern.col)
+        left, right = looped.at_rows(scale), looped.at_columns(scale)
         return looped.with_value(left * looped.value * right)
 
     return adjacency.derived("gcn_norm", build)

@@ -15,11 +15,9 @@ def mean_norm(adjacency: SparseMatrix) -> SparseMatrix:
     """
 
     def build() -> SparseMatrix:
-        pattern = adjacency.pattern
-        share = pattern.crow.diff().clamp(min=1).to(adjacency.dtype).reciprocal()
-        return adjacency.with_value(
-            adjacency.value * share.index_select(0, pattern.row)
-        )
+        count = adjacency.row_counts().clamp(min=1)
+        share = count.to(adjacency.dtype).reciprocal()
+        return adjacency.with_value(adjacency.value * adjacency.at_rows(share))
 
     return adjacency.derived("mean_norm", build)
 
@@ -36,7 +34,7 @@ class SAGELayer(LinearLayer):
             near = self.product("weight", mean @ x, None)
         else:
             near = mean @ self.product("weight", x, self.inner_bias)
-        own = take_rows(x, mean.pattern.own)
+        own = take_rows(x, mean.own)
         both = near + self.product("own_weight", own, self.bias)
         return cut(both, self.width)
 
