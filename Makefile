@@ -3,13 +3,16 @@ PYTHON ?= python3
 DATASET ?= digits
 BIN = .venv/bin
 
-.PHONY: train test check bench
+.PHONY: train test test-fast check bench
 
 train: .venv/installed
 	$(BIN)/gebt run $(DATASET)
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-fast: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
 
 check: .venv/installed
 	$(BIN)/ruff check

@@ -14,6 +14,8 @@ import pytest
 import gebt
 from gebt import cli, folders
 
+pytestmark = pytest.mark.slow
+
 FAST = ("--epochs", "12", "--threshold", "2")
 
 

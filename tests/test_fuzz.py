@@ -32,6 +32,8 @@ from gebt.recipes import RECIPES
 from gebt.report import page_of
 from gebt.training import check_epochs
 
+pytestmark = pytest.mark.slow
+
 GRAPH = "synthetic:N=60,E=350,F=8,C=3"
 DEEP: Any = []
 for _ in range(50):

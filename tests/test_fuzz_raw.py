@@ -18,6 +18,8 @@ from scipy.sparse import csr_matrix
 
 from gebt import Graph, load
 
+pytestmark = pytest.mark.slow
+
 KNOWN, TEST, FEATURES, CLASSES = 508, 6, 5, 3
 
 

@@ -25,6 +25,8 @@ from gebt.report._page import write_pages
 from gebt.reproduce import EXPERIMENTS, KEY, _run
 from gebt.tasks import NodeClassification
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
     None,

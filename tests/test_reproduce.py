@@ -32,6 +32,8 @@ from gebt.reproduce import (
     reproduce,
 )
 
+pytestmark = pytest.mark.slow
+
 MEASURED = {"inference_ms", "dense_ms", "cpu_seconds"}
 RUNS = [
     *KEY,

@@ -561,6 +561,7 @@ print(graph.adjacency.pattern.nnz, peak_gib(), peak_gib() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+@pytest.mark.slow
 def test_a_search_step_on_four_million_edges_stays_under_four_gib():
     nnz, peak, step = run_python(STEP_OF_A_SEARCH, 2).split()
     assert int(nnz) > 3_990_000
@@ -592,6 +593,7 @@ print(torch.get_num_threads())
 """
 
 
+@pytest.mark.slow
 def test_a_ticket_is_the_same_bit_for_bit_on_one_thread_and_on_two(tmp_path: Path):
     # On an Intel Xeon, not on an AMD EPYC, MKL splits products that sum over 10,000
     # nodes by thread unless told to be strict, and weights differ by 1e-4.

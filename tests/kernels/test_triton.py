@@ -16,6 +16,7 @@ from gebt.kernels import _choose, backend, edge_softmax, sddmm, spmm
 from gebt.kernels._choose import choose, refuses_triton
 
 pytest.importorskip("triton", reason="needs Triton: pip install triton")
+pytestmark = pytest.mark.slow
 
 SPMM = sys.modules["gebt.kernels.spmm"]
 SDDMM = sys.modules["gebt.kernels.sddmm"]
