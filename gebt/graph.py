@@ -92,7 +92,11 @@ class Graph:
             raise ValueError(f"the graph {self.name!r} has no labels.")
         if self.y.dim() == 2:
             return self.y.shape[1]
-        return int(self.y.max()) + 1
+        if (largest := int(self.y.max())) < 0:
+            raise ValueError(
+                f"no node of {self.name!r} has a class: all labels are negative."
+            )
+        return largest + 1
 
     @property
     def links_kept(self) -> int:
@@ -354,7 +358,8 @@ class Graph:
         """A hash of features, adjacency, link ids and labels, not of the split.
 
         Taken in the given order of the nodes, and once: torch counts the changes of a
-        tensor, so that a changed graph is hashed anew.
+        tensor, so that a changed graph is hashed anew. Changes past torch, as by a
+        NumPy array that shares the memory, are not seen.
         """
         parts = [*_parts(self.adjacency), self.link]
         parts += _parts(self.x) if isinstance(self.x, SparseMatrix) else [self.x]
@@ -446,6 +451,8 @@ def _check_links(name: str, given: Tensor, num_links: int) -> None:
         )
 
 
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Of features; any other becomes float32."""
 _FIELDS = ("x", "edge_index", "edge_weight", "edge_attr", "y")
 _MASKS = ("train_mask", "val_mask", "test_mask")
 
@@ -501,7 +508,7 @@ def _features(x: Any) -> Tensor | SparseMatrix:
         row, col = coo.indices()
         sparse = SparseMatrix.from_coo(row, col, coo.values(), (x.shape[0], x.shape[1]))
     values = x if sparse is None else sparse.value
-    if not values.is_floating_point():
+    if values.dtype not in _DTYPES:
         values = values.float()
     if not values.isfinite().all():
         count = int((~values.isfinite()).sum())
@@ -648,6 +655,11 @@ def _split(
             raise ValueError(
                 f"the {part} split must hold integer node indices, got {index.dtype}. "
                 "Turn a mask into indices with `mask.nonzero().squeeze(1)`."
+            )
+        if index.dim() != 1:
+            raise ValueError(
+                f"the {part} split must be one list of node indices, got shape "
+                f"{tuple(index.shape)}."
             )
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < n:
             raise ValueError(

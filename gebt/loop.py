@@ -116,11 +116,14 @@ def run(
     model: nn.Module, x: Any, adjacency: SparseMatrix, rows: Tensor | None
 ) -> Tensor:
     """A model's outputs for some nodes; a model that cannot choose computes all."""
-    if rows is None:
-        return model(x, adjacency)
-    if _takes_rows(type(model).forward):
-        return model(x, adjacency, rows)
-    return model(x, adjacency).index_select(0, rows)
+    chooses = rows is not None and _takes_rows(type(model).forward)
+    out = model(x, adjacency, rows) if chooses else model(x, adjacency)
+    if not isinstance(out, Tensor):
+        raise ValueError(
+            f"{type(model).__name__} must give one tensor of outputs, got a "
+            f"{type(out).__name__}. Wrap it in a module that returns that."
+        )
+    return out if rows is None or chooses else out.index_select(0, rows)
 
 
 @lru_cache(maxsize=64)

@@ -289,6 +289,8 @@ def _unreached(model: nn.Module, graph: Graph) -> str:
         why = "the graph has no features. Give each node some."
     elif not x.any():
         why = "all features are zero. Give the nodes some that differ."
+    elif not graph.adjacency.value.any():
+        why = "all edge weights are zero. Give the edges others, or none."
     elif graph.y is not None and graph.num_classes == 1:
         why = "all nodes are of one class, so that the loss is 0 whatever the model."
     elif zero:

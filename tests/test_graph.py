@@ -550,6 +550,8 @@ def test_a_split_of_masks_or_without_training_nodes_is_refused(data):
 
     with pytest.raises(ValueError, match="train split must hold integer node indices"):
         gebt.Graph.from_pyg(data, split={"train": data.train_mask})
+    with pytest.raises(ValueError, match="train split must be one list.* \\(1, 2\\)"):
+        gebt.Graph.from_pyg(data, split={"train": [[0, 1]]})
     with pytest.raises(ValueError, match="'train', got .'training'."):
         gebt.Graph.from_pyg(data, split={"training": torch.arange(3)})
     with pytest.raises(ValueError, match="`split` must be a mapping .* got a tuple"):
@@ -799,3 +801,12 @@ def test_two_weights_of_one_pair_are_told_where_one_is_lost(data):
     data.edge_weight = (1.0 + source + target).float()
     graph = Graph.from_pyg(data, directed=False)
     assert graph.num_links == count
+def test_labels_that_are_all_negative_are_no_classes(graph):
+    unknown = replace(graph, y=torch.full_like(graph.y, -1))
+    with pytest.raises(ValueError, match="all labels are negative"):
+        unknown.num_classes  # noqa: B018
+
+
+def test_features_of_eight_bits_become_float32(data):
+    data.x = data.x.to(torch.float8_e4m3fn)
+    assert Graph.from_pyg(data).x.dtype == torch.float32

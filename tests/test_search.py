@@ -578,6 +578,16 @@ def test_a_diverging_search_on_cuda_is_refused(graph, weight_ratio):
         find_ticket(model, graph.to("cuda"), lr=1e20, weight_ratio=weight_ratio)
 
 
+def test_outputs_that_are_no_tensor_are_refused(graph):
+    class Two(GCN):
+        def forward(self, x, adjacency, rows=None):
+            return super().forward(x, adjacency, rows), x
+
+    for job in (gebt.train, gebt.find_ticket, gebt.evaluate):
+        with pytest.raises(ValueError, match="Two must give one tensor .* got a tuple"):
+            job(Two(24, 4, 3), graph)
+
+
 def test_why_no_link_received_a_gradient_is_told(graph):
     zeros = torch.zeros_like(graph.x)
     dead = built(graph)
@@ -585,7 +595,9 @@ def test_why_no_link_received_a_gradient_is_told(graph):
         dead.layers[1].weight.zero_()
         dead.layers[0].weight.zero_()
     one_class = replace(graph, y=torch.zeros_like(graph.y))
+    nothing = graph.adjacency.with_value(torch.zeros_like(graph.adjacency.value))
     cases = [
+        (replace(graph, adjacency=nothing), built(graph), "all edge weights are zero"),
         (replace(graph, x=zeros), built(graph), "all features are zero"),
         (replace(graph, x=zeros[:, :0]), GCN(0, 4, 3), "has no features"),
         (one_class, GCN(24, 4, 1), "all nodes are of one class"),
