@@ -7,7 +7,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from enum import StrEnum
@@ -532,14 +532,9 @@ def report(
     root: Root = None,
 ) -> None:
     """Make a page with tables and figures of runs, to look at in a browser."""
-    from gebt.folders import record, refuse_others
     from gebt.report import write_report
 
-    out = out or folders[0]
-    refuse_others(out, ["report.html"])
-    path = write_report(folders, out, root)
-    record(out, ["report.html"])
-    print(f"Written: {path}")
+    print(f"Written: {write_report(folders, out or folders[0], root)}")
 
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
@@ -755,7 +750,10 @@ def _load_of(
 
 
 def _load(
-    dataset: str, root: Path | None, device: Device, task_name: str | None
+    dataset: str,
+    root: Path | None,
+    device: Device,
+    described: str | Mapping[str, Any] | None,
 ) -> tuple["Graph", "Task"]:
     import torch
 
@@ -768,7 +766,7 @@ def _load(
             "`--device cuda` was asked for, but torch sees no CUDA device. Use "
             "`--device cpu`, or install a CUDA build of torch on a machine with a GPU."
         )
-    asked = find_task(task_name) if task_name else None
+    asked = find_task(described) if described else None
     graph = load(dataset, root)
     task = asked or task_for(graph)
     graph = prepare(graph, task)

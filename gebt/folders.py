@@ -16,7 +16,9 @@ except ImportError:  # not a POSIX system: there the file itself is the lock
     fcntl = None  # type: ignore[assignment]
 
 RECORD, LOCK = ".gebt", ".gebt-lock"
-_OURS = re.compile(r"(seed-\d+/)?[a-z]+\.(safetensors|json|csv|html)")
+_OURS = re.compile(
+    r"(seed-\d+/)?[a-z]+\.(safetensors|json|csv|html)|figures/[\w.-]+\.(png|svg)"
+)
 """What a record may list: it was read from a file, and leads to deletions."""
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gebt._checks import check_not_negative, check_positive
 from gebt.graph import Graph
 from gebt.pruner import apply_masks, check_choice, check_not_compiled
 from gebt.randomness import Draws
@@ -154,6 +155,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """An optimiser's groups: what decays, and what does not."""
     check_choice("decay", decay, Decay)
+    check_positive("lr", lr)
+    check_not_negative("weight_decay", weight_decay)
     layer = _first_layer(model) if decay == "first" else ""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     first = [p for name, p in named if name.startswith(layer)]

@@ -527,6 +527,19 @@ def test_a_report_replaces_its_own_page_and_nobody_elses(gebt_here, tmp_path):
     assert (tmp_path / "p/report.html").read_text() == "years of work"
     assert gebt_here("search", "digits", "--out", "o", "--force", *FAST)
     assert not (tmp_path / "o/report.html").exists()
+    assert not (tmp_path / "o/figures").exists()
+
+
+def test_a_figure_of_somebody_elses_is_not_replaced(gebt_here, tmp_path):
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    assert gebt_here("run", "digits", "--out", "o", *FAST).returncode == 0
+    (tmp_path / "o/figures").mkdir()
+    (tmp_path / "o/figures/pairs.png").write_text("years of work")
+    assert_refused(gebt_here("report", "o"), "figures/pairs.png is in the way")
+    assert (tmp_path / "o/figures/pairs.png").read_text() == "years of work"
+    assert not (tmp_path / "o/report.html").exists()
+    assert gebt_here("run", "digits", "--out", "o", "--force", *FAST).returncode == 0
+    assert (tmp_path / "o/figures/pairs.png").read_text() == "years of work"
 
 
 def test_a_second_run_into_a_folder_that_is_being_written_is_refused(

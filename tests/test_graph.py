@@ -801,6 +801,8 @@ def test_two_weights_of_one_pair_are_told_where_one_is_lost(data):
     data.edge_weight = (1.0 + source + target).float()
     graph = Graph.from_pyg(data, directed=False)
     assert graph.num_links == count
+
+
 def test_labels_that_are_all_negative_are_no_classes(graph):
     unknown = replace(graph, y=torch.full_like(graph.y, -1))
     with pytest.raises(ValueError, match="all labels are negative"):

@@ -196,7 +196,7 @@ def test_equal_results_give_equal_files(tmp_path):
         found = sorted((tmp_path / name).rglob("*.*"))
         files.append([(path.name, path.read_bytes()) for path in found])
     assert [name for name, _ in files[0]] == [
-        *("fig1-cora.png", "fig1-cora.svg", "report.html")
+        *(".gebt", "fig1-cora.png", "fig1-cora.svg", "report.html")
     ]
     assert files[0] == files[1]
 

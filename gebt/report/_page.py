@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gebt.files import write_bytes
+from gebt.folders import record, refuse_others
 
 _INK = "#222324"  # of figures; in the page the text's own colour takes its place
 
@@ -54,25 +55,33 @@ def write_pages(pages: Sequence[Page], folder: Path) -> Path:
 
     Args:
         pages: one after the other in one file.
-        folder: where to.
+        folder: where to; put on its record, see `gebt.folders`.
 
     Returns:
         The page's path.
+
+    Raises:
+        FileExistsError: if a file of one of the names is there that gebt did not write.
     """
     several = len(pages) > 1  # whose figures may have equal names
+    files: dict[str, bytes] = {}
     body = "\n".join(
-        _page(page, folder, f"{place}-" if several else "")
+        _page(page, files, f"{place}-" if several else "")
         for place, page in enumerate(pages, start=1)
     )
     title = escape(" · ".join(page.title for page in pages))
     before, middle, after = re.split("{title}|{body}", _DOCUMENT)
     document = "".join((before, title, middle, body, after))
-    path = folder / "report.html"
-    write_bytes(path, document.encode())
-    return path
+    files["report.html"] = document.encode()
+    refuse_others(folder, files)
+    record(folder, files)
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+    return folder / "report.html"
 
 
-def _page(page: Page, folder: Path, prefix: str) -> str:
+def _page(page: Page, files: dict[str, bytes], prefix: str) -> str:
+    """The page's HTML; its figures go to the files."""
     parts = [f"<header><h1>{escape(page.title)}</h1><p>{escape(page.subtitle)}</p>"]
     parts.append("</header>")
     for section in page.sections:
@@ -83,7 +92,7 @@ def _page(page: Page, folder: Path, prefix: str) -> str:
             elif isinstance(item, Figure):
                 plain = re.sub(r"[^\w.-]+", "-", item.name)  # for a file and for ids
                 named = replace(item, name=prefix + plain)
-                parts.append(_figure(named, folder))
+                parts.append(_figure(named, files))
             else:
                 parts.append(f"<p>{escape(item)}</p>")
         parts.append("</section>")
@@ -109,10 +118,10 @@ def _breakable(cell: str) -> str:
     return re.sub(r"([,:] | (?=\())", r"\1<wbr>", escape(cell))
 
 
-def _figure(figure: Figure, folder: Path) -> str:
+def _figure(figure: Figure, files: dict[str, bytes]) -> str:
     png, svg = _drawn(figure)
-    write_bytes(folder / "figures" / f"{figure.name}.png", png)
-    write_bytes(folder / "figures" / f"{figure.name}.svg", svg.encode())
+    files[f"figures/{figure.name}.png"] = png
+    files[f"figures/{figure.name}.svg"] = svg.encode()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     width = svg.partition(' width="')[2].partition('"')[0]
     # Names inside must be the figure's own: all figures share one document.
