@@ -83,12 +83,6 @@ def cut(wide: Tensor, width: int) -> Tensor:
     return wide if wide.shape[1] == width else wide[:, :width]
 
 
-def check_dropout(p: float) -> None:
-    """Raise a ValueError unless the share lies in [0, 1)."""
-    if not 0 <= p < 1:
-        raise ValueError(f"`dropout` must lie in [0, 1), got {p}.")
-
-
 def dropout(x: Features, p: float, training: bool) -> Features:
     """Dropout on every stored entry; entries that are not stored are zero anyway."""
     if not training or p == 0:

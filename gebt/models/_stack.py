@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu_
 
+from gebt._checks import check_dropout
 from gebt.kernels import times_sparse_pays
 from gebt.models._layers import (
     Features,
     SparseWeight,
-    check_dropout,
     dropout,
     glorot_,
     take_rows,
@@ -123,7 +123,7 @@ class Stack(nn.Module, ABC, Generic[Layer]):
 
     def __init__(self, layers: Sequence[Layer], dropout: float):
         super().__init__()
-        check_dropout(dropout)
+        check_dropout("dropout", dropout)
         self.layers = nn.ModuleList(layers)
         self.dropout = dropout
 

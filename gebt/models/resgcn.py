@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.utils.checkpoint import checkpoint
 
+from gebt._checks import check_dropout
 from gebt.models._layers import (
     Features,
-    check_dropout,
     cut,
     dropout,
     glorot_,
@@ -114,7 +114,7 @@ class ResGCN(nn.Module):
         super().__init__()
         if layers < 1:
             raise ValueError(f"`layers` must be at least 1, got {layers}.")
-        check_dropout(dropout)
+        check_dropout("dropout", dropout)
         self.arguments = {
             "num_features": num_features,
             "hidden": hidden,
