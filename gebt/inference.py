@@ -48,7 +48,7 @@ def inference_costs(
         ``macs_executed`` and the ``features`` it reads.
     """
     device = graph.adjacency.device
-    with Draws(0).used_by():
+    with Draws(0).used():
         dense = GCN(graph.num_features, hidden, graph.num_classes).to(device)
     ticket = find_ticket(
         dense,

@@ -59,14 +59,14 @@ class Learner:
         self.epoch = 0
         self._turns = turns or [[p for group in groups for p in group["params"]]]
         self._after_backward = after_backward
-        self._draws = Draws(seed)
+        self._draws = Draws(seed, model, task)
         self._leaves: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         if sparsifier is not None:
             self._leaves.append(sparsifier.score)
 
     def drawing(self) -> AbstractContextManager[None]:
         """Inside, what model and task draw comes from the learner's own streams."""
-        return self._draws.used_by(self.model, self.task)
+        return self._draws.used()
 
     def loss(self, graph: Graph) -> Tensor:
         """The loss on the graph's training part."""

@@ -217,7 +217,7 @@ def prepare(graph: Graph, task: Task) -> Graph:
 
 def new_model(graph: Graph, recipe: Recipe, task: Task, seed: int) -> nn.Module:
     """A model for a graph, initialised from a seed."""
-    with Draws(seed).used_by():
+    with Draws(seed).used():
         model = recipe.build(
             graph.num_features,
             recipe.hidden,

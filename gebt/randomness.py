@@ -1,6 +1,6 @@
 """Random numbers that belong to whoever draws them: nothing global moves.
 
-A `Draws` holds the streams of one seed. Inside its `used_by` block whatever gebt draws,
+A `Draws` holds the streams of one seed. Inside its `used` block whatever gebt draws,
 in that thread alone, comes from there: dropout, negatives, first weights. Outside,
 torch's own generators serve, as a user of a plain module expects.
 """
@@ -22,10 +22,12 @@ class Draws:
 
     Args:
         seed: of all of them.
+        users: the models and tasks that will draw.
     """
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, *users: object):
         self._seed = seed
+        self._ours = all(map(_draws_here, users))
         self._streams: dict[torch.device, Generator] = {}
 
     def stream(self, device: torch.device) -> Generator:
@@ -35,18 +37,15 @@ class Draws:
         return self._streams[device]
 
     @contextmanager
-    def used_by(self, *users: object) -> Iterator[None]:
+    def used(self) -> Iterator[None]:
         """Inside, in this thread, all random numbers come from these streams.
 
         Other people's modules, such as PyG's, ask torch's own generators. They get
         these streams in their place, at 10 us for each operation of theirs.
-
-        Args:
-            users: the models and tasks that will draw.
         """
         token = _current.set(self)
         try:
-            with nullcontext() if all(map(_draws_here, users)) else _Redirected(self):
+            with nullcontext() if self._ours else _Redirected(self):
                 yield
         finally:
             _current.reset(token)

@@ -309,7 +309,7 @@ def _reinitialise(model: nn.Module, seed: int) -> None:
             f"no part of {type(model).__name__} has a `reset_parameters` to draw fresh "
             'weights with. Use `weights="rewind"`.'
         )
-    with Draws(seed).used_by(model):
+    with Draws(seed, model).used():
         for reset in resets:
             reset()
 

@@ -111,7 +111,7 @@ def train(
     best_state: dict[str, Tensor] = {}
     for loss in learner.epochs(graph, until=epochs):
         with learner.drawing():
-            val = evaluate(model, graph, "val", task=task)
+            val = _score(model, graph, "val", graph.adjacency, task)
         # Last: it waits for a GPU, which the score has been waited for already.
         value = check_finite(loss, learner.epoch)
         if val > best:
@@ -151,13 +151,19 @@ def evaluate(
     task = task or NodeClassification()
     check_choice("part", part, Part)
     check_graph(graph)
+    take_dtype(model, graph.x.dtype)
+    return _score(model, graph, part, adjacency or graph.adjacency, task)
+
+
+def _score(
+    model: nn.Module, graph: Graph, part: Part, adjacency: SparseMatrix, task: Task
+) -> float:
     rows = task.rows(graph, part)
     if rows is not None and rows.numel() == 0:
         return math.nan
     model.eval()
-    take_dtype(model, graph.x.dtype)
     with torch.no_grad():
-        output = run(model, graph.x, adjacency or graph.adjacency, rows)
+        output = run(model, graph.x, adjacency, rows)
     return task.score(output, graph, part)
 
 

@@ -45,7 +45,7 @@ FOREIGN = nn.Dropout()
 
 def search(graph, seed, kind):
     task = None
-    with Draws(seed).used_by(FOREIGN):
+    with Draws(seed, FOREIGN).used():
         if kind == "resgcn":
             model: nn.Module = ResGCN(24, 8, 3, layers=2, recompute=True)
         elif kind == "links":
@@ -114,10 +114,10 @@ DRAWING = {
 def test_what_others_modules_draw_comes_from_the_stream(name):
     x = torch.randn(20, 30)
     before = torch.get_rng_state()
-    draws = [Draws(seed) for seed in (3, 3, 4)]
+    draws = [Draws(seed, FOREIGN) for seed in (3, 3, 4)]
     found = []
     for each in draws:
-        with each.used_by(FOREIGN):
+        with each.used():
             found.append([DRAWING[name](x), DRAWING[name](x)])
     assert torch.equal(torch.get_rng_state(), before)
     (one, two), again, other = found
@@ -128,7 +128,7 @@ def test_what_others_modules_draw_comes_from_the_stream(name):
 @pytest.mark.parametrize("name", ["dropout", "native dropout"])
 def test_dropout_of_others_keeps_its_share_and_its_gradient(name):
     x = torch.ones(200, 100, requires_grad=True)
-    with Draws(0).used_by(FOREIGN):
+    with Draws(0, FOREIGN).used():
         out = DRAWING[name](x)
         out.sum().backward()
     assert set(out.unique().tolist()) == {0.0, 2.0}
@@ -140,10 +140,10 @@ def test_a_generator_that_was_given_is_used():
     def draw():
         return torch.rand(5, generator=torch.Generator().manual_seed(1))
 
-    with Draws(0).used_by(FOREIGN):
+    with Draws(0, FOREIGN).used():
         assert torch.equal(draw(), draw())
     expected = draw()
-    with Draws(0).used_by(FOREIGN):
+    with Draws(0, FOREIGN).used():
         assert torch.equal(draw(), expected)
 
 
@@ -153,14 +153,14 @@ def test_checkpointing_of_others_is_refused_rather_than_drawn_anew():
             return checkpoint(nn.functional.dropout, x, use_reentrant=False)
 
     x = torch.ones(50, requires_grad=True)
-    with Draws(0).used_by(FOREIGN):
+    with Draws(0, FOREIGN).used():
         out = Checkpointed()(x)
         with pytest.raises(ValueError, match="bernoulli.* Turn checkpointing off"):
             (out * out).sum().backward()
 
 
 def test_what_is_computed_again_draws_the_same():
-    with Draws(5).used_by():
+    with Draws(5).used():
         kernels.dropout(torch.ones(9), 0.5)
         again = drawn_again(CPU)
         first = kernels.dropout(torch.ones(99), 0.5)
@@ -170,7 +170,7 @@ def test_what_is_computed_again_draws_the_same():
         assert torch.equal(kernels.dropout(torch.ones(99), 0.5), first)
         assert torch.equal(kernels.dropout(torch.ones(99), 0.5), second)
     assert stream(CPU) is None
-    with third_of_another.used_by():
+    with third_of_another.used():
         kernels.dropout(torch.ones(9), 0.5)
         assert torch.equal(kernels.dropout(torch.ones(99), 0.5), first)
 
