@@ -356,11 +356,10 @@ def retrain(
     from gebt.files import write_csv, write_json
     from gebt.models import build_model
     from gebt.ticket import Ticket
-    from gebt.training import check_epochs
 
     ticket = Ticket.load(ticket_path)
     epochs = ticket.options["epochs"] if epochs is None else epochs
-    check_epochs(epochs)
+    check_count("epochs", epochs)
     graph, task = _load_of(ticket, root, device)
     model = build_model(dict(ticket.model)).to(graph.adjacency.device)
     ticket.open(model, graph)  # a ticket that does not fit fails before any folder

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gebt._checks import check_count, check_ratio
 from gebt.detector import MaskDistanceDetector
 from gebt.graph import Graph, check_graph
 from gebt.loop import (
@@ -18,7 +19,7 @@ from gebt.loop import (
     parameter_groups,
     trainable,
 )
-from gebt.masks import NAN, check_ratio
+from gebt.masks import NAN
 from gebt.models import describe_model
 from gebt.penalties import ADMM
 from gebt.pruner import (
@@ -33,7 +34,7 @@ from gebt.sparse import SparseMatrix
 from gebt.sparsifier import GraphSparsifier
 from gebt.tasks import NodeClassification, Task, describe_task
 from gebt.ticket import Ticket, current_versions, masks_of
-from gebt.training import Epoch, check_epochs, check_finite, copy_state, evaluate
+from gebt.training import Epoch, check_finite, copy_state, evaluate
 
 FROZEN_THRESHOLD = 0.04
 """Default detector threshold when the weights are frozen (Algorithm 1).
@@ -129,7 +130,7 @@ def find_ticket(
             f"`weight_ratio` is {weight_ratio}, but with `update_weights=False` the "
             "weights' mask never changes. Set `weight_ratio=0`."
         )
-    check_epochs(epochs)
+    check_count("epochs", epochs)
     check_trains(model)
     check_graph(graph)
     task.check(graph)

@@ -95,7 +95,7 @@ def train(
             the loss stops being finite.
     """
     task = task or NodeClassification()
-    check_epochs(epochs)
+    check_count("epochs", epochs)
     check_trains(model)
     check_graph(graph)
     task.check(graph)
@@ -165,11 +165,6 @@ def _score(
     with torch.no_grad():
         output = run(model, graph.x, adjacency, rows)
     return task.score(output, graph, part)
-
-
-def check_epochs(epochs: int) -> None:
-    """Raise a ValueError unless there is at least one epoch."""
-    check_count("epochs", epochs)
 
 
 def check_finite(loss: Tensor, epoch: int) -> float:

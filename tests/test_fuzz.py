@@ -25,12 +25,12 @@ from torch import Tensor
 
 import gebt
 from gebt import cli
+from gebt._checks import check_count
 from gebt.files import _checksum, write_json
 from gebt.models import GAT, GCN, GraphSAGE, ResGCN, build_model
 from gebt.pipeline import Options, Recorder, collect, retrain, run_seed
 from gebt.recipes import RECIPES
 from gebt.report import page_of
-from gebt.training import check_epochs
 
 pytestmark = pytest.mark.slow
 
@@ -256,7 +256,7 @@ def mutated(path: Path, draw: random.Random) -> bytes:
 def use_ticket(path: Path) -> None:
     """As `gebt cost` and `gebt retrain`, for one epoch."""
     ticket = gebt.Ticket.load(path)
-    check_epochs(ticket.options["epochs"])
+    check_count("epochs", ticket.options["epochs"])
     graph, task = cli._load_of(ticket, None, cli.Device.cpu)
     model = build_model(dict(ticket.model))
     retrain(ticket, model, graph, task, 1, Recorder())
