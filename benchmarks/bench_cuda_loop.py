@@ -25,13 +25,13 @@ from common import RESULTS, write_results
 from torch import Tensor
 
 import gebt
-from gebt.compaction import compact
-from gebt.cost import peak_memory, time_calls
-from gebt.inference import inference_costs
-from gebt.loop import parameter_groups, run
-from gebt.masks import keep_top, numpy_keep
-from gebt.pruner import apply_masks
-from gebt.tasks import NodeClassification
+from gebt.deploy.compaction import compact
+from gebt.deploy.cost import peak_memory, time_calls
+from gebt.experiments.inference import inference_costs
+from gebt.learn.loop import parameter_groups, run
+from gebt.learn.tasks import NodeClassification
+from gebt.prune.masks import keep_top, numpy_keep
+from gebt.prune.weights import apply_masks
 
 CORA_SIZE = "synthetic:N=2708,E=5278,F=1433,C=7"
 OURS, PEERS = "gebt, search epoch", "PyG, learnable edge weights"

@@ -24,10 +24,10 @@ from common import RESULTS, write_results
 from torch.nn.functional import cross_entropy
 
 import gebt
-from gebt.cost import peak_memory
-from gebt.loop import Learner, parameter_groups
-from gebt.sparsifier import GraphSparsifier
-from gebt.tasks import NodeClassification
+from gebt.deploy.cost import peak_memory
+from gebt.learn.loop import Learner, parameter_groups
+from gebt.learn.tasks import NodeClassification
+from gebt.prune.links import GraphSparsifier
 
 HIDDEN = 128
 KINDS = (

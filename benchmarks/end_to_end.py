@@ -29,9 +29,9 @@ from rich.table import Table
 from torch_geometric.nn import GCNConv
 
 import gebt
-from gebt.detector import MaskDistanceDetector
-from gebt.pruner import ModelPruner
-from gebt.sparsifier import GraphSparsifier
+from gebt.prune.detector import MaskDistanceDetector
+from gebt.prune.links import GraphSparsifier
+from gebt.prune.weights import ModelPruner
 
 EPOCHS = 100
 HIDDEN = 16

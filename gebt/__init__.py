@@ -8,49 +8,49 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from gebt import kernels, models
-    from gebt.compaction import compact, load_compact, save_compact
-    from gebt.cost import Cost, measure_cost
     from gebt.datasets import load
-    from gebt.detector import MaskDistanceDetector, Reading
+    from gebt.deploy.compaction import compact, load_compact, save_compact
+    from gebt.deploy.cost import Cost, measure_cost
     from gebt.graph import Graph, LinkSplit, Split
-    from gebt.masks import keep_top
-    from gebt.penalties import ADMM
-    from gebt.pruner import ModelPruner
-    from gebt.search import find_ticket
+    from gebt.learn.tasks import LinkPrediction, MultiLabel, NodeClassification
+    from gebt.learn.training import evaluate, train
+    from gebt.prune.detector import MaskDistanceDetector, Reading
+    from gebt.prune.links import GraphSparsifier, random_links
+    from gebt.prune.masks import keep_top
+    from gebt.prune.penalties import ADMM
+    from gebt.prune.weights import ModelPruner
     from gebt.sparse import SparseMatrix
-    from gebt.sparsifier import GraphSparsifier, random_links
-    from gebt.tasks import LinkPrediction, MultiLabel, NodeClassification
-    from gebt.ticket import Ticket
-    from gebt.training import evaluate, train
+    from gebt.tickets.search import find_ticket
+    from gebt.tickets.ticket import Ticket
 
 # Loaded at first use: the detector alone needs neither PyG nor the models.
 _ROOMS = {
-    "ADMM": "penalties",
-    "Cost": "cost",
+    "ADMM": "prune.penalties",
+    "Cost": "deploy.cost",
     "Graph": "graph",
-    "GraphSparsifier": "sparsifier",
-    "LinkPrediction": "tasks",
+    "GraphSparsifier": "prune.links",
+    "LinkPrediction": "learn.tasks",
     "LinkSplit": "graph",
-    "MaskDistanceDetector": "detector",
-    "ModelPruner": "pruner",
-    "MultiLabel": "tasks",
-    "NodeClassification": "tasks",
-    "Reading": "detector",
+    "MaskDistanceDetector": "prune.detector",
+    "ModelPruner": "prune.weights",
+    "MultiLabel": "learn.tasks",
+    "NodeClassification": "learn.tasks",
+    "Reading": "prune.detector",
     "SparseMatrix": "sparse",
     "Split": "graph",
-    "Ticket": "ticket",
-    "compact": "compaction",
-    "evaluate": "training",
-    "find_ticket": "search",
-    "keep_top": "masks",
+    "Ticket": "tickets.ticket",
+    "compact": "deploy.compaction",
+    "evaluate": "learn.training",
+    "find_ticket": "tickets.search",
+    "keep_top": "prune.masks",
     "kernels": "",
     "load": "datasets",
-    "load_compact": "compaction",
-    "measure_cost": "cost",
+    "load_compact": "deploy.compaction",
+    "measure_cost": "deploy.cost",
     "models": "",
-    "random_links": "sparsifier",
-    "save_compact": "compaction",
-    "train": "training",
+    "random_links": "prune.links",
+    "save_compact": "deploy.compaction",
+    "train": "learn.training",
 }
 
 __all__ = [*sorted(_ROOMS)]

@@ -1,5 +1,5 @@
 """``python -m gebt``."""
 
-from gebt.cli import main
+from gebt.cli.app import main
 
 main()

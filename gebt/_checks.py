@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from difflib import get_close_matches
+from typing import Any, get_args
 
 MODELS = ("gcn", "gat", "gin", "sage", "resgcn7", "resgcn14", "resgcn28")
 TASKS = ("node-classification", "multi-label", "link-prediction")
@@ -51,6 +52,13 @@ def check_not_negative(name: str, value: float) -> None:
     """Raise a ValueError unless the value is at least 0."""
     if not value >= 0:
         raise ValueError(f"`{name}` must not be negative, got {value}.")
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Raise a ValueError unless the value is one of a Literal's."""
+    if value not in get_args(choices):
+        known = ", ".join(map(repr, get_args(choices)))
+        raise ValueError(f"`{name}` must be one of {known}, got {value!r}.")
 
 
 def check_name(kind: str, name: str, known: Collection[str]) -> str:

@@ -1,13 +1,13 @@
-"""gebt._checks: names known without torch are those that there are, typos are met."""
+"""Names known without torch are those that there are, typos are met."""
 
 import pytest
 
 from gebt import _checks
 from gebt._checks import check_count, check_dataset, check_name
 from gebt.datasets import DATASETS
-from gebt.recipes import RECIPES
-from gebt.reproduce import EXPERIMENTS
-from gebt.tasks import TASKS
+from gebt.experiments.runner import EXPERIMENTS
+from gebt.learn.tasks import TASKS
+from gebt.models.recipes import RECIPES
 
 
 def test_the_names_are_those_that_there_are():

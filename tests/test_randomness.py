@@ -1,4 +1,4 @@
-"""gebt.randomness: what is drawn belongs to whoever draws it, thread by thread."""
+"""What is drawn belongs to whoever draws it, thread by thread."""
 
 from concurrent.futures import ThreadPoolExecutor
 

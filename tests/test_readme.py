@@ -69,7 +69,7 @@ def test_links_to_files_resolve():
 def test_the_pasted_output_has_the_rows_that_gebt_run_prints():
     from rich.console import Console
 
-    from gebt.cli import _table
+    from gebt.cli.app import _table
 
     leaf = {"dense": 1.0, "ticket": 1.0}
     tree = {

@@ -71,7 +71,7 @@ def test_attention_is_dropped_in_training_only(graph):
 
 
 def test_weights_are_pruned_and_attention_vectors_are_not():
-    from gebt.pruner import prunable_weights
+    from gebt.prune.weights import prunable_weights
 
     model = GAT(7, 4, 3, heads=2)
     assert list(prunable_weights(model)) == ["layers.0.weight", "layers.1.weight"]

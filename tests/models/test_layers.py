@@ -1,4 +1,4 @@
-"""gebt.models._layers: dropout."""
+"""Dropout."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""gebt.models.pyg: users' own PyG models, searched and translated as they are."""
+"""Users' own PyG models, searched and translated as they are."""
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor

@@ -1,0 +1,5 @@
+"""The command line. The only room that prints."""
+
+from gebt.cli.app import main
+
+__all__ = ["main"]

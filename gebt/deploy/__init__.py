@@ -1,0 +1,1 @@
+"""What a ticket is for: the compact model, and what it costs."""

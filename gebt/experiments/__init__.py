@@ -1,0 +1,1 @@
+"""Runs, methods and the paper's experiments, with what they show."""

@@ -1,0 +1,602 @@
+"""The paper's experiments with baselines, over seeds, resumable: `gebt reproduce`.
+
+An experiment is a list of jobs; a job is one method on one graph with one seed, and
+gives one row per trained model. Jobs run in parallel processes. After each the tables
+are written whole, so that what is killed loses only the jobs in flight.
+"""
+
+import csv
+import multiprocessing
+import os
+import platform
+import re
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from gebt._checks import check_name
+from gebt.datasets import load
+from gebt.deploy.compaction import compact
+from gebt.deploy.cost import executed_macs, latencies, paper_macs
+from gebt.experiments.methods import METHODS, Outcome, Setting
+from gebt.experiments.run import RecordingDetector, new_model, prepare
+from gebt.files import Fields, read_json, shown, write_csv, write_json
+from gebt.graph import Graph
+from gebt.learn.tasks import task_for
+from gebt.learn.training import evaluate, train
+from gebt.models.recipes import find_recipe
+from gebt.prune.detector import MaskDistanceDetector
+from gebt.prune.weights import prunable_weights
+from gebt.tickets.search import FROZEN_THRESHOLD
+from gebt.tickets.ticket import current_versions
+
+Row = dict[str, Any]
+Tables = dict[str, list[Row]]
+
+DRAWS = (5, 10, 20, 40, 60, 80, 100)
+FIG1_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
+JOINT_RATIOS = ((0.2, 0.5), (0.4, 0.7), (0.6, 0.9), (0.8, 0.9), (0.2, 0.9))
+TABLE2_RATIOS: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
+    ("gcn", "cora"): ((0.6, 0.7), (0.2, 0.8)),  # either gives the table's MACs
+    ("gcn", "citeseer"): ((0.1, 0.9),),
+    ("gcn", "pubmed"): ((0.1, 0.9),),
+    # GraphSAGE's MACs there do not depend on links; 0.1 is what most others removed.
+    ("sage", "cora"): ((0.1, 0.9),),
+    ("sage", "citeseer"): ((0.1, 0.9),),
+    ("sage", "pubmed"): ((0.1, 0.7),),
+    ("gat", "cora"): ((0.2, 0.9),),
+    ("gat", "citeseer"): ((0.2, 0.9),),
+    ("gat", "pubmed"): ((0.1, 0.9),),
+    ("gin", "cora"): ((0.1, 0.9),),
+    ("gin", "citeseer"): ((0.1, 0.7),),
+    ("gin", "pubmed"): ((0.1, 0.9),),
+}
+"""Shares of links and weights removed, decoded from the MACs of the paper's Table 2."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method on one graph with one seed.
+
+    Attributes:
+        dataset: the graph's name.
+        model: the recipe's name.
+        method: one of `METHODS`, or ``"distances"``, which trains nothing but records
+            every mask of a search of 100 epochs.
+        graph_ratio: share of links to remove.
+        weight_ratio: share of weights to remove.
+        seed: of everything.
+        draw: epoch to draw the ticket at; None where the detector decides.
+        watch: the group that the detector watches; None for both.
+    """
+
+    dataset: str
+    model: str
+    method: str
+    graph_ratio: float
+    weight_ratio: float
+    seed: int
+    draw: int | None = None
+    watch: str | None = None
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Its columns as they stand in a CSV."""
+        return tuple("" if v is None else str(v) for v in asdict(self).values())
+
+
+KEY = tuple(Job.__dataclass_fields__)
+_DONE = ("stops", "runs")  # a job that has rows in one of these is done
+TABLES = ("trajectories", "matrix", *_DONE)
+"""Every table, in the order they are written in: those that say what is done last."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What `gebt reproduce` can run.
+
+    Attributes:
+        name: on the command line.
+        about: what it shows.
+        jobs: its jobs for one graph and one seed.
+    """
+
+    name: str
+    about: str
+    jobs: Callable[[str, int], list[Job]]
+
+
+def _dense(dataset: str, seed: int, model: str = "gcn") -> Job:
+    return Job(dataset, model, "dense", 0.0, 0.0, seed)
+
+
+def _fig1(dataset: str, seed: int) -> list[Job]:
+    jobs = [_dense(dataset, seed)]
+    for ratio in FIG1_RATIOS:
+        job = Job(dataset, "gcn", "GEB", ratio, 0.0, seed)
+        jobs += [job, *(replace(job, draw=epoch) for epoch in DRAWS)]
+    return jobs
+
+
+def _fig2(dataset: str, seed: int) -> list[Job]:
+    watched = [(ratio, 0.0) for ratio in FIG1_RATIOS] + list(JOINT_RATIOS[:4])
+    return [Job(dataset, "gcn", "distances", *ratios, seed) for ratios in watched]
+
+
+def _fig4(dataset: str, seed: int) -> list[Job]:
+    jobs = [_dense(dataset, seed)]
+    for ratios in JOINT_RATIOS:
+        job = Job(dataset, "gcn", "joint-EB", *ratios, seed)
+        jobs += [job, *(replace(job, watch=group) for group in ("graph", "weights"))]
+        jobs += [replace(job, draw=epoch) for epoch in DRAWS]
+        jobs.append(replace(job, method="distances"))
+    return jobs
+
+
+def _fig6(dataset: str, seed: int) -> list[Job]:
+    jobs = [_dense(dataset, seed)]
+    for graph_ratio, weight_ratio in JOINT_RATIOS[:3]:
+        for method in ("joint-EB", "UGS", "random"):
+            jobs.append(Job(dataset, "gcn", method, graph_ratio, weight_ratio, seed))
+        jobs.append(Job(dataset, "gcn", "IMP", 0.0, weight_ratio, seed))
+        for method in ("GEB", "SGCN", "random", "degree", "similarity", "k-neighbour"):
+            jobs.append(Job(dataset, "gcn", method, graph_ratio, 0.0, seed))
+    return jobs
+
+
+def _table2(dataset: str, seed: int) -> list[Job]:
+    jobs = []
+    for model in ("gcn", "sage", "gat", "gin"):
+        jobs.append(_dense(dataset, seed, model))
+        for ratios in TABLE2_RATIOS.get((model, dataset), ((0.1, 0.9),)):
+            jobs.append(Job(dataset, model, "joint-EB", *ratios, seed))
+    return jobs
+
+
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment("fig1", "GEB tickets from scratch against the epoch drawn", _fig1),
+        Experiment("fig2", "mask distances of every pair of epochs", _fig2),
+        Experiment("fig4", "joint tickets, three stop criteria, epochs drawn", _fig4),
+        Experiment("fig6", "accuracy against cost, all baselines", _fig6),
+        Experiment("table2", "GCN, GraphSAGE, GAT and GIN beside the paper", _table2),
+    )
+}
+"""Every experiment, by name."""
+
+
+def find_experiment(name: str) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        ValueError: if there is none; lists those there are.
+    """
+    return EXPERIMENTS[check_name("experiment", name, EXPERIMENTS)]
+
+
+def reproduce(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    graphs: Sequence[str],
+    seeds: int,
+    quick: bool = False,
+    root: str | Path | None = None,
+    workers: int | None = None,
+    on_done: Callable[[int, int], None] | None = None,
+) -> Tables:
+    """Run an experiment; go on where an earlier call in that folder stopped.
+
+    Args:
+        experiment: what to run.
+        folder: where tables are written, ``runs.csv`` foremost, one row per model.
+        graphs: names for `load`.
+        seeds: how many, from 0.
+        quick: 20 epochs at most, to see that all works; the figures mean nothing.
+        root: of the datasets.
+        workers: parallel processes; by default as many as there are cores.
+        on_done: called with how many jobs are done and how many there are.
+
+    Returns:
+        The tables' rows.
+
+    Raises:
+        ValueError: if the folder holds another experiment, or a job fails.
+    """
+    # Loaded here first: a wrong name fails at once, a download is done once.
+    names = list(dict.fromkeys(load(graph, root).name for graph in graphs))
+    jobs = [j for g in names for s in range(seeds) for j in experiment.jobs(g, s)]
+    options = {"experiment": experiment.name, "quick": quick}
+    before = read_about(folder)
+    tables = _earlier(before, folder, options)
+    done = {_key(row) for table in _DONE for row in tables.get(table, [])}
+    for table, rows in tables.items():
+        tables[table] = [row for row in rows if _key(row) in done]
+    order = {job.key: place for place, job in enumerate(jobs)}
+    missing = [job for job in jobs if job.key not in done]
+    finished = len(jobs) - len(missing)
+    if on_done:
+        on_done(finished, len(jobs))
+    workers = min(workers or _cores(), max(1, len(missing)))
+    about = {**options, "graphs": names, "seeds": seeds, "machine": _machine()}
+    if before:  # rows of an earlier call may be another machine's
+        machines = before.content.get("earlier") or []
+        about["earlier"] = [*machines, before.content["machine"]]
+    write_json(folder / "experiment.json", about)
+    work = [(job, str(root) if root else None, quick) for job in missing]
+    with _results(workers, work) as results:
+        for found in results:
+            for table in (t for t in TABLES if t in found or t in tables):
+                rows = tables.setdefault(table, [])
+                rows.extend(_as_read(found.get(table, [])))
+                rows.sort(key=lambda row: order.get(_key(row), len(order)))
+                if rows:
+                    write_csv(folder / f"{table}.csv", rows)
+            finished += 1
+            if on_done:
+                on_done(finished, len(jobs))
+    wanted = set(order)
+    return {
+        table: [row for row in rows if _key(row) in wanted]
+        for table, rows in tables.items()
+    }
+
+
+def _key(row: Row) -> tuple[str, ...]:
+    return tuple(row[column] for column in KEY)
+
+
+def read_tables(folder: Path) -> Tables:
+    """The tables of an experiment's folder, every cell as text.
+
+    Raises:
+        ValueError: if a table is none that gebt writes: names file, line and column.
+    """
+    paths = {name: folder / f"{name}.csv" for name in TABLES}
+    return {
+        name: read_table(path, (*KEY, *_NEEDED[name]))
+        for name, path in paths.items()
+        if path.is_file()
+    }
+
+
+def read_table(path: Path, needed: Sequence[str]) -> list[Row]:
+    """The rows of a table that gebt wrote, every cell as text, and one that it may be.
+
+    Args:
+        path: of the file.
+        needed: columns that it must have.
+
+    Raises:
+        ValueError: naming the file, and the columns it lacks or the line, the column
+            and the cell.
+    """
+    none = f"{path} is not a table that gebt writes"
+    again = "Delete it to have it written again."
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = reader.fieldnames or ()
+            rows = list(reader)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{none}: {error}. {again}") from error
+    if missing := [column for column in needed if column not in columns]:
+        raise ValueError(f"{none}: it lacks the columns {', '.join(missing)}. {again}")
+    for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise ValueError(
+                f"{none}: line {line} is not as long as the first. {again}"
+            )
+    cells = dict(_CELLS)
+    if "distance" in columns:  # of an epoch; a model may have been drawn at none
+        cells["epoch"] = cells["other"]
+    for column in columns:
+        holds, rule = cells.get(column, (None, ""))
+        wrong = {c for c in {row[column] for row in rows} if holds and not holds(c)}
+        for line, row in enumerate(rows, start=2):
+            if row[column] in wrong:
+                raise ValueError(
+                    f"{none}: in line {line} `{column}` must be {rule}, got "
+                    f"{shown(row[column])}. {again}"
+                )
+    return rows
+
+
+def _cell(
+    kind: Callable[[str], float], low: float, high: float, *others: str
+) -> Callable[[str], bool]:
+    """Whether a text is a number within bounds, or one of the others."""
+
+    def holds(text: str) -> bool:
+        try:
+            return text in others or low <= kind(text) <= high
+        except ValueError:
+            return False
+
+    return holds
+
+
+_NAME = re.compile(r"[\w.:=,+ -]{1,200}")
+
+
+def _cells() -> dict[str, tuple[Callable[[str], bool], str]]:
+    most = 2.0**63
+    name = (lambda text: bool(_NAME.fullmatch(text))), "a name"
+    share = _cell(float, 0, 1), "a number from 0 to 1"
+    seed = _cell(int, 0, most), "a whole number"
+    epoch = _cell(int, 1, most), "a whole number, at least 1"
+    epoch_or_none = _cell(int, 1, most, ""), "a whole number, at least 1, or empty"
+    score = _cell(float, 0, 100, "", "nan"), "a number from 0 to 100, nan or empty"
+    time = _cell(float, 1e-9, 1e12), "a number above 0"
+    return {
+        **dict.fromkeys(("dataset", "model", "method", "links", "group"), name),
+        **dict.fromkeys(("graph_ratio", "weight_ratio"), share),
+        "seed": seed,
+        **dict.fromkeys(("draw", "epoch"), epoch_or_none),
+        "other": epoch,
+        "watch": (("", "graph", "weights").__contains__, "graph, weights or empty"),
+        "settled": (("True", "False", "").__contains__, "True, False or empty"),
+        **dict.fromkeys(("val", "test"), score),
+        **dict.fromkeys(
+            ("macs_paper", "macs_executed"),
+            (_cell(float, 0, 1e30, ""), "a number, at least 0, or empty"),
+        ),
+        "macs_training": (_cell(float, 0, 1e30), "a number, at least 0"),
+        **dict.fromkeys(("inference_ms", "dense_ms"), time),
+        "cpu_seconds": (_cell(float, 0, 1e12), "a number, at least 0"),
+        "distance": (_cell(float, 0, 1e12), "a number, at least 0"),
+        **dict.fromkeys(("stop_graph", "stop_weights", "stop_joint"), epoch_or_none),
+    }
+
+
+_CELLS = _cells()
+"""By column what its cells may be, of those that pages are made of."""
+_NEEDED = {
+    "trajectories": ("group", "epoch", "distance"),
+    "matrix": ("group", "epoch", "other", "distance"),
+    "stops": ("stop_graph", "stop_weights", "stop_joint"),
+    "runs": (
+        *("links", "epoch", "settled", "test"),
+        *("macs_paper", "macs_executed", "macs_training"),
+        *("inference_ms", "dense_ms", "cpu_seconds"),
+    ),
+}
+
+
+def read_about(folder: Path) -> Fields | None:
+    """The checked record of an experiment; None where there is none.
+
+    Raises:
+        ValueError: if it is not whole, or of no known experiment.
+    """
+    path = folder / "experiment.json"
+    if not path.is_file():
+        return None
+    about = read_json(path, "record of an experiment")
+    find_experiment(about.text("experiment"))
+    about.flag("quick")
+    machine = about.fields("machine")
+    for name, value in machine.content.items():
+        if not isinstance(value, str | int | float):
+            machine.fail(name, "text or a number")
+    if "seeds" in about:
+        about.whole("seeds", 1)
+    if "earlier" in about:
+        about.each("earlier")
+    return about
+
+
+def _earlier(about: Fields | None, folder: Path, options: Mapping[str, Any]) -> Tables:
+    if about is None:
+        return {}
+    for option, value in options.items():
+        if about.content[option] != value:
+            raise ValueError(
+                f"{folder} holds {option} = {about.content[option]!r}, this is "
+                f"{value!r}. Choose another folder."
+            )
+    return read_tables(folder)
+
+
+def _as_read(rows: Sequence[Row]) -> list[Row]:
+    """As they will be read back, so that a resumed run equals an unbroken one."""
+    return [{c: "" if v is None else str(v) for c, v in r.items()} for r in rows]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "date": date.today().isoformat(),
+        "processor": _processor(),
+        "cores": _cores(),
+        **current_versions(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@contextmanager
+def _results(
+    workers: int, work: Sequence[tuple[Job, str | None, bool]]
+) -> Iterator[Iterator[Tables]]:
+    """What jobs give, in the order in which they finish, from parallel processes."""
+    if not work:
+        yield iter(())
+        return
+    # One thread each, from the start: OpenMP reads the variable when it is loaded.
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        others = set(multiprocessing.active_children())
+        with multiprocessing.get_context("spawn").Pool(workers, _start) as pool:
+            started = set(multiprocessing.active_children()) - others
+            yield _watched(pool.imap_unordered(_run, work), started)
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _start() -> None:
+    """Set up a process of the pool."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    torch.set_num_threads(1)
+
+
+def _watched(results: Any, processes: Iterable[Any]) -> Iterator[Tables]:
+    """Results as they come; a pool by itself waits forever for a process that died."""
+    while True:
+        try:
+            yield results.next(timeout=1)
+        except multiprocessing.TimeoutError:
+            if any(not process.is_alive() for process in processes):
+                raise OSError(
+                    "a process died, perhaps for want of memory. The runs that were "
+                    "finished are kept: resume."
+                ) from None
+        except StopIteration:
+            return
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, root: str | None) -> Graph:
+    graph = load(name, root)
+    task = task_for(graph)
+    graph = prepare(graph, task)
+    # Untimed: with its first optimiser torch imports its compiler, over a second.
+    model = new_model(graph, find_recipe("gcn"), task, seed=0)
+    train(model, graph, epochs=1, task=task)
+    return graph
+
+
+def _run(work: tuple[Job, str | None, bool]) -> Tables:
+    """One job, in a process of its own."""
+    job, root, quick = work
+    graph = _load(job.dataset, root)
+    recipe = find_recipe(job.model)
+    if quick:
+        recipe = replace(recipe, epochs=min(20, recipe.epochs))
+    setting = Setting(
+        graph,
+        task_for(graph),
+        recipe,
+        job.graph_ratio,
+        job.weight_ratio,
+        job.seed,
+        None if job.draw is None else min(job.draw, recipe.epochs),
+        job.watch,
+    )
+    try:
+        if job.method == "distances":
+            return _distances(job, setting)
+        return {"runs": [_row(job, setting, o) for o in METHODS[job.method](setting)]}
+    except ValueError as error:
+        raise ValueError(f"{job}: {error}") from error
+
+
+def _row(job: Job, setting: Setting, outcome: Outcome) -> Row:
+    model, graph, ticket = outcome.model, outcome.graph, outcome.ticket
+    test = evaluate(model, graph, "test", task=setting.task)
+    fast, small = compact(model, graph)
+    dense_ms, ms = latencies([(setting.model(), setting.graph), (fast, small)])
+    kept = sum(int(w.count_nonzero()) for w in prunable_weights(model).values())
+    spent = [(setting.graph, outcome.full_epochs), (graph, outcome.epochs)]
+    spent += outcome.rounds
+    macs = sum(epochs * _epoch_macs(setting, at) for at, epochs in spent if epochs)
+    if outcome.frozen_epochs:
+        macs += outcome.frozen_epochs * _epoch_macs(setting, setting.graph, frozen=True)
+    return {
+        **asdict(job),
+        "links": outcome.links,
+        "epoch": ticket.epoch if ticket else None,
+        "settled": ticket.settled if ticket else None,
+        "untouched": round(ticket.share_untouched, 4) if ticket else None,
+        "val": round(outcome.val, 3),
+        "test": round(test, 3),
+        "links_kept": graph.links_kept,
+        "weights_kept": kept,
+        "macs_paper": paper_macs(model, graph),
+        "macs_executed": executed_macs(fast, small),
+        "macs_training": macs,
+        "inference_ms": round(ms, 4),
+        "dense_ms": round(dense_ms, 4),
+        "cpu_seconds": round(outcome.seconds, 3),
+    }
+
+
+def _epoch_macs(setting: Setting, graph: Graph, *, frozen: bool = False) -> int:
+    """MACs of one training epoch with its validation; of a search if ``frozen``."""
+    model = setting.model()
+    with FlopCounterMode(display=False) as counter:
+        if frozen:
+            one = replace(setting, draw=1, weight_ratio=0.0)
+            one.search(model, update_weights=False)
+        else:
+            train(model, graph, epochs=1, task=setting.task)
+    return counter.get_total_flops() // 2
+
+
+def _distances(job: Job, setting: Setting) -> Tables:
+    """Mask distances of a whole search: epoch by epoch, and of all pairs."""
+    model = setting.model()
+    frozen = not setting.weight_ratio  # Algorithm 1: for a pretrained model
+    detector = RecordingDetector(warmup=setting.recipe.epochs)
+    options: dict[str, Any] = {"detector": detector, "update_weights": not frozen}
+    if frozen:
+        setting.train(model, setting.graph)
+    setting.search(model, **options)
+    head = asdict(job)
+    trajectories = [
+        {**head, "group": group, "epoch": reading.epoch, "distance": round(distance, 5)}
+        for reading in detector.history[1:]
+        for group, distance in reading.distances.items()
+    ]
+    matrix = []
+    if job.seed == 0:
+        matrix = [{**head, **pair} for pair in detector.pairs()]
+    stops = {
+        f"stop_{watch or 'joint'}": _stop(
+            detector, watch, FROZEN_THRESHOLD if frozen else 0.1
+        )
+        for watch in ("graph", "weights", None)
+    }
+    # The table that says what is done comes last.
+    return {
+        "trajectories": trajectories,
+        "matrix": matrix,
+        "stops": [{**head, **stops}],
+    }
+
+
+def _stop(
+    recorded: MaskDistanceDetector, watch: str | None, threshold: float
+) -> int | None:
+    """The first epoch at which the detector's rule would have stopped."""
+    window = recorded.window
+    for reading in recorded.history[window:]:
+        distances = reading.distances
+        if watch is not None and watch not in distances:
+            return None
+        if (distances[watch] if watch else reading.joint) < threshold:
+            return reading.epoch
+    return None

@@ -1,0 +1,16 @@
+"""The graph a model learns on: features, adjacency, labels, split."""
+
+from gebt.graph.from_pyg import Metric, join
+from gebt.graph.graph import Graph, PrunedGraph, check_graph, masks_of
+from gebt.graph.splits import LinkSplit, Split
+
+__all__ = [
+    "Graph",
+    "LinkSplit",
+    "Metric",
+    "PrunedGraph",
+    "Split",
+    "check_graph",
+    "join",
+    "masks_of",
+]

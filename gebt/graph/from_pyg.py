@@ -1,0 +1,255 @@
+"""PyG's data, arrays and lists, checked and made gebt's."""
+
+import warnings
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from gebt.graph.splits import as_tensor, read_split
+from gebt.sparse import Pattern, SparseMatrix
+
+SPARSE_BELOW = 0.2
+"""Share of non-zeros below which features are kept sparse (measured: X @ W with 16
+columns, forward and gradient, breaks even near 0.2 on one thread)."""
+Metric = Literal["accuracy", "ROC-AUC"]
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Of features; any other becomes float32."""
+_FIELDS = ("x", "edge_index", "edge_weight", "edge_attr", "y")
+_MASKS = ("train_mask", "val_mask", "test_mask")
+
+
+def read_pyg(
+    data: Any,
+    split: Mapping[str, Any] | None,
+    directed: bool | None,
+    name: str,
+    metric: str,
+) -> dict[str, Any]:
+    """The attributes of `Graph.from_pyg`'s graph."""
+    if metric not in get_args(Metric):
+        raise ValueError(f"`metric` must be one of {get_args(Metric)}, got {metric!r}.")
+    data = _as_tensors(data)
+    x = _features(data.x)
+    n = x.shape[0]
+    source, target, weight = _edges(data, n, x.dtype)
+    told = directed is not None
+    if not told:
+        directed = not _is_symmetric(source, target, weight, n)
+    if directed:
+        edge, order = _first_of_each(target * n + source)
+        row, col = target[order], source[order]
+        pattern = Pattern.from_sorted(row, col, (n, n))
+        link = torch.arange(row.numel(), device=row.device)
+    else:
+        edge = torch.unique(target * n + source)
+        listed = torch.minimum(source, target) * n + torch.maximum(source, target)
+        pair, order = _first_of_each(listed)
+        if told and not bool((weight == weight[0]).all()):
+            kept = weight[order][torch.searchsorted(pair, listed)]
+            if other := int((weight != kept).count_nonzero()):
+                warnings.warn(
+                    f"{other} edges have another weight than the same two nodes' "
+                    "edge that is listed first, whose weight both directions get. "
+                    "`directed=True` keeps each direction's own.",
+                    stacklevel=3,
+                )
+        pattern, link = join(pair // n, pair % n, n)
+        # Both directions carry the weight that was listed first for the pair.
+        order = order[link]
+    if again := source.numel() - edge.numel():
+        warnings.warn(
+            f"`data.edge_index` lists {again} edges again: the first of each is "
+            "kept, with its weight. A model that is given them all counts them "
+            "all. `torch_geometric.utils.coalesce` of the edges and their weights "
+            "adds these up.",
+            stacklevel=3,
+        )
+    weight = weight[order].contiguous()
+    own = None if bool((weight == 1).all()) else weight
+    adjacency = SparseMatrix(pattern, weight, own)
+    num_links = link.numel() if directed else link.numel() // 2
+    return dict(
+        x=x,
+        adjacency=adjacency,
+        link=link,
+        num_links=num_links,
+        y=_labels(data.y, n),
+        split=read_split(data, split, n),
+        name=name,
+        metric=metric,
+    )
+
+
+def join(low: Tensor, high: Tensor, n: int) -> tuple[Pattern, Tensor]:
+    """The adjacency's positions when every link joins both ways.
+
+    Args:
+        low: (L,) integers in [0, n), the smaller end of each link.
+        high: (L,) integers in [0, n), the larger. The pairs are distinct and sorted.
+        n: how many nodes there are.
+
+    Returns:
+        The pattern of 2 L entries in row-major order, and (2 L,) int64, which link
+        each entry is: its place in the list.
+    """
+    upper = Pattern.from_sorted(low, high, (n, n))
+    below, lower_col, lower_link = upper.transpose
+    # A row reads first the nodes below it, then those above.
+    col = upper.col.new_empty(2 * upper.nnz)
+    link = torch.empty_like(col, dtype=torch.int64)
+    each = torch.arange(upper.nnz, device=col.device)
+    place = each + below[1:].index_select(0, upper.row)
+    col[place], link[place] = upper.col, each
+    lower_row = upper.col.index_select(0, lower_link)
+    place = each + upper.crow.index_select(0, lower_row)
+    col[place], link[place] = lower_col, lower_link.long()
+    return Pattern(upper.crow.long() + below, col, (n, n)), link
+
+
+def _as_tensors(data: Any) -> SimpleNamespace:
+    """The fields that gebt reads."""
+    if hasattr(data, "to_homogeneous"):
+        raise ValueError(
+            f"`data` is a {type(data).__name__} with several kinds of nodes or edges; "
+            "gebt knows one. Use `data.to_homogeneous()`, which needs features of the "
+            "same width for every kind of node."
+        )
+    if isinstance(data, Mapping):
+        data = SimpleNamespace(**data)
+    given = {name: getattr(data, name, None) for name in _FIELDS + _MASKS}
+    tensors = {name: as_tensor(f"data.{name}", field) for name, field in given.items()}
+    return SimpleNamespace(**tensors)
+
+
+def _features(x: Any) -> Tensor | SparseMatrix:
+    if x is None:
+        raise ValueError(
+            "`data.x` is missing: gebt needs node features. Without any, use an "
+            "identity matrix, `data.x = torch.eye(data.num_nodes)`."
+        )
+    if x.dim() != 2:
+        raise ValueError(f"`data.x` must be (nodes, features), got {tuple(x.shape)}.")
+    if x.is_complex():
+        raise ValueError(
+            f"`data.x` must be real, got {x.dtype}. Make two features of each: "
+            "`torch.view_as_real(data.x).flatten(1)`."
+        )
+    sparse = None
+    if x.layout != torch.strided:
+        coo = x.to_sparse_coo().coalesce()
+        row, col = coo.indices()
+        sparse = SparseMatrix.from_coo(row, col, coo.values(), (x.shape[0], x.shape[1]))
+    values = x if sparse is None else sparse.value
+    if values.dtype not in _DTYPES:
+        values = values.float()
+    if not values.isfinite().all():
+        count = int((~values.isfinite()).sum())
+        raise ValueError(
+            f"`data.x` must be finite, but {count} of its values are NaN or infinite. "
+            "Fill or drop them first."
+        )
+    if sparse is not None:
+        if sparse.pattern.nnz < SPARSE_BELOW * x.numel():
+            return sparse.with_value(values)
+        return sparse.with_value(values).to_dense()
+    if values.count_nonzero() < SPARSE_BELOW * values.numel():
+        return SparseMatrix.from_dense(values)
+    return values.contiguous()
+
+
+def _edges(data: Any, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Source, target and weight of the edges, checked, without self-loops."""
+    index = data.edge_index
+    if not isinstance(index, Tensor) or index.dim() != 2 or index.shape[0] != 2:
+        got = tuple(index.shape) if isinstance(index, Tensor) else type(index).__name__
+        raise ValueError(
+            f"`data.edge_index` must be a tensor of shape (2, edges), got {got}."
+        )
+    if index.dtype not in (torch.int32, torch.int64):
+        raise ValueError(
+            f"`data.edge_index` must be int64 (or int32), got {index.dtype}."
+        )
+    source, target = index.long()
+    weight, attribute = data.edge_weight, data.edge_attr
+    if attribute is not None:
+        # Integers are types of edges.
+        floating = attribute.is_floating_point()
+        if weight is None and floating and attribute.numel() == index.shape[1]:
+            weight = attribute
+        else:
+            warnings.warn(
+                f"`data.edge_attr`, {attribute.dtype} of shape "
+                f"{tuple(attribute.shape)}, is not used: gebt knows one weight per "
+                "edge. If it holds one, put that into `data.edge_weight`; else set "
+                "`data.edge_attr = None`.",
+                stacklevel=4,
+            )
+    if weight is None:
+        weight = torch.ones(index.shape[1], dtype=dtype, device=index.device)
+    if weight.is_complex():
+        raise ValueError(f"`data.edge_weight` must be real, got {weight.dtype}.")
+    weight = weight.flatten().to(dtype)
+    if weight.numel() != index.shape[1]:
+        raise ValueError(
+            f"`data.edge_weight` must have one entry for each of the {index.shape[1]} "
+            f"edges, got {weight.numel()}."
+        )
+    if not weight.isfinite().all():
+        raise ValueError("`data.edge_weight` must be finite, but holds NaN or inf.")
+    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < n:
+        raise ValueError(
+            f"`data.edge_index` must lie in [0, {n}), the number of rows of `data.x`, "
+            f"got {int(index.min())} to {int(index.max())}."
+        )
+    proper = source != target
+    loops = proper.numel() - int(proper.count_nonzero())
+    if loops == proper.numel():
+        raise ValueError(
+            "the graph has no links: `data.edge_index` is empty or holds self-loops "
+            "only."
+        )
+    if loops:
+        warnings.warn(
+            f"{loops} self-loops of `data.edge_index` are dropped: gebt's models add "
+            "their own. A model that adds none gives other outputs without them. "
+            "`torch_geometric.utils.remove_self_loops` drops them, too.",
+            stacklevel=4,
+        )
+    return source[proper], target[proper], weight[proper]
+
+
+def _first_of_each(key: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct keys, ascending, and where each was listed first."""
+    key, order = key.sort(stable=True)
+    first = torch.ones_like(key, dtype=torch.bool)
+    first[1:] = key[1:] != key[:-1]
+    return key[first], order[first]
+
+
+def _is_symmetric(source: Tensor, target: Tensor, weight: Tensor, n: int) -> bool:
+    there, listed = _first_of_each(source * n + target)
+    back, listed_back = _first_of_each(target * n + source)
+    return torch.equal(there, back) and torch.equal(weight[listed], weight[listed_back])
+
+
+def _labels(y: Any, n: int) -> Tensor | None:
+    if y is None:
+        return None
+    if y.dim() == 2 and y.shape[1] == 1:
+        y = y.squeeze(1)
+    if y.dim() and y.shape[0] != n:
+        raise ValueError(
+            f"`data.y` must have one label for each of the {n} nodes of `data.x`, "
+            f"got {y.shape[0]}."
+        )
+    if y.dim() == 2 and bool(((y == 0) | (y == 1)).all()):
+        return y.bool()
+    if y.dim() != 1 or y.is_floating_point() or y.is_complex():
+        raise ValueError(
+            "`data.y` must be one integer class per node, or labels (nodes, C) of 0 "
+            f"and 1; got {y.dtype} of shape {tuple(y.shape)}."
+        )
+    return y.long()

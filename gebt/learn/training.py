@@ -1,0 +1,181 @@
+"""The training loop. Retraining a ticket is this loop with masks kept."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gebt._checks import check_choice, check_count
+from gebt.graph import Graph, check_graph, masks_of
+from gebt.learn.loop import (
+    Learner,
+    check_trains,
+    parameter_groups,
+    run,
+    trainable,
+)
+from gebt.learn.tasks import NodeClassification, Part, Task
+from gebt.options import Decay
+from gebt.prune.weights import apply_masks, check_masks, take_dtype
+from gebt.sparse import SparseMatrix
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch found.
+
+    Attributes:
+        epoch: completed epochs, this one included.
+        loss: training loss, with dropout, before the step.
+        val: validation score after the step, percent; NaN without validation nodes.
+        distances: mask distance per group, and ``joint``; empty outside a search.
+    """
+
+    epoch: int
+    loss: float
+    val: float
+    distances: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `train` did; the model holds the weights of ``best_epoch``.
+
+    Attributes:
+        history: one `Epoch` each.
+        best_epoch: first epoch with the best validation score, counted from 1; the
+            last one where there are no validation nodes.
+        val: its validation score, percent.
+    """
+
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    val: float
+
+
+def train(
+    model: nn.Module,
+    graph: Graph,
+    *,
+    keep: Mapping[str, Tensor] | None = None,
+    epochs: int = 100,
+    lr: float = 0.01,
+    weight_decay: float = 5e-4,
+    decay: Decay = "first",
+    seed: int = 0,
+    task: Task | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Training:
+    """Train a model in place; leave it at its best validation epoch, in eval mode.
+
+    Adam. Only the rows that the loss or the score reads are computed, where the model
+    can do that.
+
+    Args:
+        model: a module with ``forward(x, adjacency)`` or, to compute only some
+            nodes' outputs, ``forward(x, adjacency, rows)``. Where none of its
+            parameters is of the features' dtype, it takes that.
+        graph: with a training split.
+        keep: boolean masks by parameter name; what they drop stays zero. By default
+            those that the graph of `Ticket.open` carries; ``{}`` for none.
+        epochs: number of epochs, at least 1.
+        lr: learning rate.
+        weight_decay: added to the gradient, times the parameter.
+        decay: on the parameters of the ``"first"`` layer, as Kipf and Welling do, or
+            on ``"all"``.
+        seed: for dropout and negatives; torch's own random state is left as it was.
+        task: what to learn; by default one class per node.
+        on_epoch: called after each epoch.
+
+    Raises:
+        ValueError: if the graph lacks what the task needs, a mask does not fit, or
+            the loss stops being finite.
+    """
+    task = task or NodeClassification()
+    check_count("epochs", epochs)
+    check_trains(model)
+    check_graph(graph)
+    task.check(graph)
+    take_dtype(model, graph.x.dtype)
+    check_masks(model, keep := masks_of(graph, keep))
+    keep = {n: m.to(graph.adjacency.device) for n, m in keep.items()}
+    apply_masks(model, keep)
+    trainable(model)
+    groups = parameter_groups(model, lr, weight_decay, decay)
+    learner = Learner(model, task, groups, seed=seed, keep=keep)
+    history: list[Epoch] = []
+    best, best_epoch = -math.inf, 0
+    best_state: dict[str, Tensor] = {}
+    for loss in learner.epochs(graph, until=epochs):
+        with learner.drawing():
+            val = _score(model, graph, "val", graph.adjacency, task)
+        # Last: it waits for a GPU, which the score has been waited for already.
+        value = check_finite(loss, learner.epoch)
+        if val > best:
+            best, best_epoch = val, learner.epoch
+            best_state = copy_state(model)
+        history.append(Epoch(learner.epoch, value, val, {}))
+        if on_epoch:
+            on_epoch(history[-1])
+    if best_state:
+        model.load_state_dict(best_state)
+    else:  # no epoch could be told from another
+        best, best_epoch = math.nan, learner.epoch
+    model.eval()
+    return Training(tuple(history), best_epoch, best)
+
+
+def evaluate(
+    model: nn.Module,
+    graph: Graph,
+    part: Part = "test",
+    *,
+    adjacency: SparseMatrix | None = None,
+    task: Task | None = None,
+) -> float:
+    """The task's score of a model on one part of the split.
+
+    Args:
+        model: as for `train`; left in evaluation mode.
+        graph: with that part in its split.
+        part: ``"train"``, ``"val"`` or ``"test"``.
+        adjacency: to use instead of the graph's own.
+        task: what is scored; by default one class per node.
+
+    Returns:
+        Percent; NaN if the part is empty.
+    """
+    task = task or NodeClassification()
+    check_choice("part", part, Part)
+    check_graph(graph)
+    take_dtype(model, graph.x.dtype)
+    return _score(model, graph, part, adjacency or graph.adjacency, task)
+
+
+def _score(
+    model: nn.Module, graph: Graph, part: Part, adjacency: SparseMatrix, task: Task
+) -> float:
+    rows = task.rows(graph, part)
+    if rows is not None and rows.numel() == 0:
+        return math.nan
+    model.eval()
+    with torch.no_grad():
+        output = run(model, graph.x, adjacency, rows)
+    return task.score(output, graph, part)
+
+
+def check_finite(loss: Tensor, epoch: int) -> float:
+    """The loss as a number, or a ValueError that says when it diverged."""
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise ValueError(
+            f"the loss became {value} in epoch {epoch}. Try a smaller learning rate."
+        )
+    return value
+
+
+def copy_state(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of a model's parameters and buffers."""
+    return {name: t.detach().clone() for name, t in model.state_dict().items()}

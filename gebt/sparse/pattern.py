@@ -1,0 +1,235 @@
+"""Positions, and what is derived from them: built at its first use, and kept.
+
+The transpose, the self-loops, the rows that a loss can see.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from threading import Lock
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from gebt.kernels._csr import entry_rows
+
+T = TypeVar("T")
+_changing = Lock()  # held while what is kept changes
+_INT32_MAX = 2**31 - 1
+_NEARLY_ALL = 0.9  # above this share of all rows, restricting to them saves nothing
+
+
+class Recent(dict[Any, Any]):
+    """The results of the last few calls, by key; for any number of threads."""
+
+    def get_or(self, key: Any, build: Callable[[], T]) -> T:
+        """What is kept for the key, else built and kept."""
+        found = self.get(key, self)
+        if found is self:
+            # What is kept must serve training too.
+            with torch.inference_mode(False):
+                found = build()
+            with _changing:
+                if len(self) >= 8:
+                    del self[next(iter(self))]
+                self[key] = found
+        return found
+
+
+class Pattern:
+    """Positions of a sparse matrix, by compressed rows.
+
+    Args:
+        crow: (N + 1,) row starts.
+        col: (E,) column of each entry. Both become int32 where that is enough.
+        shape: (N, M).
+        own: (N,) the column that stands for each row's own node; by default row i
+            and column i are the same node.
+    """
+
+    def __init__(
+        self,
+        crow: Tensor,
+        col: Tensor,
+        shape: tuple[int, int],
+        own: Tensor | None = None,
+    ):
+        fits = max(col.numel(), *shape) <= _INT32_MAX
+        dtype = torch.int32 if fits else torch.int64
+        self.crow = crow.to(dtype)
+        self.col = col.to(dtype)
+        self.shape = shape
+        self.own = own
+        self._recent = Recent()
+
+    @classmethod
+    def from_sorted(cls, row: Tensor, col: Tensor, shape: tuple[int, int]) -> "Pattern":
+        """From coordinates that are sorted by row."""
+        crow = torch.zeros(shape[0] + 1, dtype=torch.int64, device=row.device)
+        torch.cumsum(torch.bincount(row, minlength=shape[0]), 0, out=crow[1:])
+        return cls(crow, col, shape)
+
+    @property
+    def nnz(self) -> int:
+        """E, the number of entries."""
+        return self.col.numel()
+
+    @cached_property
+    def row(self) -> Tensor:
+        """(E,) the row of each entry."""
+        with torch.inference_mode(False):
+            return entry_rows(self.crow, self.nnz)
+
+    @cached_property
+    def edge_index(self) -> Tensor:
+        """(2, E) int64, the source and target of each entry, as PyG has it."""
+        with torch.inference_mode(False):
+            return torch.stack([self.col, self.row]).long()
+
+    @cached_property
+    def transpose(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``(crow, col, order)``; its entry ``e`` is entry ``order[e]`` here."""
+        with torch.inference_mode(False):
+            col, order = self.col.sort(stable=True)
+            row = self.row.index_select(0, order)
+            turned = Pattern.from_sorted(col, row, (self.shape[1], self.shape[0]))
+            return turned.crow, turned.col, order.to(self.col.dtype)
+
+    def find(self, row: Tensor, col: Tensor) -> Tensor:
+        """(K,) int64, where the positions (row, col) are entries; -1 if they are not.
+
+        Args:
+            row: (K,) int64.
+            col: (K,) int64.
+        """
+        key, entry = self._sorted_keys
+        inside = (row >= 0) & (row < self.shape[0]) & (col >= 0) & (col < self.shape[1])
+        wanted = torch.where(inside, row * self.shape[1] + col, -1)
+        # Past the last key is what no entry equals.
+        place = torch.searchsorted(key, wanted)
+        return torch.where(key[place] == wanted, entry[place], -1)
+
+    @cached_property
+    def _sorted_keys(self) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode(False):
+            key, entry = (self.row.long() * self.shape[1] + self.col).sort(stable=True)
+            end = key.new_tensor([torch.iinfo(key.dtype).max])
+            return torch.cat([key, end]), torch.cat([entry, end])
+
+    def with_diagonal(self) -> tuple["Pattern", Tensor]:
+        """This square pattern with (i, i) added at each row's end; places of the old.
+
+        Returns:
+            The pattern of E + N entries, and (E,) where each old entry went.
+        """
+        return self._recent.get_or("diagonal", self._with_diagonal)
+
+    def _with_diagonal(self) -> tuple["Pattern", Tensor]:
+        n = self.shape[0]
+        each = torch.arange(n, device=self.col.device, dtype=self.col.dtype)
+        place = (torch.arange(self.nnz, device=self.col.device) + self.row).long()
+        col = self.col.new_empty(self.nnz + n)
+        col[place] = self.col
+        col[(self.crow[1:] + each).long()] = each
+        crow = self.crow + torch.cat([each, each.new_tensor([n])])
+        return Pattern(crow, col, self.shape), place
+
+    def repeat(self, times: int) -> "Pattern":
+        """The block-diagonal pattern of ``times`` copies, one after the other."""
+        return self._recent.get_or(("repeat", times), lambda: self._repeat(times))
+
+    def _repeat(self, times: int) -> "Pattern":
+        n, m = self.shape
+        each = torch.arange(times, device=self.col.device)[:, None]
+        crow = (self.crow[1:] + each * self.nnz).flatten()
+        col = (self.col + each * m).flatten()
+        own = None if self.own is None else (self.own + each * m).flatten()
+        shape = (times * n, times * m)
+        return Pattern(torch.cat([crow.new_zeros(1), crow]), col, shape, own)
+
+    def select(self, entries: Tensor) -> "Pattern":
+        """The pattern of some entries, given by ascending positions."""
+        row = self.row.index_select(0, entries)
+        return Pattern.from_sorted(row, self.col.index_select(0, entries), self.shape)
+
+    def rows(self, nodes: Tensor) -> tuple["Pattern", Tensor]:
+        """The pattern of some rows, in that order, and (E',) its entries here."""
+        return self._recent.get_or(("rows", Same(nodes)), lambda: self._rows(nodes))
+
+    def _rows(self, nodes: Tensor) -> tuple["Pattern", Tensor]:
+        start = self.crow.index_select(0, nodes).long()
+        count = self.crow.index_select(0, nodes + 1).long() - start
+        crow = torch.cat([count.new_zeros(1), count.cumsum(0)])
+        entries = torch.arange(int(crow[-1]), device=crow.device)
+        entries += (start - crow[:-1]).repeat_interleave(count)
+        col = self.col.index_select(0, entries)
+        shape = (nodes.numel(), self.shape[1])
+        return Pattern(crow, col, shape), entries.to(self.col.dtype)
+
+    def hops(
+        self, nodes: Tensor, depth: int
+    ) -> tuple[Tensor | None, list[tuple["Pattern", Tensor | None]]]:
+        """The entries that ``depth`` products with this square matrix read.
+
+        Args:
+            nodes: (R,) the rows wanted of the last product.
+            depth: how many times the matrix is applied.
+
+        Returns:
+            The rows of the first product's input that are read (None: all), and
+            per product, first one first, a pattern over just the rows that it must
+            compute and reads, with its entries' places here (None: all). A product
+            reads at least the nodes whose rows it computes, at ``own``.
+        """
+        key = ("hops", Same(nodes), depth)
+        return self._recent.get_or(key, lambda: self._hops(nodes, depth))
+
+    def _hops(
+        self, nodes: Tensor, depth: int
+    ) -> tuple[Tensor | None, list[tuple["Pattern", Tensor | None]]]:
+        blocks: list[tuple[Pattern, Tensor | None]] = []
+        wanted: Tensor | None = nodes
+        for _ in range(depth):
+            if wanted is None:
+                blocks.append((self, None))
+                continue
+            block, entries = self._rows(wanted)
+            read = torch.unique(torch.cat([block.col.long(), wanted]))
+            if read.numel() < _NEARLY_ALL * self.shape[1]:
+                place = torch.empty(self.shape[1], dtype=block.col.dtype)
+                place = place.to(read.device)
+                place[read] = torch.arange(
+                    read.numel(), device=read.device, dtype=place.dtype
+                )
+                shape = (wanted.numel(), read.numel())
+                own = place[wanted].long()
+                block = Pattern(block.crow, place[block.col], shape, own)
+                wanted = read
+            else:
+                block = Pattern(block.crow, block.col, block.shape, wanted)
+                wanted = None
+            blocks.append((block, entries))
+        return wanted, blocks[::-1]
+
+    def to(self, device: torch.device | str) -> "Pattern":
+        """A copy on another device."""
+        own = None if self.own is None else self.own.to(device)
+        return Pattern(self.crow.to(device), self.col.to(device), self.shape, own)
+
+
+class Same:
+    """A dictionary key that is equal only for the very same tensor, unchanged."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+        self.version = None if tensor.is_inference() else tensor._version
+
+    def __hash__(self) -> int:
+        return id(self.tensor)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Same)
+            and other.tensor is self.tensor
+            and other.version == self.version
+        )

@@ -1,0 +1,311 @@
+"""The ticket: the only thing that passes from search to retraining."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gebt import __version__
+from gebt._checks import check_choice
+from gebt.files import Fields, Tensors, read_tensors, shown, write_tensors
+from gebt.graph import Graph, PrunedGraph, check_graph
+from gebt.models import MODELS, build_model
+from gebt.prune.weights import (
+    apply_masks,
+    check_masks,
+    check_not_compiled,
+    take_dtype,
+)
+from gebt.randomness import Draws
+
+Weights = Literal["inherit", "rewind", "fresh"]
+Links = Literal["learned", "binary"]
+_FORMAT = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Ticket:
+    """A joint early-bird ticket.
+
+    Attributes:
+        link_mask: (L,) boolean, True = kept.
+        link_score: (L,) learned factor of each link's edge weights.
+        weight_masks: boolean masks by parameter name; empty if none were pruned.
+        weights: the model's state when the ticket was drawn, unpruned.
+        first_weights: its state when the search began.
+        epoch: completed search epochs when it was drawn.
+        settled: whether the masks had settled; False says that the epochs ran out.
+        share_untouched: share of links that no gradient of the loss ever reached,
+            whose order therefore carries no information.
+        distances: per epoch, each group's mask distance and ``joint``.
+        options: the options of the search.
+        seed: its seed.
+        dataset: the graph's ``name`` and ``fingerprint``.
+        model: a description of the model, see `gebt.models.describe_model`.
+        versions: of gebt, torch and Python that drew it.
+    """
+
+    link_mask: Tensor
+    link_score: Tensor
+    weight_masks: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+    first_weights: Mapping[str, Tensor]
+    epoch: int
+    settled: bool
+    share_untouched: float
+    distances: tuple[Mapping[str, float], ...]
+    options: Mapping[str, Any]
+    seed: int
+    dataset: Mapping[str, str]
+    model: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    @property
+    def links_kept(self) -> int:
+        """Number of kept links."""
+        return int(self.link_mask.count_nonzero())
+
+    @property
+    def links_untouched(self) -> int:
+        """Number of links that no gradient ever reached."""
+        # Links that the searched graph lacked have the score 0.
+        return round(self.share_untouched * int(self.link_score.count_nonzero()))
+
+    @property
+    def weights_kept(self) -> int:
+        """Number of kept weights, of all that could be pruned."""
+        return sum(int(m.count_nonzero()) for m in self.weight_masks.values())
+
+    @property
+    def num_weights(self) -> int:
+        """Number of weights that could be pruned."""
+        return sum(m.numel() for m in self.weight_masks.values())
+
+    def __repr__(self) -> str:
+        weights = f", {self.weights_kept} of {self.num_weights} weights"
+        return (
+            f"Ticket({self.dataset['name']!r}, epoch {self.epoch}"
+            f"{'' if self.settled else ', not settled'}, {self.links_kept} of "
+            f"{self.link_mask.numel()} links{weights * bool(self.weight_masks)})"
+        )
+
+    def open(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        *,
+        weights: Weights = "inherit",
+        links: Links = "learned",
+        seed: int | None = None,
+    ) -> PrunedGraph:
+        """Prune a graph and load the ticket's pruned weights into a model.
+
+        Args:
+            model: of the searched model's shape; changed in place. Where none of its
+                parameters is of the features' dtype, it takes that.
+            graph: the graph that was searched; not changed.
+            weights: ``"inherit"`` those of the draw, as the paper does;
+                ``"rewind"`` to those the search began with; ``"fresh"`` draws them
+                again, by every ``reset_parameters`` in the model.
+            links: ``"learned"`` keeps the learned link values, ``"binary"`` sets
+                kept links back to the graph's own edge weights.
+            seed: for fresh weights; by default the search's seed plus 1.
+
+        Returns:
+            The pruned graph, with the weights' masks.
+
+        Raises:
+            ValueError: if the ticket is for another graph or another model.
+        """
+        check_choice("weights", weights, Weights)
+        check_choice("links", links, Links)
+        check_graph(graph)
+        if (found := graph.fingerprint()) != self.dataset["fingerprint"]:
+            raise ValueError(
+                f"the ticket was drawn on the graph {self.dataset['name']!r} with the "
+                f"fingerprint {self.dataset['fingerprint'][:12]}, but this is "
+                f"{graph.name!r} with {found[:12]}. Load the graph it was drawn on."
+            )
+        check_not_compiled(model)
+        self._check_model(model)
+        take_dtype(model, graph.x.dtype)
+        device = graph.adjacency.device
+        state = {"inherit": self.weights, "rewind": self.first_weights}.get(weights)
+        if state is not None:
+            model.load_state_dict(dict(state))
+        else:
+            _reinitialise(model, self.seed + 1 if seed is None else seed)
+        apply_masks(model, {n: m.to(device) for n, m in self.weight_masks.items()})
+        score = self.link_score.to(device) if links == "learned" else None
+        small = graph.keep_links(self.link_mask.to(device), score)
+        parts = {part.name: getattr(small, part.name) for part in fields(Graph)}
+        return PrunedGraph(**parts, weight_masks=self.weight_masks)
+
+    def _check_model(self, model: nn.Module) -> None:
+        found = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+        wanted = {name: tuple(t.shape) for name, t in self.weights.items()}
+        if found != wanted:
+            differing = sorted(set(found.items()) ^ set(wanted.items()))
+            raise ValueError(
+                f"the ticket was drawn for a model {self.model['class']} whose "
+                f"parameters differ from this {type(model).__name__}'s: {differing}."
+            )
+        check_masks(model, self.weight_masks)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file; all that is not a tensor is in its header."""
+        tensors = {"link_mask": self.link_mask, "link_score": self.link_score}
+        for prefix, group in self._groups().items():
+            tensors |= {f"{prefix}/{name}": t for name, t in group.items()}
+        header = {
+            "kind": "ticket",
+            "format": _FORMAT,
+            **{name: getattr(self, name) for name in _HEADER},
+        }
+        write_tensors(Path(path), tensors, header)
+
+    def _groups(self) -> dict[str, Mapping[str, Tensor]]:
+        return {
+            "weight_masks": self.weight_masks,
+            "weights": self.weights,
+            "first_weights": self.first_weights,
+        }
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Ticket":
+        """Read a ticket; nothing is unpickled.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is truncated, corrupt, not a ticket, or of a format
+                that this version does not know.
+        """
+        tensors, header = read_tensors(Path(path), "ticket")
+        if (found := header.content.get("format")) != _FORMAT:
+            raise ValueError(
+                f"{path} has the ticket format {shown(found)}, this version of gebt "
+                f"reads {_FORMAT}. Draw it again or install the matching gebt."
+            )
+        mask = tensors.mask("link_mask", (None,))
+        weights = tensors.group("weights")
+        ticket = cls(
+            link_mask=mask,
+            link_score=tensors.numbers("link_score", mask.shape),
+            weight_masks=_read_masks(tensors, weights),
+            weights=weights,
+            first_weights=_like(tensors, "first_weights", weights),
+            epoch=header.whole("epoch", 1),
+            settled=header.flag("settled"),
+            share_untouched=header.number("share_untouched", 0, 1),
+            distances=tuple(
+                {group: each.number(group, 0, null=True) for group in each}
+                for each in header.each("distances")
+            ),
+            options=_checked_options(header.fields("options")),
+            # One less than torch takes: fresh weights are drawn from the next.
+            seed=header.whole("seed", -(2**63), 2**64 - 2),
+            dataset=_texts(header.fields("dataset"), "name", "fingerprint"),
+            model=header.fields("model").content,
+            versions=_texts(header.fields("versions"), "gebt", "torch", "python"),
+        )
+        known = header.fields("model").text("class") in MODELS
+        if known and ticket.model.get("arguments"):
+            try:
+                build_model(ticket.model, weights)
+            except ValueError as error:
+                raise ValueError(f"{path} is not a whole ticket: {error}") from error
+        return ticket
+
+
+def _read_masks(tensors: Tensors, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    for name in (masks := tensors.group("weight_masks")):
+        if name not in weights:
+            tensors.fail(f"weight_masks/{name}", "be of one of the ticket's weights")
+        tensors.mask(f"weight_masks/{name}", weights[name].shape)
+    return masks
+
+
+def _like(
+    tensors: Tensors, prefix: str, weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors of a group that has the names, shapes and dtypes of the weights."""
+    found = tensors.group(prefix)
+    for name in sorted(weights.keys() | found.keys()):
+        both = weights.get(name), found.get(name)
+        kinds = {None if t is None else (t.dtype, t.shape) for t in both}
+        if len(kinds) > 1:
+            tensors.fail(f"{prefix}/{name}", f"be like weights/{name}")
+    return found
+
+
+def _texts(given: Fields, *names: str) -> dict[str, str]:
+    for name in names:
+        given.text(name)
+    return given.content
+
+
+def _checked_options(options: Fields) -> dict[str, Any]:
+    """All options; those that gebt itself reads again are checked."""
+    for name in ("graph_ratio", "weight_ratio"):
+        options.number(name, 0, 1)
+    for name in ("lr", "weight_decay"):
+        options.number(name, 0)
+    options.whole("epochs", 1)
+    options.text("decay", ("first", "all"))
+    options.fields("detector").number("threshold", 0)
+    # A name, or an object of the name and what it was built with.
+    if isinstance(options.content.get("task"), dict):
+        task = options.fields("task")
+        task.text("name")
+        for name in ("k", "width"):
+            if name in task:
+                task.whole(name, 1)
+    else:
+        options.text("task")
+    if isinstance(options.content.get("penalty"), dict):
+        options.fields("penalty")
+    elif "penalty" in options:
+        options.text("penalty")
+    return options.content
+
+
+def _reinitialise(model: nn.Module, seed: int) -> None:
+    resets: list[Any] = [
+        module.reset_parameters
+        for module in model.modules()
+        if hasattr(module, "reset_parameters")
+    ]
+    if not resets:
+        raise ValueError(
+            f"no part of {type(model).__name__} has a `reset_parameters` to draw fresh "
+            'weights with. Use `weights="rewind"`.'
+        )
+    with Draws(seed, model).used():
+        for reset in resets:
+            reset()
+
+
+_HEADER = (
+    "epoch",
+    "settled",
+    "share_untouched",
+    "distances",
+    "options",
+    "seed",
+    "dataset",
+    "model",
+    "versions",
+)
+
+
+def current_versions() -> dict[str, str]:
+    """Versions of gebt, torch and Python."""
+    return {
+        "gebt": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,189 @@
+"""What `gebt run` does for one seed, step by step."""
+
+import math
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gebt import LinkPrediction, LinkSplit, MultiLabel, NodeClassification, train
+from gebt.experiments.run import (
+    Options,
+    Recorder,
+    best_run,
+    collect,
+    new_model,
+    prepare,
+    retrain,
+    run_seed,
+    search,
+)
+from gebt.learn.training import copy_state
+from gebt.models.recipes import RECIPES
+
+TASK = NodeClassification()
+
+
+def options(model="gcn", **changes):
+    recipe = replace(RECIPES[model], **{"hidden": 8, "epochs": 6} | changes)
+    return Options(recipe, weight_ratio=0.5, threshold=2)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_preparing_for_link_prediction_holds_out_the_same_links_each_time(graph):
+    one, two = (prepare(graph, LinkPrediction()) for _ in range(2))
+    assert isinstance(one.split, LinkSplit)
+    assert one.fingerprint() == two.fingerprint() != graph.fingerprint()
+    assert one.num_links == 468 - int(0.05 * 468) - int(0.1 * 468)
+
+
+def test_a_split_of_links_that_is_there_is_kept(graph):
+    held = graph.hold_out_links(0.1, 0.2, seed=5)
+    assert prepare(held, LinkPrediction()) is held
+
+
+def test_preparing_for_other_tasks_changes_nothing(graph):
+    assert prepare(graph, TASK) is graph
+
+
+def test_a_graph_that_does_not_fit_the_task_is_refused(graph):
+    with pytest.raises(ValueError, match="one class per node"):
+        prepare(graph, MultiLabel())
+    with pytest.raises(ValueError, match="Hits@500 needs at least 500 negative pairs"):
+        prepare(graph, LinkPrediction(k=500))
+
+
+def test_a_new_model_is_the_seeds_and_leaves_torchs_random_state_alone(graph):
+    state = torch.get_rng_state()
+    recipe = RECIPES["gat"]
+    one, two, other = (new_model(graph, recipe, TASK, seed) for seed in (3, 3, 4))
+    assert same(copy_state(one), copy_state(two))
+    assert not same(copy_state(one), copy_state(other))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"graph_ratio": 1.0}, "`graph_ratio` is the share"),
+        ({"weight_ratio": -0.1}, "`weight_ratio` is the share"),
+        ({"threshold": 0.0}, "threshold"),
+        ({"window": 0}, "window"),
+    ],
+)
+def test_options_out_of_range_are_refused_at_birth(changes, words):
+    with pytest.raises(ValueError, match=words):
+        Options(**changes)
+
+
+def test_options_are_recorded_as_numbers_and_names():
+    recorded = options("sage", dropout=0.25).record()
+    assert recorded == {
+        "model": "sage",
+        "hidden": 8,
+        "dropout": 0.25,
+        "lr": 0.01,
+        "weight_decay": 2e-3,
+        "scope": "global",
+        "decay": "all",
+        "epochs": 6,
+        "graph_ratio": 0.2,
+        "weight_ratio": 0.5,
+        "threshold": 2,
+        "window": 3,
+    }
+
+
+@pytest.mark.parametrize("decay", ["first", "all"])
+def test_a_ticket_is_retrained_as_it_was_searched(graph, decay):
+    chosen = options(lr=0.03, weight_decay=0.2, decay=decay, dropout=0.0)
+    model = new_model(graph, chosen.recipe, TASK, 5)
+    ticket, _ = search(model, graph, TASK, chosen, 5)
+    assert ticket.options["lr"] == 0.03 and ticket.options["decay"] == decay
+    recorder = Recorder()
+    done = retrain(ticket, model, graph, TASK, 4, recorder)
+
+    again = new_model(graph, chosen.recipe, TASK, 0)
+    by_hand = train(
+        again,
+        ticket.open(again, graph),
+        keep=ticket.weight_masks,
+        epochs=4,
+        lr=0.03,
+        weight_decay=0.2,
+        decay=decay,
+        seed=5,
+    )
+    assert [row["loss"] for row in recorder.rows] == [e.loss for e in by_hand.history]
+    assert same(copy_state(model), copy_state(again))
+    assert done.scores["val"] == by_hand.val
+    assert [row["phase"] for row in recorder.rows] == ["retrain"] * 4
+
+
+def test_the_search_begins_where_dense_training_does(graph):
+    """Same weights and dropout: until a mask is used the losses are the same."""
+    done = run_seed(graph, TASK, options(), seed=2)
+    first = {row["phase"]: row["loss"] for row in reversed(done.history)}
+    assert first["search"] == pytest.approx(first["dense"], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["multi-label", "link-prediction"])
+def test_one_seed_of_every_task_is_trained_searched_retrained_and_measured(graph, kind):
+    task = {"multi-label": MultiLabel(), "link-prediction": LinkPrediction(k=10)}[kind]
+    if kind == "multi-label":
+        graph = replace(graph, y=graph.y[:, None] != torch.arange(3))
+    graph = prepare(graph, task)
+    chosen = options(epochs=20)
+    runs = [run_seed(graph, task, chosen, seed) for seed in (0, 1)]
+    metrics = collect(graph, task, chosen, runs, seeds=range(2))
+    assert (metrics["task"], metrics["metric"]) == (task.name, task.metric(graph))
+    for run in runs:
+        for scores in (run.metrics["dense"], run.metrics["retrained"]):
+            assert all(0 < score <= 100 for score in scores.values())
+        assert run.ticket.options["task"]["name"] == kind
+        assert run.ticket.links_kept == graph.num_links - int(0.2 * graph.num_links)
+    best = max(run.metrics["retrained"]["val"] for run in runs)
+    assert best_run(runs).metrics["retrained"]["val"] == best
+
+
+def test_a_run_without_validation_nodes_is_measured_all_the_same(graph):
+    empty = torch.empty(0, dtype=torch.int64)
+    bare = replace(graph, split=replace(graph.split, val=empty))
+    done = run_seed(bare, TASK, options(), seed=0)
+    assert math.isnan(done.metrics["dense"]["val"])
+    assert math.isnan(done.metrics["retrained"]["val"])
+    assert done.metrics["dense"]["test"] > 0
+
+
+def test_what_one_run_lacks_has_no_mean(graph):
+    empty = torch.empty(0, dtype=torch.int64)
+    bare = replace(graph, split=replace(graph.split, test=empty))
+    runs = [run_seed(bare, TASK, options(), seed) for seed in (0, 1)]
+    for run in runs:
+        run.metrics["macs"]["paper"]["dense"] = None  # as of an adapted model
+    found = collect(bare, TASK, options(), runs, seeds=range(2))["summary"]
+    for by in (found["mean"], found["std"]):
+        assert by["dense"]["test"] is None and by["retrained"]["test"] is None
+        assert by["macs"]["paper"]["dense"] is None
+        assert by["macs"]["paper"]["ticket"] is not None
+        assert by["retrained"]["val"] >= 0
+
+
+def test_the_record_says_what_was_asked(graph):
+    runs = [run_seed(graph, TASK, options(), 5)]
+    found = collect(graph, TASK, options(), runs, seeds=range(5, 25))
+    assert found["summary"]["n"] == 1
+    assert (found["options"]["seed"], found["options"]["seeds"]) == (5, 20)
+
+
+def test_the_same_seed_gives_the_same_run(graph, tmp_path):
+    for name in ("a", "b"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            run_seed(graph, TASK, options(), seed=7).save(tmp_path / name)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
