@@ -30,6 +30,7 @@ from gebt.deploy.cost import peak_memory, time_calls
 from gebt.experiments.inference import inference_costs
 from gebt.learn.loop import parameter_groups, run
 from gebt.learn.tasks import NodeClassification
+from gebt.options import Fit
 from gebt.prune.masks import keep_top, numpy_keep
 from gebt.prune.weights import apply_masks
 
@@ -60,7 +61,7 @@ class Search:
         self.pruner = gebt.ModelPruner(self.model, 0.9)
         self.detector = gebt.MaskDistanceDetector(threshold=1e-9)
         self.masks: dict = {}
-        groups = parameter_groups(self.model, 0.01, 5e-4, "first")
+        groups = parameter_groups(self.model, Fit())
         groups.append({"params": [self.sparsifier.score], "lr": 0.001})
         on_gpu = graph.adjacency.device.type == "cuda"
         self.optimizer = torch.optim.Adam(groups, fused=True, capturable=on_gpu)

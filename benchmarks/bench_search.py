@@ -27,6 +27,7 @@ import gebt
 from gebt.deploy.cost import peak_memory
 from gebt.learn.loop import Learner, parameter_groups
 from gebt.learn.tasks import NodeClassification
+from gebt.options import Fit
 from gebt.prune.links import GraphSparsifier
 
 HIDDEN = 128
@@ -44,7 +45,7 @@ def step_of(kind: str, graph: gebt.Graph) -> Callable[[], None]:
     task = NodeClassification()
     if kind.startswith("gebt"):
         model = gebt.models.GCN(graph.num_features, HIDDEN, graph.num_classes).train()
-        groups = parameter_groups(model, 0.01, 5e-4, "first")
+        groups = parameter_groups(model, Fit())
         sparsifier = GraphSparsifier(graph) if "search" in kind else None
         if sparsifier:
             groups.append({"params": [sparsifier.score], "lr": 0.001})

@@ -3,6 +3,8 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,22 @@ import torch
 
 if TYPE_CHECKING:
     from gebt import Graph
+
+
+def _interpreter_runs() -> bool:
+    """Whether Triton is here and its interpreter fits NumPy.
+
+    Until 3.6 it takes arrays of one element for numbers, which NumPy deprecates and
+    from 2.4 on refuses.
+    """
+    if find_spec("triton") is None:
+        return False
+    return tuple(map(int, version("triton").split(".")[:2])) >= (3, 7)
+
+
+if not torch.cuda.is_available() and _interpreter_runs():
+    # Read when Triton is imported, which `gebt.kernels` does by way of torch.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 _NO_CUDA = "needs a CUDA device: torch.cuda.is_available() is False here"
 

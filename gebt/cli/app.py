@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -256,7 +255,7 @@ def run(
     runs = []
     with (
         _results(folder, names, force=force),
-        _progress(recipe.epochs, seeds, quiet) as show,
+        _progress(recipe.fit.epochs, seeds, quiet) as show,
     ):
         for each in asked:
             runs.append(run_seed(graph, learned, options, each, show))
@@ -304,7 +303,7 @@ def search(
     names = ("ticket.safetensors", "history.csv", "distances.csv")
     with _results(folder, names, force=force):
         network = pipeline.new_model(graph, recipe, learned, seed)
-        with _progress(recipe.epochs, 1, quiet) as show:
+        with _progress(recipe.fit.epochs, 1, quiet) as show:
             recorder = pipeline.Recorder(show)
             with recorder.phase("search") as hook:
                 ticket, detector = pipeline.search(
@@ -737,8 +736,8 @@ def _recipe(
         "weight_decay": weight_decay,
         "epochs": epochs,
     }
-    changes: Any = {name: value for name, value in given.items() if value is not None}
-    return replace(recipe, **changes)
+    given = {name: value for name, value in given.items() if value is not None}
+    return recipe.changed(**given)
 
 
 def _load_of(

@@ -72,7 +72,7 @@ class Setting:
 
     def search(self, model: nn.Module, **options: Any) -> Ticket:
         """`find_ticket` by the recipe; an unsettled ticket gives no warning."""
-        epochs = self.draw or self.recipe.epochs
+        epochs = self.draw or self.recipe.fit.epochs
         never = self.draw is not None
         threshold = 0.1 if options.get("update_weights", True) else FROZEN_THRESHOLD
         given: dict[str, Any] = {
@@ -82,10 +82,7 @@ class Setting:
             "detector": MaskDistanceDetector(
                 threshold, watch=self.watch, warmup=epochs if never else 0
             ),
-            "epochs": epochs,
-            "lr": self.recipe.lr,
-            "weight_decay": self.recipe.weight_decay,
-            "decay": self.recipe.decay,
+            "fit": replace(self.recipe.fit, epochs=epochs),
             "scope": self.recipe.scope,
             "seed": self.seed,
             "task": self.task,
@@ -133,7 +130,9 @@ def dense(setting: Setting) -> Iterator[Outcome]:
     model = setting.model()
     val = setting.train(model, setting.graph)
     seconds = time.process_time() - start
-    yield Outcome("all", model, setting.graph, val, setting.recipe.epochs, 0, seconds)
+    yield Outcome(
+        "all", model, setting.graph, val, setting.recipe.fit.epochs, 0, seconds
+    )
 
 
 def joint(setting: Setting) -> Iterator[Outcome]:
@@ -156,11 +155,13 @@ def geb(setting: Setting, *, sgcn: bool = False) -> Iterator[Outcome]:
     setting.train(model, setting.graph)
     options: dict[str, Any] = {"weight_ratio": 0.0, "update_weights": False}
     if sgcn:
-        setting = replace(setting, draw=setting.recipe.epochs)
+        setting = replace(setting, draw=setting.recipe.fit.epochs)
         options["penalty"] = ADMM(prune_ratio=setting.graph_ratio)
     ticket = setting.search(model, **options)
     seconds = time.process_time() - start
-    for outcome in _retrain(setting, ticket, "fresh", setting.recipe.epochs, seconds):
+    for outcome in _retrain(
+        setting, ticket, "fresh", setting.recipe.fit.epochs, seconds
+    ):
         yield replace(outcome, frozen_epochs=ticket.epoch)
 
 
@@ -176,7 +177,7 @@ def one_shot(setting: Setting, *, criterion: Criterion) -> Iterator[Outcome]:
     masks = _random_masks(model, setting.weight_ratio, draw)
     val = setting.train(model, small, masks)
     seconds = time.process_time() - start
-    yield Outcome(criterion, model, small, val, 0, setting.recipe.epochs, seconds)
+    yield Outcome(criterion, model, small, val, 0, setting.recipe.fit.epochs, seconds)
 
 
 def imp(setting: Setting) -> Iterator[Outcome]:
@@ -193,7 +194,7 @@ def imp(setting: Setting) -> Iterator[Outcome]:
         model.load_state_dict(first)
     val = setting.train(model, setting.graph, masks)
     seconds = time.process_time() - start
-    epochs = (rounds + 1) * setting.recipe.epochs
+    epochs = (rounds + 1) * setting.recipe.fit.epochs
     yield Outcome("all", model, setting.graph, val, epochs, 0, seconds)
 
 
@@ -209,10 +210,10 @@ def ugs(setting: Setting) -> Iterator[Outcome]:
     graph = setting.graph
     masks: dict[str, Tensor] = {}
     rounds = _rounds(setting)
-    whole = replace(setting, draw=setting.recipe.epochs)
+    whole = replace(setting, draw=setting.recipe.fit.epochs)
     visited = []
     for done in range(1, rounds + 1):
-        visited.append((graph, setting.recipe.epochs))
+        visited.append((graph, setting.recipe.fit.epochs))
         ticket = whole.search(
             model,
             graph=graph,
@@ -225,7 +226,7 @@ def ugs(setting: Setting) -> Iterator[Outcome]:
         model.load_state_dict(first)
     val = setting.train(model, graph, masks)
     seconds = time.process_time() - start
-    epochs = setting.recipe.epochs
+    epochs = setting.recipe.fit.epochs
     yield Outcome(
         "learned", model, graph, val, 0, epochs, seconds, rounds=tuple(visited)
     )
@@ -259,7 +260,7 @@ def _retrain(
         small = variant.open(model, setting.graph, weights=weights)
         val = setting.train(model, small, variant.weight_masks)
         spent = seconds + time.process_time() - start
-        after = setting.recipe.epochs
+        after = setting.recipe.fit.epochs
         yield Outcome(links, model, small, val, epochs, after, spent, ticket)
 
 

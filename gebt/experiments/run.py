@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from gebt.graph import Graph, LinkSplit
 from gebt.learn.tasks import LinkPrediction, Task
 from gebt.learn.training import Epoch, Training, evaluate, train
 from gebt.models.recipes import RECIPES, Recipe
+from gebt.options import Fit
 from gebt.prune.detector import Group, MaskDistanceDetector, Reading
 from gebt.prune.weights import prunable_weights
 from gebt.randomness import Draws
@@ -62,7 +63,11 @@ class Options:
         """As numbers and names, for metrics.json."""
         return {
             name: value
-            for name, value in {**vars(self.recipe), **vars(self)}.items()
+            for name, value in {
+                **vars(self.recipe),
+                **vars(self),
+                **self.recipe.fit.to_dict(),
+            }.items()
             if isinstance(value, int | float | str) and name not in ("about", "source")
         }
 
@@ -242,10 +247,7 @@ def train_by(
         model,
         graph,
         keep=keep,
-        epochs=recipe.epochs,
-        lr=recipe.lr,
-        weight_decay=recipe.weight_decay,
-        decay=recipe.decay,
+        fit=recipe.fit,
         seed=seed,
         task=task,
         on_epoch=on_epoch,
@@ -281,7 +283,7 @@ def run_seed(
         model = new_model(graph, recipe, task, seed)
         with recorder.phase("search") as hook:
             ticket, detector = search(model, graph, task, options, seed, hook)
-        retrained = retrain(ticket, model, graph, task, recipe.epochs, recorder)
+        retrained = retrain(ticket, model, graph, task, recipe.fit.epochs, recorder)
         compared = [(dense, graph), (retrained.model, retrained.graph)]
         dense_ms, ticket_ms = latencies(compared)
     metrics = {
@@ -325,10 +327,7 @@ def search(
         graph_ratio=options.graph_ratio,
         weight_ratio=options.weight_ratio,
         detector=detector,
-        epochs=recipe.epochs,
-        lr=recipe.lr,
-        weight_decay=recipe.weight_decay,
-        decay=recipe.decay,
+        fit=recipe.fit,
         scope=recipe.scope,
         seed=seed,
         task=task,
@@ -366,10 +365,7 @@ def retrain(
             model,
             small,
             keep=ticket.weight_masks,
-            epochs=epochs,
-            lr=ticket.options["lr"],
-            weight_decay=ticket.options["weight_decay"],
-            decay=ticket.options["decay"],
+            fit=replace(Fit.from_dict(ticket.options), epochs=epochs),
             seed=ticket.seed,
             task=task,
             on_epoch=hook,

@@ -495,7 +495,9 @@ def _run(work: tuple[Job, str | None, bool]) -> Tables:
     graph = _load(job.dataset, root)
     recipe = find_recipe(job.model)
     if quick:
-        recipe = replace(recipe, epochs=min(20, recipe.epochs))
+        recipe = replace(
+            recipe, fit=replace(recipe.fit, epochs=min(20, recipe.fit.epochs))
+        )
     setting = Setting(
         graph,
         task_for(graph),
@@ -503,7 +505,7 @@ def _run(work: tuple[Job, str | None, bool]) -> Tables:
         job.graph_ratio,
         job.weight_ratio,
         job.seed,
-        None if job.draw is None else min(job.draw, recipe.epochs),
+        None if job.draw is None else min(job.draw, recipe.fit.epochs),
         job.watch,
     )
     try:
@@ -560,7 +562,7 @@ def _distances(job: Job, setting: Setting) -> Tables:
     """Mask distances of a whole search: epoch by epoch, and of all pairs."""
     model = setting.model()
     frozen = not setting.weight_ratio  # Algorithm 1: for a pretrained model
-    detector = RecordingDetector(warmup=setting.recipe.epochs)
+    detector = RecordingDetector(warmup=setting.recipe.fit.epochs)
     options: dict[str, Any] = {"detector": detector, "update_weights": not frozen}
     if frozen:
         setting.train(model, setting.graph)

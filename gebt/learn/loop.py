@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gebt._checks import check_choice, check_not_negative, check_positive
 from gebt.graph import Graph
 from gebt.learn.tasks import Task
-from gebt.options import Decay
+from gebt.options import Fit
 from gebt.prune.links import GraphSparsifier
 from gebt.prune.weights import apply_masks, check_not_compiled
 from gebt.randomness import Draws
@@ -149,20 +148,15 @@ def trainable(model: nn.Module) -> list[Tensor]:
     return parameters
 
 
-def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, decay: Decay
-) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, fit: Fit) -> list[dict[str, Any]]:
     """An optimiser's groups: what decays, and what does not."""
-    check_choice("decay", decay, Decay)
-    check_positive("lr", lr)
-    check_not_negative("weight_decay", weight_decay)
-    layer = _first_layer(model) if decay == "first" else ""
+    layer = _first_layer(model) if fit.decay == "first" else ""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     first = [p for name, p in named if name.startswith(layer)]
     rest = [p for name, p in named if not name.startswith(layer)]
     groups = [
-        {"params": first, "lr": lr, "weight_decay": weight_decay},
-        {"params": rest, "lr": lr, "weight_decay": 0.0},
+        {"params": first, "lr": fit.lr, "weight_decay": fit.weight_decay},
+        {"params": rest, "lr": fit.lr, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

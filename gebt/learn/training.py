@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gebt._checks import check_choice, check_count
+from gebt._checks import check_choice
 from gebt.graph import Graph, check_graph, masks_of
 from gebt.learn.loop import (
     Learner,
@@ -17,7 +18,7 @@ from gebt.learn.loop import (
     trainable,
 )
 from gebt.learn.tasks import NodeClassification, Part, Task
-from gebt.options import Decay
+from gebt.options import Fit, chosen
 from gebt.prune.weights import apply_masks, check_masks, take_dtype
 from gebt.sparse import SparseMatrix
 
@@ -60,13 +61,11 @@ def train(
     graph: Graph,
     *,
     keep: Mapping[str, Tensor] | None = None,
-    epochs: int = 100,
-    lr: float = 0.01,
-    weight_decay: float = 5e-4,
-    decay: Decay = "first",
+    fit: Fit | None = None,
     seed: int = 0,
     task: Task | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    **options: Any,
 ) -> Training:
     """Train a model in place; leave it at its best validation epoch, in eval mode.
 
@@ -80,21 +79,18 @@ def train(
         graph: with a training split.
         keep: boolean masks by parameter name; what they drop stays zero. By default
             those that the graph of `Ticket.open` carries; ``{}`` for none.
-        epochs: number of epochs, at least 1.
-        lr: learning rate.
-        weight_decay: added to the gradient, times the parameter.
-        decay: on the parameters of the ``"first"`` layer, as Kipf and Welling do, or
-            on ``"all"``.
+        fit: epochs, learning rate, weight decay; by default `Fit`'s own.
         seed: for dropout and negatives; torch's own random state is left as it was.
         task: what to learn; by default one class per node.
         on_epoch: called after each epoch.
+        **options: fields of `Fit` to change, such as ``epochs=200``.
 
     Raises:
         ValueError: if the graph lacks what the task needs, a mask does not fit, or
             the loss stops being finite.
     """
     task = task or NodeClassification()
-    check_count("epochs", epochs)
+    [fit] = chosen(fit or Fit(), given=options, of="train")
     check_trains(model)
     check_graph(graph)
     task.check(graph)
@@ -103,12 +99,12 @@ def train(
     keep = {n: m.to(graph.adjacency.device) for n, m in keep.items()}
     apply_masks(model, keep)
     trainable(model)
-    groups = parameter_groups(model, lr, weight_decay, decay)
+    groups = parameter_groups(model, fit)
     learner = Learner(model, task, groups, seed=seed, keep=keep)
     history: list[Epoch] = []
     best, best_epoch = -math.inf, 0
     best_state: dict[str, Tensor] = {}
-    for loss in learner.epochs(graph, until=epochs):
+    for loss in learner.epochs(graph, until=fit.epochs):
         with learner.drawing():
             val = _score(model, graph, "val", graph.adjacency, task)
         # Last: it waits for a GPU, which the score has been waited for already.

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -10,11 +11,9 @@ from gebt._checks import (
     check_count,
     check_dropout,
     check_name,
-    check_not_negative,
-    check_positive,
 )
 from gebt.models import GAT, GCN, GIN, GraphSAGE, LinearStack, ResGCN
-from gebt.options import Decay, Scope
+from gebt.options import Fit, Scope, chosen
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,7 @@ class Recipe:
         build: takes F, the hidden width, C and ``dropout``; gives the model.
         hidden: hidden width; of each head for GAT.
         dropout: share dropped during training.
-        lr: learning rate of the weights.
-        weight_decay: of the weights.
-        decay: on the first layer or on all.
-        epochs: epochs of dense training and of retraining; the search gets as many.
+        fit: of dense training, of the search and of retraining.
         scope: how weights are ranked, see `ModelPruner`.
     """
 
@@ -41,18 +37,17 @@ class Recipe:
     build: Callable[..., nn.Module]
     hidden: int
     dropout: float
-    lr: float
-    weight_decay: float
-    decay: Decay
-    epochs: int
+    fit: Fit
     scope: Scope = "global"
 
     def __post_init__(self) -> None:
         check_count("hidden", self.hidden)
         check_dropout("dropout", self.dropout)
-        check_positive("lr", self.lr)
-        check_not_negative("weight_decay", self.weight_decay)
-        check_count("epochs", self.epochs)
+
+    def changed(self, **given: Any) -> "Recipe":
+        """The recipe with other values of its own fields or those of `Fit`."""
+        fit, recipe = chosen(self.fit, self, given=given, of="Recipe.changed")
+        return replace(recipe, fit=fit)
 
 
 def find_recipe(model: str) -> Recipe:
@@ -72,7 +67,7 @@ def for_links(recipe: Recipe) -> Recipe:
     on the validation links of Cora and CiteSeer.
     """
     hidden = 16 if recipe.model == "gat" else 128  # GAT's is that of each of 8 heads
-    return replace(recipe, hidden=hidden, dropout=0.3, weight_decay=0.0)
+    return recipe.changed(hidden=hidden, dropout=0.3, weight_decay=0.0)
 
 
 def _resgcn(layers: int) -> Recipe:
@@ -83,10 +78,7 @@ def _resgcn(layers: int) -> Recipe:
         partial(ResGCN, layers=layers),
         hidden=128,
         dropout=0.5,
-        lr=0.01,
-        weight_decay=0.0,
-        decay="all",
-        epochs=500,
+        fit=Fit(lr=0.01, weight_decay=0.0, decay="all", epochs=500),
         # In one ranking the encoder of many features, whose weights start smallest,
         # would lose all of them, and the model its input.
         scope="layer",
@@ -105,10 +97,7 @@ RECIPES = {
             GCN,
             hidden=16,
             dropout=0.5,
-            lr=0.01,
-            weight_decay=5e-4,
-            decay="first",
-            epochs=100,
+            fit=Fit(lr=0.01, weight_decay=5e-4, decay="first", epochs=100),
         ),
         Recipe(
             "gat",
@@ -117,10 +106,7 @@ RECIPES = {
             GAT,
             hidden=8,
             dropout=0.6,
-            lr=0.005,
-            weight_decay=5e-4,
-            decay="all",
-            epochs=200,
+            fit=Fit(lr=0.005, weight_decay=5e-4, decay="all", epochs=200),
         ),
         Recipe(
             "gin",
@@ -129,10 +115,7 @@ RECIPES = {
             GIN,
             hidden=64,
             dropout=0.8,
-            lr=0.01,
-            weight_decay=5e-3,
-            decay="all",
-            epochs=200,
+            fit=Fit(lr=0.01, weight_decay=5e-3, decay="all", epochs=200),
         ),
         Recipe(
             "sage",
@@ -141,10 +124,7 @@ RECIPES = {
             GraphSAGE,
             hidden=64,
             dropout=0.9,
-            lr=0.01,
-            weight_decay=2e-3,
-            decay="all",
-            epochs=200,
+            fit=Fit(lr=0.01, weight_decay=2e-3, decay="all", epochs=200),
         ),
         *map(_resgcn, (7, 14, 28)),
     )
@@ -157,13 +137,14 @@ TITLES = ("--model", "what", "trained with, unless told otherwise", "compact dro
 def row(recipe: Recipe) -> list[str]:
     """A recipe as a row of the table of models, under `TITLES`."""
     units = isinstance(recipe.build, type) and issubclass(recipe.build, LinearStack)
-    on = " on the first layer" if recipe.decay == "first" else ""
+    fit = recipe.fit
+    on = " on the first layer" if fit.decay == "first" else ""
     each = ", weights ranked layer by layer" if recipe.scope == "layer" else ""
     return [
         recipe.model,
         recipe.about,
-        f"hidden {recipe.hidden}, dropout {recipe.dropout:g}, lr {recipe.lr:g}, weight "
-        f"decay {recipe.weight_decay:g}{on}, {recipe.epochs} epochs{each} "
+        f"hidden {recipe.hidden}, dropout {recipe.dropout:g}, lr {fit.lr:g}, weight "
+        f"decay {fit.weight_decay:g}{on}, {fit.epochs} epochs{each} "
         f"({recipe.source})",
         "features, hidden units" if units else "features",
     ]

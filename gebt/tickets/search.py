@@ -3,12 +3,13 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gebt._checks import check_count, check_ratio
+from gebt._checks import check_ratio
 from gebt.graph import Graph, check_graph, masks_of
 from gebt.learn.loop import (
     BLIND,
@@ -20,7 +21,7 @@ from gebt.learn.loop import (
 from gebt.learn.tasks import NodeClassification, Task, describe_task
 from gebt.learn.training import Epoch, check_finite, copy_state, evaluate
 from gebt.models import describe_model
-from gebt.options import Decay, Scope, Unit
+from gebt.options import Fit, Scope, Unit, chosen
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.links import GraphSparsifier
 from gebt.prune.masks import NAN
@@ -43,28 +44,50 @@ that the joint threshold would fire at once. Epochs drawn with this one are in
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How a ticket is searched, beside its ratios and how weights are trained.
+
+    Attributes:
+        graph_lr: learning rate of the link scores.
+        update_weights: False freezes the weights.
+        alternate: update the weights, then run forward again for the scores.
+        mask_weights: multiply the weights by their masks each epoch, as the paper's
+            code does.
+        scope: how weights are ranked, see `ModelPruner`.
+        unit: what is pruned of a weight, see `ModelPruner`.
+        detector: a new detector; its ``watch`` chooses the stop criterion among the
+            groups ``"graph"`` and ``"weights"``.
+        penalty: L_reg of Eq. 3, or none.
+        keep: boolean masks by parameter name of an earlier pruning; what they drop
+            stays zero, counts towards the weights' ratio, and is dropped by the
+            ticket's masks too; by default those that the graph carries. An earlier
+            pruning of links is in the graph.
+    """
+
+    graph_lr: float = 0.001
+    update_weights: bool = True
+    alternate: bool = False
+    mask_weights: bool = False
+    scope: Scope = "global"
+    unit: Unit = "element"
+    detector: MaskDistanceDetector | None = None
+    penalty: ADMM | None = None
+    keep: Mapping[str, Tensor] | None = None
+
+
 def find_ticket(
     model: nn.Module,
     graph: Graph,
     *,
     graph_ratio: float = 0.2,
     weight_ratio: float = 0.9,
-    detector: MaskDistanceDetector | None = None,
-    epochs: int = 100,
-    lr: float = 0.01,
-    graph_lr: float = 0.001,
-    weight_decay: float = 5e-4,
-    decay: Decay = "first",
-    penalty: ADMM | None = None,
-    update_weights: bool = True,
-    alternate: bool = False,
-    mask_weights: bool = False,
-    keep: Mapping[str, Tensor] | None = None,
-    scope: Scope = "global",
-    unit: Unit = "element",
+    fit: Fit | None = None,
+    search: Search | None = None,
     seed: int = 0,
     task: Task | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    **options: Any,
 ) -> Ticket:
     """Draw a joint early-bird ticket (Algorithm 2 of You et al. 2022).
 
@@ -85,28 +108,13 @@ def find_ticket(
         graph: with a training split.
         graph_ratio: share of the full graph's links to remove, in [0, 1).
         weight_ratio: share of all prunable weights to remove, in [0, 1).
-        detector: a new detector; its ``watch`` chooses the stop criterion among
-            the groups ``"graph"`` and ``"weights"``.
-        epochs: epochs allowed.
-        lr: learning rate of the weights.
-        graph_lr: learning rate of the link scores.
-        weight_decay: on the weights; never on the link scores.
-        decay: which of them, see `train`.
-        penalty: L_reg of Eq. 3, or none.
-        update_weights: False freezes the weights.
-        alternate: update the weights, then run forward again for the scores.
-        mask_weights: multiply the weights by their masks each epoch, as the
-            paper's code does.
-        keep: boolean masks by parameter name of an earlier pruning; what they drop
-            stays zero, counts towards ``weight_ratio``, and is dropped by the ticket's
-            masks too; by default those that ``graph`` carries. An earlier pruning of
-            links is in ``graph``.
-        scope: how weights are ranked, see `ModelPruner`.
-        unit: what is pruned of a weight, see `ModelPruner`.
+        fit: how weights are trained, and epochs allowed; by default `Fit`'s own.
+        search: all else; by default `Search`'s own.
         seed: for dropout and the order of equal link scores; torch's own random state
             is left as it was.
         task: what to learn; by default one class per node.
         on_epoch: called after each epoch; only for it is the validation score computed.
+        **options: fields of `Fit` and `Search` to change, such as ``epochs=200``.
 
     Returns:
         The ticket. If the masks never settle within ``epochs``, it is drawn at the
@@ -116,6 +124,10 @@ def find_ticket(
         ValueError: if an option is out of range, the graph lacks what the task
             needs, or the loss stops being finite.
     """
+    fit, search = chosen(
+        fit or Fit(), search or Search(), given=options, of="find_ticket"
+    )
+    epochs, detector, penalty = fit.epochs, search.detector, search.penalty
     task = task or NodeClassification()
     check_ratio("graph_ratio", graph_ratio)
     check_ratio("weight_ratio", weight_ratio)
@@ -123,19 +135,18 @@ def find_ticket(
         raise ValueError(
             "`graph_ratio` and `weight_ratio` are both 0: there is nothing to prune."
         )
-    if not update_weights and weight_ratio > 0:
+    if not search.update_weights and weight_ratio > 0:
         raise ValueError(
             f"`weight_ratio` is {weight_ratio}, but with `update_weights=False` the "
             "weights' mask never changes. Set `weight_ratio=0`."
         )
-    check_count("epochs", epochs)
     check_trains(model)
     check_graph(graph)
     task.check(graph)
     take_dtype(model, graph.x.dtype)
     if detector is None:
         detector = MaskDistanceDetector(
-            threshold=0.1 if update_weights else FROZEN_THRESHOLD
+            threshold=0.1 if search.update_weights else FROZEN_THRESHOLD
         )
     elif detector.history:
         raise ValueError(
@@ -151,17 +162,18 @@ def find_ticket(
     sparsifier = GraphSparsifier(graph, seed)
     if penalty is not None:
         penalty.reset(sparsifier.project)
-    check_masks(model, keep := masks_of(graph, keep))
+    check_masks(model, keep := masks_of(graph, search.keep))
     keep = {n: m.to(graph.adjacency.device) for n, m in keep.items()}
     pruner = None
     if weight_ratio:
-        pruner = ModelPruner(model, weight_ratio, scope=scope, unit=unit, keep=keep)
+        how: Any = {"scope": search.scope, "unit": search.unit, "keep": keep}
+        pruner = ModelPruner(model, weight_ratio, **how)
     apply_masks(model, keep)
     first_weights = copy_state(model)
-    weights = trainable(model) if update_weights else []
+    weights = trainable(model) if search.update_weights else []
     scores: list[Tensor] = [sparsifier.score]
-    groups = parameter_groups(model, lr, weight_decay, decay) if update_weights else []
-    groups.append({"params": scores, "lr": graph_lr})
+    groups = parameter_groups(model, fit) if search.update_weights else []
+    groups.append({"params": scores, "lr": search.graph_lr})
 
     def after_backward() -> None:
         """Of links: whom the loss reached; then the penalty, which reaches all."""
@@ -180,7 +192,7 @@ def find_ticket(
         seed=seed,
         keep=keep,
         sparsifier=sparsifier,
-        turns=[weights, scores] if alternate and update_weights else None,
+        turns=[weights, scores] if search.alternate and search.update_weights else None,
         after_backward=after_backward,
     )
     if graph_ratio:
@@ -207,7 +219,7 @@ def find_ticket(
         reading = detector.update(found)
         if numbers is not None:
             value = _check(numbers.cpu(), epoch)
-        if mask_weights:
+        if search.mask_weights:
             apply_masks(model, masks)
         distances.append({**reading.distances, "joint": reading.joint})
         if on_epoch:
@@ -242,17 +254,14 @@ def find_ticket(
             "task": describe_task(task),
             "graph_ratio": graph_ratio,
             "weight_ratio": weight_ratio,
-            "epochs": epochs,
-            "lr": lr,
-            "graph_lr": graph_lr,
-            "weight_decay": weight_decay,
-            "decay": decay,
+            **fit.to_dict(),
+            "graph_lr": search.graph_lr,
+            "update_weights": search.update_weights,
+            "alternate": search.alternate,
+            "mask_weights": search.mask_weights,
+            "scope": search.scope,
+            "unit": search.unit,
             "penalty": None if penalty is None else penalty.options(),
-            "update_weights": update_weights,
-            "alternate": alternate,
-            "mask_weights": mask_weights,
-            "scope": scope,
-            "unit": unit,
             "detector": detector.options(),
         },
         seed=seed,

@@ -241,7 +241,7 @@ def test_another_file_than_the_published_is_named(tolokers_like, caplog):
 
 
 def test_every_file_has_its_checksum():
-    from gebt.datasets import _PUBLISHED
+    from gebt.datasets.catalogue import _PUBLISHED
 
     for name, dataset in DATASETS.items():
         digests = _PUBLISHED.get(name, "").split()

@@ -148,7 +148,7 @@ def test_an_unknown_criterion_is_refused_with_those_there_are(graph):
 
 @pytest.fixture
 def setting(graph):
-    recipe = replace(find_recipe("gcn"), epochs=EPOCHS, hidden=8)
+    recipe = find_recipe("gcn").changed(epochs=EPOCHS, hidden=8)
     return Setting(graph, NodeClassification(), recipe, 0.4, 0.36, seed=1)
 
 
@@ -236,7 +236,7 @@ def test_epochs_before_and_on_the_pruned_graph_are_counted(
 
 
 def test_epochs_of_searches_count_those_up_to_the_draw(setting):
-    long = replace(setting, recipe=replace(setting.recipe, epochs=60))
+    long = replace(setting, recipe=setting.recipe.changed(epochs=60))
     joint = run("joint-EB", long)
     assert joint[0].ticket.settled and joint[0].ticket.epoch < 60
     assert {o.full_epochs for o in joint} == {joint[0].ticket.epoch}
@@ -249,7 +249,7 @@ def test_epochs_of_searches_count_those_up_to_the_draw(setting):
 
 def test_training_is_worth_something(make_graph):
     graph = make_graph()
-    recipe = replace(find_recipe("gcn"), epochs=60)
+    recipe = find_recipe("gcn").changed(epochs=60)
     setting = Setting(graph, NodeClassification(), recipe, 0.2, 0.36, seed=0)
     for method in METHODS:  # three classes: chance is 33%
         assert run(method, setting)[0].val > 60, method
@@ -333,7 +333,7 @@ def test_a_draw_at_an_epoch_is_drawn_there_and_has_no_controls(method, draw, set
 
 
 def test_a_draw_comes_where_the_detector_would_have_stopped_earlier(setting):
-    long = replace(setting, recipe=replace(setting.recipe, epochs=60))
+    long = replace(setting, recipe=setting.recipe.changed(epochs=60))
     stopped = run("joint-EB", long)[0].ticket.epoch
     [outcome] = run("joint-EB", replace(long, draw=stopped + 5))
     assert outcome.ticket.epoch == stopped + 5
@@ -354,7 +354,7 @@ def test_a_watched_group_decides_alone_and_has_no_controls(watch, setting):
 
 
 def test_sgcn_never_stops_early_and_pulls_by_admm(setting):
-    long = replace(setting, recipe=replace(setting.recipe, epochs=60))
+    long = replace(setting, recipe=setting.recipe.changed(epochs=60))
     [outcome] = run("SGCN", long)
     assert outcome.ticket.epoch == 60
     assert (
@@ -367,7 +367,7 @@ def test_sgcn_never_stops_early_and_pulls_by_admm(setting):
 def test_imp_rewinds_to_the_first_weights_after_each_round(setting):
     # Adam moves no weight by more than the learning rate in its first step, so after
     # one epoch a rewound weight is within it, and one that went on need not be.
-    recipe = replace(setting.recipe, epochs=1, lr=0.1, weight_decay=0.0)
+    recipe = setting.recipe.changed(epochs=1, lr=0.1, weight_decay=0.0)
     [outcome] = run("IMP", replace(setting, recipe=recipe, weight_ratio=0.8))
     assert outcome.full_epochs == 8  # 7 rounds of 20%, and the last training
     first = copy_state(setting.model())
@@ -444,7 +444,7 @@ def test_ugs_rewinds_weights_and_link_values_after_each_round(setting, searches)
 
 
 def test_ugs_at_its_own_end_points_drops_5_and_20_percent_a_round(graph, searches):
-    recipe = replace(find_recipe("gcn"), epochs=1, hidden=8)
+    recipe = find_recipe("gcn").changed(epochs=1, hidden=8)
     rounds = 5
     ratios = 1 - 0.95**rounds, 1 - 0.8**rounds
     list(METHODS["UGS"](Setting(graph, NodeClassification(), recipe, *ratios, seed=0)))
@@ -471,7 +471,7 @@ def test_among_links_of_equal_score_chance_decides_and_not_position():
     parts = {"train": torch.arange(20), "val": torch.arange(20, 60)}
     split = gebt.Split(**parts, test=torch.arange(60, n))
     ring = replace(ring, y=torch.arange(n) % 2, split=split)
-    recipe = replace(find_recipe("gcn"), epochs=1)
+    recipe = find_recipe("gcn").changed(epochs=1)
     setting = Setting(ring, NodeClassification(), recipe, 0.5, 0.0, seed=0)
     kept = []
     for seed in (0, 0, 1):

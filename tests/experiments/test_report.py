@@ -281,7 +281,7 @@ def odd_folder(tmp_path_factory):
     """A run on a graph that no dataset has, of a name that is markup; one seed."""
     folder = tmp_path_factory.mktemp("odd")
     graph = replace(load("digits"), name="<b>&$x_")
-    options = Options(replace(find_recipe("gcn"), epochs=4), 0.2, 0.5, threshold=5)
+    options = Options(find_recipe("gcn").changed(epochs=4), 0.2, 0.5, threshold=5)
     run = run_seed(graph, NodeClassification(), options, 0)
     run.save(folder)
     metrics = collect(graph, NodeClassification(), options, [run], seeds=range(1))

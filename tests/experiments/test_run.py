@@ -26,7 +26,7 @@ TASK = NodeClassification()
 
 
 def options(model="gcn", **changes):
-    recipe = replace(RECIPES[model], **{"hidden": 8, "epochs": 6} | changes)
+    recipe = RECIPES[model].changed(**{"hidden": 8, "epochs": 6} | changes)
     return Options(recipe, weight_ratio=0.5, threshold=2)
 
 

@@ -11,6 +11,7 @@ from gebt import LinkPrediction, LinkSplit, ModelPruner, Split, evaluate, train
 from gebt.learn.loop import parameter_groups
 from gebt.learn.training import copy_state
 from gebt.models import GAT, GCN, GIN, GraphSAGE, ResGCN
+from gebt.options import Fit
 
 
 def same(a, b):
@@ -142,7 +143,7 @@ def test_training_equals_a_plain_pytorch_loop(graph):
 
 
 def decayed(model, decay="first"):
-    groups = parameter_groups(model, 0.01, 5e-4, decay)
+    groups = parameter_groups(model, Fit(decay=decay))
     names = {id(p): name for name, p in model.named_parameters()}
     found = {
         names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]
@@ -190,7 +191,7 @@ def test_decay_all_is_on_every_parameter(kind):
 def test_decay_all_leaves_frozen_parameters_out():
     model = GCN(5, 4, 2)
     model.layers[0].bias.requires_grad_(False)
-    [group] = parameter_groups(model, 0.01, 5e-4, "all")
+    [group] = parameter_groups(model, Fit(decay="all"))
     assert len(group["params"]) == 3
     assert (group["lr"], group["weight_decay"]) == (0.01, 5e-4)
 

@@ -10,6 +10,7 @@ from gebt.experiments.run import new_model, train_by
 from gebt.learn.tasks import TASKS, task_for
 from gebt.models import GCN, MODELS, describe_model
 from gebt.models.recipes import RECIPES, TITLES, find_recipe, row
+from gebt.options import Fit
 from gebt.prune.weights import ModelPruner, prunable_weights
 
 NAMES = ["gcn", "gat", "gin", "sage", "resgcn7", "resgcn14", "resgcn28"]
@@ -22,7 +23,7 @@ def digits():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_builds_and_trains_two_epochs(digits, name):
-    recipe = replace(find_recipe(name), epochs=2, hidden=8)
+    recipe = find_recipe(name).changed(epochs=2, hidden=8)
     task = task_for(digits)
     model = new_model(digits, recipe, task, seed=1)
     assert describe_model(model)["class"] in MODELS
@@ -40,7 +41,7 @@ def test_no_layer_of_a_recipes_ticket_loses_all_of_its_weights(sparse_graph, nam
     """Many features into few units: where one ranking would empty the first layer."""
     wide = torch.randn(sparse_graph.num_nodes, 600)
     graph = replace(sparse_graph, x=wide)
-    recipe = replace(find_recipe(name), epochs=1)
+    recipe = find_recipe(name).changed(epochs=1)
     model = new_model(graph, recipe, task_for(graph), seed=1)
     masks = ModelPruner(model, 0.9, scope=recipe.scope).masks()
     for key, mask in masks.items():
@@ -69,10 +70,7 @@ def test_the_gcn_is_trained_as_the_library_does_by_default():
     import inspect
 
     recipe = RECIPES["gcn"]
-    for call in (gebt.train, gebt.find_ticket):
-        defaults = inspect.signature(call).parameters
-        for name in ("epochs", "lr", "weight_decay", "decay"):
-            assert defaults[name].default == getattr(recipe, name)
+    assert recipe.fit == Fit()
     assert inspect.signature(GCN).parameters["dropout"].default == recipe.dropout
 
 
@@ -104,11 +102,11 @@ def test_a_model_like_no_other_is_answered_without_a_guess():
 def test_numbers_out_of_range_are_refused_by_name(name, values, rule):
     for value in values:
         with pytest.raises(ValueError, match=f"`{name}` {rule}, got {value}"):
-            replace(RECIPES["gat"], **{name: value})
+            RECIPES["gat"].changed(**{name: value})
 
 
 def test_the_smallest_numbers_allowed_are_allowed():
-    replace(RECIPES["sage"], hidden=1, dropout=0.0, weight_decay=0.0, epochs=1)
+    RECIPES["sage"].changed(hidden=1, dropout=0.0, weight_decay=0.0, epochs=1)
 
 
 def test_a_recipe_as_a_row_holds_its_numbers():

@@ -1,11 +1,11 @@
 """Tickets that must not change, whatever moves: drawn before, compared one by one.
 
 Each case of `CASES` searches a generated graph and retrains. Its ticket lies in
-``tests/tickets/golden`` as gebt 0.1 wrote it, with what retraining it gave. In float64 and on
-one thread masks, epochs and distances come out alike on every machine; other numbers
-to the last few bits, which MKL rounds by the processor.
+``golden`` beside this file as gebt 0.1 wrote it, with what retraining it gave. In
+float64 and on one thread masks, epochs and distances come out alike on every machine;
+other numbers to the last few bits, which MKL rounds by the processor.
 
-After a change that is meant to draw other tickets: ``python tests/tickets/test_golden.py``.
+After a change that is meant to draw other tickets: ``python`` this file.
 """
 
 import json

@@ -1,0 +1,169 @@
+"""Models, graphs, criteria by name: gebt's own, and those that users add.
+
+Names are known before torch is loaded, which takes seconds; what they stand for is
+imported when it is asked for. A plugin is a Python file, or an installed package's
+entry point in the group ``gebt.plugins``, that registers something when imported.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from gebt._checks import check_name
+
+T = TypeVar("T")
+_FILES = "GEBT_PLUGINS"
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Things of one kind by name, in order.
+
+    Args:
+        kind: what they are, for messages.
+        homes: of gebt's own names, the module that registers each when imported.
+    """
+
+    def __init__(self, kind: str, homes: Mapping[str, str]):
+        self.kind = kind
+        self._homes = dict(homes)
+        self._things: dict[str, T] = {}
+
+    def add(self, name: str, thing: T, home: str) -> None:
+        """Register a thing; a user's name may be registered again.
+
+        Args:
+            name: in lower case, so that ``--model Mine`` finds it.
+            thing: what it stands for.
+            home: the module that registers it.
+
+        Raises:
+            ValueError: if the name is one of gebt's own, or not in lower case.
+        """
+        if self._homes.get(name, home) != home:
+            raise ValueError(
+                f"the {self.kind} {name!r} is gebt's own. Choose another name."
+            )
+        if not name or name != name.lower() or name != name.strip():
+            raise ValueError(
+                f"the name of a {self.kind} must be in lower case, got {name!r}."
+            )
+        self._things[name] = thing
+
+    def check(self, name: str) -> str:
+        """The name as it is registered.
+
+        Raises:
+            ValueError: if there is none; lists those there are.
+        """
+        if name.lower() not in {*self._homes, *self._things}:
+            load_plugins()
+        return check_name(self.kind, name, [*self])
+
+    def find(self, name: str) -> T:
+        """What a name, in any case, stands for.
+
+        Raises:
+            ValueError: if there is none; lists those there are.
+        """
+        return self[self.check(name)]
+
+    def __getitem__(self, name: str) -> T:
+        """What a name stands for; imports its home."""
+        if name not in self._things and name in self._homes:
+            import_module(self._homes[name])
+        return self._things[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Names, gebt's own first."""
+        return iter(dict.fromkeys([*self._homes, *self._things]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+def use_plugin(path: Path) -> None:
+    """Import a user's file now, and in every process that this one starts.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be imported; says why.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no plugin {path}.")
+    files = os.environ.get(_FILES, "").split(os.pathsep)
+    os.environ[_FILES] = os.pathsep.join(filter(None, [*files, str(path.resolve())]))
+    _import(path)
+
+
+def load_plugins() -> None:
+    """Import the files in $GEBT_PLUGINS, and what installed packages offer."""
+    for path in filter(None, os.environ.get(_FILES, "").split(os.pathsep)):
+        _import(Path(path))
+    for entry in entry_points(group="gebt.plugins"):
+        try:
+            entry.load()
+        except Exception as error:
+            raise _failed(f"the plugin {entry.name} ({entry.value})", error) from error
+
+
+def _import(path: Path) -> None:
+    """Run a file once, as the module of its name below ``gebt_plugins``."""
+    name = f"gebt_plugins.{path.stem}"
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ == str(path.resolve()):
+        return
+    spec = spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise ValueError(f"the plugin {path} is not a Python file.")
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise _failed(f"the plugin {path}", error) from error
+
+
+def _failed(what: str, error: Exception) -> ValueError:
+    return ValueError(f"{what} failed: {type(error).__name__}: {error}")
+
+
+def _at(home: str, *names: str) -> dict[str, str]:
+    return dict.fromkeys(names, f"gebt.{home}")
+
+
+MODELS: Registry[Any] = Registry(
+    "model",
+    _at("models.gcn", "gcn")
+    | _at("models.gat", "gat")
+    | _at("models.gcn", "gin")
+    | _at("models.sage", "sage")
+    | _at("models.resgcn", "resgcn7", "resgcn14", "resgcn28"),
+)
+TASKS: Registry[Any] = Registry(
+    "task",
+    _at("learn.tasks", "node-classification", "multi-label", "link-prediction"),
+)
+CRITERIA: Registry[Any] = Registry(
+    "criterion",
+    _at("prune.criteria", "learned", "random", "degree", "similarity", "k-neighbour"),
+)
+DATASETS: Registry[Any] = Registry(
+    "dataset",
+    _at("datasets.digits", "digits")
+    | _at("datasets.planetoid", "cora", "citeseer", "pubmed")
+    | _at("datasets.heterophilous", "tolokers")
+    | _at("datasets.synthetic", "synthetic", "arxiv-like", "products-like"),
+)
+EXPERIMENTS: Registry[Any] = Registry(
+    "experiment",
+    {
+        name: f"gebt.experiments.{name}"
+        for name in ("fig1", "fig2", "fig4", "fig6", "table2")
+    },
+)
