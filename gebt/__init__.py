@@ -9,24 +9,27 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gebt import kernels, models
     from gebt.datasets import load
-    from gebt.deploy.compaction import compact, load_compact, save_compact
+    from gebt.deploy.compaction import compact
     from gebt.deploy.cost import Cost, measure_cost
+    from gebt.deploy.storage import load_compact, save_compact
     from gebt.graph import Graph, LinkSplit, Split
     from gebt.learn.tasks import LinkPrediction, MultiLabel, NodeClassification
     from gebt.learn.training import evaluate, train
+    from gebt.options import Fit
     from gebt.prune.detector import MaskDistanceDetector, Reading
     from gebt.prune.links import GraphSparsifier, random_links
     from gebt.prune.masks import keep_top
     from gebt.prune.penalties import ADMM
     from gebt.prune.weights import ModelPruner
     from gebt.sparse import SparseMatrix
-    from gebt.tickets.search import find_ticket
+    from gebt.tickets.search import Search, find_ticket
     from gebt.tickets.ticket import Ticket
 
 # Loaded at first use: the detector alone needs neither PyG nor the models.
 _ROOMS = {
     "ADMM": "prune.penalties",
     "Cost": "deploy.cost",
+    "Fit": "options",
     "Graph": "graph",
     "GraphSparsifier": "prune.links",
     "LinkPrediction": "learn.tasks",
@@ -36,6 +39,7 @@ _ROOMS = {
     "MultiLabel": "learn.tasks",
     "NodeClassification": "learn.tasks",
     "Reading": "prune.detector",
+    "Search": "tickets.search",
     "SparseMatrix": "sparse",
     "Split": "graph",
     "Ticket": "tickets.ticket",
@@ -45,11 +49,11 @@ _ROOMS = {
     "keep_top": "prune.masks",
     "kernels": "",
     "load": "datasets",
-    "load_compact": "deploy.compaction",
+    "load_compact": "deploy.storage",
     "measure_cost": "deploy.cost",
     "models": "",
     "random_links": "prune.links",
-    "save_compact": "deploy.compaction",
+    "save_compact": "deploy.storage",
     "train": "learn.training",
 }
 

@@ -4,21 +4,21 @@ import pytest
 
 from gebt import _checks
 from gebt._checks import check_count, check_dataset, check_name
+from gebt._registry import MODELS
 from gebt.datasets import DATASETS
 from gebt.experiments.runner import EXPERIMENTS
 from gebt.learn.tasks import TASKS
-from gebt.models.recipes import RECIPES
 
 
 def test_the_names_are_those_that_there_are():
-    assert _checks.MODELS == tuple(RECIPES)
+    assert _checks.MODELS == tuple(MODELS)
     assert _checks.DATASETS == tuple(DATASETS)
     assert _checks.TASKS == tuple(TASKS)
     assert _checks.EXPERIMENTS == tuple(EXPERIMENTS)
 
 
 def test_a_name_comes_back_as_it_is_known():
-    assert check_name("model", "GCN", RECIPES) == "gcn"
+    assert check_name("model", "GCN", MODELS) == "gcn"
     assert check_dataset("Cora") == "cora"
     assert check_dataset("Synthetic:N=20") == "Synthetic:N=20"
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gebt.graph import Graph
     from gebt.learn.tasks import Task
     from gebt.learn.training import Epoch
-    from gebt.models.recipes import Recipe
+    from gebt.models.recipe import Recipe
     from gebt.tickets.ticket import Ticket
 
 app = typer.Typer(
@@ -349,8 +349,8 @@ def retrain(
     quiet: Quiet = False,
 ) -> None:
     """Retrain a ticket with its inherited weights, compact it, and measure it."""
-    from gebt.deploy.compaction import save_compact
     from gebt.deploy.cost import executed_macs, latencies
+    from gebt.deploy.storage import save_compact
     from gebt.experiments import run as pipeline
     from gebt.files import write_csv, write_json
     from gebt.models import build_model
@@ -594,14 +594,15 @@ def models(
     ] = False,
 ) -> None:
     """List the models, with how they are trained by default, and the tasks."""
+    from gebt import _registry
     from gebt.learn.tasks import TASKS
-    from gebt.models.recipes import RECIPES, TITLES, row
+    from gebt.models.recipe import TITLES, row
 
     tasks = [
         (name, str(task.__doc__).partition("\n")[0]) for name, task in TASKS.items()
     ]
     for title, header, rows in (
-        ("Models", TITLES, [row(recipe) for recipe in RECIPES.values()]),
+        ("Models", TITLES, [row(recipe) for recipe in _registry.MODELS.values()]),
         ("Tasks", ("--task", "what is learned: loss; metric"), tasks),
     ):
         if markdown:
@@ -723,10 +724,11 @@ def _recipe(
     epochs: int | None,
 ) -> "Recipe":
     """The model's recipe with what was given on the command line."""
+    from gebt import _registry
     from gebt.learn.tasks import LinkPrediction
-    from gebt.models.recipes import find_recipe, for_links
+    from gebt.models.recipe import for_links
 
-    recipe = find_recipe(model)
+    recipe = _registry.MODELS.find(model)
     if task == LinkPrediction.name:
         recipe = for_links(recipe)
     given = {

@@ -9,14 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gebt.graph import Graph, check_graph
-from gebt.models import GAT, GCN, GIN, GraphSAGE, ResGCN
 from gebt.prune.weights import prunable_weights
 from gebt.sparse import SparseMatrix
 
@@ -97,15 +95,8 @@ def latencies(
 def paper_macs(model: nn.Module, graph: Graph) -> int | None:
     """Inference MACs as the paper counts them; None for a model it has no count for.
 
-    Features are dense and no self-loop counts. With w the weights kept, E twice the
-    links kept, and N, F, H, C as ever:
-
-    - GCN and GIN: ``N w + E F``, aggregating first in layer 1 and never again;
-    - GAT: ``N w + heads E F``, the paper's having 8 heads of 16 units;
-    - GraphSAGE: ``100 N w / 2`` for 100 sampled neighbours and one weight a layer
-      (there are two), and no aggregation;
-    - ResGCN: ``K E H / 2 + N ((K - 1) H^2 + H C)`` times the share of weights kept in
-      the second term; the features' encoder does not count.
+    Features are dense and no self-loop counts. Each model's ``paper_macs`` says how, of
+    w the weights kept, E twice the links kept, and N, F, H, C as ever.
 
     Args:
         model: with pruned weights set to zero.
@@ -113,20 +104,12 @@ def paper_macs(model: nn.Module, graph: Graph) -> int | None:
 
     Source: decoded from the tables of You et al. 2022, which it reproduces.
     """
-    if not isinstance(model, GCN | GIN | GAT | GraphSAGE | ResGCN):
+    count = getattr(model, "paper_macs", None)
+    if count is None:
         return None
-    n, edges = graph.num_nodes, graph.adjacency.pattern.nnz
     weights = prunable_weights(model).values()
     kept = sum(int(weight.count_nonzero()) for weight in weights)
-    built: dict[str, Any] = model.arguments
-    if isinstance(model, GraphSAGE):
-        return 100 * n * kept // 2
-    if isinstance(model, ResGCN):
-        depth, width = built["layers"], built["hidden"]
-        dense = n * ((depth - 1) * width**2 + width * built["num_outputs"])
-        share = kept / sum(weight.numel() for weight in weights)
-        return depth * edges * width // 2 + round(share * dense)
-    return n * kept + built.get("heads", 1) * edges * graph.num_features
+    return count(graph.num_nodes, graph.adjacency.pattern.nnz, kept)
 
 
 @torch.no_grad()

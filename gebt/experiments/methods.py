@@ -24,7 +24,7 @@ from gebt.experiments.run import new_model, train_by
 from gebt.graph import Graph
 from gebt.learn.tasks import Task
 from gebt.learn.training import copy_state
-from gebt.models.recipes import Recipe
+from gebt.models.recipe import Recipe
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.links import Criterion, link_scores, random_links, top_links
 from gebt.prune.masks import keep_top

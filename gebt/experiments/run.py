@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from gebt._checks import check_ratio
-from gebt.deploy.compaction import compact, save_compact
+from gebt._registry import MODELS
+from gebt.deploy.compaction import compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs, peak_memory
+from gebt.deploy.storage import save_compact
 from gebt.files import write_csv
 from gebt.graph import Graph, LinkSplit
 from gebt.learn.tasks import LinkPrediction, Task
 from gebt.learn.training import Epoch, Training, evaluate, train
-from gebt.models.recipes import RECIPES, Recipe
+from gebt.models.recipe import Recipe
 from gebt.options import Fit
 from gebt.prune.detector import Group, MaskDistanceDetector, Reading
 from gebt.prune.weights import prunable_weights
@@ -44,7 +46,7 @@ class Options:
         window: of the detector.
     """
 
-    recipe: Recipe = RECIPES["gcn"]
+    recipe: Recipe = MODELS["gcn"]
     graph_ratio: float = 0.2
     weight_ratio: float = 0.9
     threshold: float = 0.1
@@ -222,13 +224,8 @@ def prepare(graph: Graph, task: Task) -> Graph:
 
 def new_model(graph: Graph, recipe: Recipe, task: Task, seed: int) -> nn.Module:
     """A model for a graph, initialised from a seed."""
-    with Draws(seed).used():
-        model = recipe.build(
-            graph.num_features,
-            recipe.hidden,
-            task.num_outputs(graph),
-            dropout=recipe.dropout,
-        )
+    with Draws(seed, recipe.build).used():
+        model = recipe.new(graph.num_features, task.num_outputs(graph))
     return model.to(graph.adjacency.device)
 
 

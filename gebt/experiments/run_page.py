@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gebt.datasets import load
-from gebt.deploy.compaction import load_compact
+from gebt.deploy.storage import load_compact
 from gebt.experiments.pages import _square, _trajectory
 from gebt.experiments.run import prepare
 from gebt.experiments.runner import read_table

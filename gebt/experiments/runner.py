@@ -23,6 +23,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gebt._checks import check_name
+from gebt._registry import MODELS
 from gebt.datasets import load
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs
@@ -32,7 +33,6 @@ from gebt.files import Fields, read_json, shown, write_csv, write_json
 from gebt.graph import Graph
 from gebt.learn.tasks import task_for
 from gebt.learn.training import evaluate, train
-from gebt.models.recipes import find_recipe
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.weights import prunable_weights
 from gebt.tickets.search import FROZEN_THRESHOLD
@@ -484,7 +484,7 @@ def _load(name: str, root: str | None) -> Graph:
     task = task_for(graph)
     graph = prepare(graph, task)
     # Untimed: with its first optimiser torch imports its compiler, over a second.
-    model = new_model(graph, find_recipe("gcn"), task, seed=0)
+    model = new_model(graph, MODELS["gcn"], task, seed=0)
     train(model, graph, epochs=1, task=task)
     return graph
 
@@ -493,7 +493,7 @@ def _run(work: tuple[Job, str | None, bool]) -> Tables:
     """One job, in a process of its own."""
     job, root, quick = work
     graph = _load(job.dataset, root)
-    recipe = find_recipe(job.model)
+    recipe = MODELS.find(job.model)
     if quick:
         recipe = replace(
             recipe, fit=replace(recipe.fit, epochs=min(20, recipe.fit.epochs))

@@ -1,9 +1,10 @@
 """What the models share: dropout, row selection and products of sparse features."""
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from gebt import kernels, randomness
@@ -90,6 +91,24 @@ def dropout(x: Features, p: float, training: bool) -> Features:
     if isinstance(x, SparseMatrix):
         return x.with_value(kernels.dropout(x.value, p))
     return kernels.dropout(x, p)
+
+
+def read_features(model: Any, first: str) -> tuple[nn.Module, Tensor]:
+    """A copy without the features that a model's first weight does not read.
+
+    Args:
+        model: with ``arguments``.
+        first: the name of its weight (F, H), the only one that reads features.
+
+    Returns:
+        The copy, in evaluation mode, and (F,) which features it reads.
+    """
+    state = model.state_dict()
+    live = (state[first] != 0).any(dim=1)
+    state[first] = state[first][live]
+    small = type(model)(**model.arguments | {"num_features": int(live.sum())})
+    small.to(state[first]).load_state_dict(state)
+    return small.eval(), live
 
 
 def take_rows(x: Features, nodes: Tensor | None) -> Features:

@@ -1,5 +1,6 @@
 """What GCN, GIN, GraphSAGE and GAT share: a stack of layers, and rows to spare."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeGuard, TypeVar
@@ -19,6 +20,8 @@ from gebt.models._layers import (
     wide_product,
 )
 from gebt.sparse import SparseMatrix
+
+_log = logging.getLogger("gebt")
 
 
 class LinearLayer(nn.Module):
@@ -176,6 +179,8 @@ class LinearStack(Stack[Linear]):
     """
 
     layer_type: ClassVar[type[LinearLayer]]
+    ignores_zeros: ClassVar[bool] = False
+    drops: ClassVar[str] = "features, hidden units"
 
     def __init__(
         self,
@@ -200,3 +205,79 @@ class LinearStack(Stack[Linear]):
         super().__init__(
             [layer(a, b, inner_bias=inner_bias) for a, b in pairs], dropout
         )
+
+    @torch.no_grad()
+    def shrink(self) -> tuple[nn.Module, Tensor]:
+        """Without the units and features that no output depends on.
+
+        Hidden units that nothing reads go. Hidden units that no input reaches compute
+        a constant, the activation of their bias; they go too, and what they
+        contributed becomes a bias of the next linear map, inside the product with the
+        matrix, whose row sums are not all 1.
+
+        Returns:
+            The smaller model, in evaluation mode, fast at weights of mostly zeros, and
+            (F,) which features it reads.
+        """
+        layers = self.stacked()
+        biases: list[Tensor] = [layer.bias for layer in layers]
+        inner = [
+            torch.zeros_like(layer.bias)
+            if layer.inner_bias is None
+            else layer.inner_bias
+            for layer in layers
+        ]
+        live = _read_by_something(layers)
+        for k, (layer, following) in enumerate(zip(layers, layers[1:], strict=False)):
+            # Nothing live reaches such a unit, and nothing is added before the product.
+            constant = live[k + 1] & (inner[k] == 0)
+            for weight in layer.weights():
+                constant &= ~(weight[live[k]] != 0).any(dim=0)
+            level = torch.where(constant, self.activation(biases[k].clone()), 0)
+            inner[k + 1] = inner[k + 1] + level @ following.weight
+            if following.own_weight is not None:
+                biases[k + 1] = biases[k + 1] + level @ following.own_weight
+            live[k + 1] = live[k + 1] & ~constant
+
+        small = type(self)(
+            int(live[0].sum()),
+            [int(units.sum()) for units in live[1:-1]],
+            int(live[-1].sum()),
+            dropout=self.dropout,
+            inner_bias=any(bool(b.any()) for b in inner),
+        ).to(layers[0].weight)
+        for k, (layer, of) in enumerate(zip(small.stacked(), layers, strict=True)):
+            for weight, whole in zip(layer.weights(), of.weights(), strict=True):
+                weight.copy_(whole[live[k]][:, live[k + 1]])
+            layer.bias.copy_(biases[k][live[k + 1]])
+            if layer.inner_bias is not None:
+                layer.inner_bias.copy_(inner[k][live[k + 1]])
+        small.pick_sparse_weights()
+        return small.eval(), live[0]
+
+    def pick_sparse_weights(self) -> None:
+        """Where a layer's weight is faster as a sparse one, use and log it."""
+        for depth, layer in enumerate(self.stacked(), start=1):
+            layer.pick_sparse_weights()
+            for name, sparse in layer.sparse.items():
+                outputs, inputs = sparse.columns.shape
+                zeros = 1 - sparse.columns.pattern.nnz / (outputs * inputs)
+                _log.info(
+                    "compact: layer %d multiplies by its %s, %d x %d with %.0f%% "
+                    "zeros, as a sparse matrix",
+                    depth,
+                    name.replace("_", " "),
+                    inputs,
+                    outputs,
+                    100 * zeros,
+                )
+
+
+def _read_by_something(layers: Sequence[LinearLayer]) -> list[Tensor]:
+    """Per width, features first, which units some output depends on."""
+    last = layers[-1].weight
+    live = [torch.ones(last.shape[1], dtype=torch.bool, device=last.device)]
+    for layer in reversed(layers):
+        read = [(weight[:, live[0]] != 0).any(dim=1) for weight in layer.weights()]
+        live.insert(0, torch.stack(read).any(dim=0))
+    return live

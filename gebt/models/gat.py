@@ -7,8 +7,17 @@ from torch import Tensor, nn
 from torch.nn.functional import elu_, leaky_relu
 
 from gebt.kernels import edge_softmax
-from gebt.models._layers import Features, cut, dropout, glorot_, wide_product
+from gebt.models._layers import (
+    Features,
+    cut,
+    dropout,
+    glorot_,
+    read_features,
+    wide_product,
+)
 from gebt.models._stack import Stack
+from gebt.models.recipe import register
+from gebt.options import Fit
 from gebt.sparse import SparseMatrix
 
 
@@ -81,6 +90,8 @@ class GAT(Stack[GATLayer]):
             features included, and of the attention.
     """
 
+    drops = "features"  # every unit is read, by the attention
+
     def __init__(
         self,
         num_features: int,
@@ -112,3 +123,23 @@ class GAT(Stack[GATLayer]):
     def activation(self, h: Tensor) -> Tensor:
         """ELU."""
         return elu_(h)
+
+    def shrink(self) -> tuple[nn.Module, Tensor]:
+        """Without the features that no weight reads; (F,) those that one does."""
+        return read_features(self, "layers.0.weight")
+
+    def paper_macs(self, nodes: int, entries: int, kept: int) -> int:
+        """``N w + heads E F``, the paper's having 8 heads of 16 units."""
+        built = self.arguments
+        return nodes * kept + built["heads"] * entries * built["num_features"]
+
+
+register(
+    "gat",
+    GAT,
+    about="GAT of two layers, 8 heads, then 1",
+    source="Velickovic et al. 2018; epochs of PyG's example",
+    hidden=8,
+    dropout=0.6,
+    fit=Fit(lr=0.005, weight_decay=5e-4, decay="all", epochs=200),
+)

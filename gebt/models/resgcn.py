@@ -17,9 +17,12 @@ from gebt.models._layers import (
     cut,
     dropout,
     glorot_,
+    read_features,
     take_rows,
     wide_product,
 )
+from gebt.models.recipe import register
+from gebt.options import Fit
 from gebt.randomness import drawn_again, stream
 from gebt.sparse import SparseMatrix
 
@@ -101,6 +104,8 @@ class ResGCN(nn.Module):
             again there; for graphs whose activations do not fit in memory.
     """
 
+    drops = "features"  # every unit is read, by the residual connection
+
     def __init__(
         self,
         num_features: int,
@@ -164,6 +169,20 @@ class ResGCN(nn.Module):
                 h = self._block(norm, layer, h, adjacency)
         return self.output(take_rows(self._before(self.norms[-1], h), rows))
 
+    def shrink(self) -> tuple[nn.Module, Tensor]:
+        """Without the features that no weight reads; (F,) those that one does."""
+        return read_features(self, "encoder.weight")
+
+    def paper_macs(self, nodes: int, entries: int, kept: int) -> int:
+        """``K E H / 2 + N ((K - 1) H^2 + H C)``, the encoder not counted.
+
+        The second term times the share of weights kept.
+        """
+        depth, (width, outputs) = len(self.layers), self.output.weight.shape
+        weights = sum(p.numel() for p in self.parameters() if p.dim() == 2)
+        dense = nodes * ((depth - 1) * width**2 + width * outputs)
+        return depth * entries * width // 2 + round(kept / weights * dense)
+
     def _block(
         self, norm: nn.Module, layer: nn.Module, h: Tensor, adjacency: SparseMatrix
     ) -> Tensor:
@@ -193,3 +212,18 @@ def _repeated(
         norm.momentum = momentum
         if count is not None and before is not None:
             count.copy_(before)
+
+
+for _layers in (7, 14, 28):
+    register(
+        f"resgcn{_layers}",
+        partial(ResGCN, layers=_layers),
+        about=f"ResGCN of {_layers} layers, softmax aggregation",
+        source="You et al. 2022",
+        hidden=128,
+        dropout=0.5,
+        fit=Fit(lr=0.01, weight_decay=0.0, decay="all", epochs=500),
+        # In one ranking the encoder of many features, whose weights start
+        # smallest, would lose all of them, and the model its input.
+        scope="layer",
+    )

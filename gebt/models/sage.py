@@ -4,6 +4,8 @@ from torch import Tensor
 
 from gebt.models._layers import Features, cut, take_rows
 from gebt.models._stack import LinearLayer, LinearStack
+from gebt.models.recipe import CHOSEN, register
+from gebt.options import Fit
 from gebt.sparse import SparseMatrix
 
 
@@ -51,3 +53,21 @@ class GraphSAGE(LinearStack[SAGELayer]):
     def matrix(self, adjacency: SparseMatrix) -> SparseMatrix:
         """`mean_norm`."""
         return mean_norm(adjacency)
+
+    def paper_macs(self, nodes: int, entries: int, kept: int) -> int:
+        """``100 N w / 2``, no aggregation.
+
+        For 100 sampled neighbours, and one weight a layer where there are two.
+        """
+        return 100 * nodes * kept // 2
+
+
+register(
+    "sage",
+    GraphSAGE,
+    about="GraphSAGE of two layers, mean of all neighbours",
+    source=CHOSEN,
+    hidden=64,
+    dropout=0.9,
+    fit=Fit(lr=0.01, weight_decay=2e-3, decay="all", epochs=200),
+)

@@ -13,7 +13,7 @@ from gebt import __version__
 from gebt._checks import check_choice
 from gebt.files import Fields, Tensors, read_tensors, shown, write_tensors
 from gebt.graph import Graph, PrunedGraph, check_graph
-from gebt.models import MODELS, build_model
+from gebt.models import CLASSES, build_model
 from gebt.prune.weights import (
     apply_masks,
     check_masks,
@@ -212,7 +212,7 @@ class Ticket:
             model=header.fields("model").content,
             versions=_texts(header.fields("versions"), "gebt", "torch", "python"),
         )
-        known = header.fields("model").text("class") in MODELS
+        known = header.fields("model").text("class") in CLASSES
         if known and ticket.model.get("arguments"):
             try:
                 build_model(ticket.model, weights)

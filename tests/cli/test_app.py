@@ -265,11 +265,11 @@ def test_links_of_cora_are_predicted_better_than_untrained(
 
 
 def test_models_lists_every_recipe_and_its_numbers(gebt_here):
-    from gebt.models.recipes import RECIPES
+    from gebt._registry import MODELS
 
     result = gebt_here("models")
     assert result.returncode == 0, result.stderr
-    for name in RECIPES:
+    for name in MODELS:
         assert any(name in line.split() for line in result.stdout.splitlines()), name
     text = " ".join(result.stdout.replace("│", " ").split())
     for words in ("hidden", "0.005", "weight", "Velickovic", "compact drops"):

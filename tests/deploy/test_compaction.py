@@ -13,7 +13,7 @@ from torch import nn
 import gebt
 from gebt import Graph, SparseMatrix, compact, load_compact, save_compact
 from gebt.files import write_tensors
-from gebt.models import GAT, GCN, GIN, MODELS, GraphSAGE, ResGCN
+from gebt.models import CLASSES, GAT, GCN, GIN, GraphSAGE, ResGCN
 
 
 def double(graph):
@@ -90,7 +90,7 @@ def test_a_second_compaction_finds_nothing_to_drop(make_graph, kind, case):
 @STACKS
 def test_the_random_cases_hold_what_they_are_meant_to(kind):
     """Constant units, units that nothing reads, dead features, wholly dead layers."""
-    from gebt.deploy.compaction import _read_by_something
+    from gebt.models._stack import _read_by_something
 
     constant = dead = features = whole = 0
     for case in range(32):
@@ -347,7 +347,7 @@ def test_another_model_is_refused(graph):
         compact(nn.Linear(24, 3), graph)
 
 
-@pytest.mark.parametrize("kind", MODELS.values())
+@pytest.mark.parametrize("kind", CLASSES.values())
 def test_a_model_for_other_features_is_refused(graph, kind):
     with pytest.raises(ValueError, match="reads 7 features, but the graph has 24"):
         compact(kind(7, 4, 3), graph)
@@ -385,7 +385,7 @@ def assert_same_split(loaded, graph):
 
 
 @pytest.mark.parametrize("links", [False, True], ids=["nodes", "links"])
-@pytest.mark.parametrize("kind", MODELS.values())
+@pytest.mark.parametrize("kind", CLASSES.values())
 def test_every_model_survives_its_file_with_any_split(
     make_graph, tmp_path, kind, links
 ):
@@ -485,7 +485,7 @@ def as_dtype(graph, dtype):
     "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 )
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
-@pytest.mark.parametrize("kind", MODELS.values())
+@pytest.mark.parametrize("kind", CLASSES.values())
 def test_a_compact_model_comes_back_in_its_own_dtype(
     make_graph, tmp_path, kind, sparse, dtype
 ):

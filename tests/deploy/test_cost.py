@@ -10,7 +10,7 @@ from torch import nn
 import gebt
 from gebt import Graph, SparseMatrix, measure_cost
 from gebt.deploy.cost import executed_macs, paper_macs, peak_memory, time_calls
-from gebt.models import GAT, GCN, GIN, MODELS, GraphSAGE, ResGCN, adapt
+from gebt.models import CLASSES, GAT, GCN, GIN, GraphSAGE, ResGCN, adapt
 from gebt.prune.weights import prunable_weights
 from gebt.sparse import Pattern
 
@@ -154,7 +154,7 @@ def test_an_adapted_model_has_executed_macs_only(graph):
     assert executed_macs(model, graph) == 120 * 16 * (24 + 3)
 
 
-@pytest.mark.parametrize("kind", MODELS.values())
+@pytest.mark.parametrize("kind", CLASSES.values())
 def test_every_model_is_measured(sparse_graph, kind):
     model = kind(24, 16, 3)
     cost = measure_cost(model, sparse_graph, repeats=1)

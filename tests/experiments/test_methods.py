@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import gebt
+from gebt._registry import MODELS
 from gebt.experiments import methods as baselines
 from gebt.experiments.methods import METHODS, Setting, controls
 from gebt.learn.tasks import NodeClassification
 from gebt.learn.training import copy_state
-from gebt.models.recipes import find_recipe
 from gebt.prune.links import link_scores
 from gebt.prune.masks import keep_top
 from gebt.prune.weights import prunable_weights
@@ -148,7 +148,7 @@ def test_an_unknown_criterion_is_refused_with_those_there_are(graph):
 
 @pytest.fixture
 def setting(graph):
-    recipe = find_recipe("gcn").changed(epochs=EPOCHS, hidden=8)
+    recipe = MODELS["gcn"].changed(epochs=EPOCHS, hidden=8)
     return Setting(graph, NodeClassification(), recipe, 0.4, 0.36, seed=1)
 
 
@@ -249,7 +249,7 @@ def test_epochs_of_searches_count_those_up_to_the_draw(setting):
 
 def test_training_is_worth_something(make_graph):
     graph = make_graph()
-    recipe = find_recipe("gcn").changed(epochs=60)
+    recipe = MODELS["gcn"].changed(epochs=60)
     setting = Setting(graph, NodeClassification(), recipe, 0.2, 0.36, seed=0)
     for method in METHODS:  # three classes: chance is 33%
         assert run(method, setting)[0].val > 60, method
@@ -444,7 +444,7 @@ def test_ugs_rewinds_weights_and_link_values_after_each_round(setting, searches)
 
 
 def test_ugs_at_its_own_end_points_drops_5_and_20_percent_a_round(graph, searches):
-    recipe = find_recipe("gcn").changed(epochs=1, hidden=8)
+    recipe = MODELS["gcn"].changed(epochs=1, hidden=8)
     rounds = 5
     ratios = 1 - 0.95**rounds, 1 - 0.8**rounds
     list(METHODS["UGS"](Setting(graph, NodeClassification(), recipe, *ratios, seed=0)))
@@ -471,7 +471,7 @@ def test_among_links_of_equal_score_chance_decides_and_not_position():
     parts = {"train": torch.arange(20), "val": torch.arange(20, 60)}
     split = gebt.Split(**parts, test=torch.arange(60, n))
     ring = replace(ring, y=torch.arange(n) % 2, split=split)
-    recipe = find_recipe("gcn").changed(epochs=1)
+    recipe = MODELS["gcn"].changed(epochs=1)
     setting = Setting(ring, NodeClassification(), recipe, 0.5, 0.0, seed=0)
     kept = []
     for seed in (0, 0, 1):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from gebt import Ticket
+from gebt._registry import MODELS
 from gebt.cli import app as cli
 from gebt.datasets import load
 from gebt.experiments.report import Figure, Page, Section, Table, page_of, write_report
@@ -22,7 +23,6 @@ from gebt.experiments.run import Options, collect, run_seed
 from gebt.experiments.runner import EXPERIMENTS, KEY, _run
 from gebt.files import write_csv, write_json
 from gebt.learn.tasks import NodeClassification
-from gebt.models.recipes import find_recipe
 from gebt.report.figures import at_least, scatter
 from gebt.report.page import write_pages
 
@@ -281,7 +281,7 @@ def odd_folder(tmp_path_factory):
     """A run on a graph that no dataset has, of a name that is markup; one seed."""
     folder = tmp_path_factory.mktemp("odd")
     graph = replace(load("digits"), name="<b>&$x_")
-    options = Options(find_recipe("gcn").changed(epochs=4), 0.2, 0.5, threshold=5)
+    options = Options(MODELS["gcn"].changed(epochs=4), 0.2, 0.5, threshold=5)
     run = run_seed(graph, NodeClassification(), options, 0)
     run.save(folder)
     metrics = collect(graph, NodeClassification(), options, [run], seeds=range(1))

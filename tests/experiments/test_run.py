@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gebt import LinkPrediction, LinkSplit, MultiLabel, NodeClassification, train
+from gebt._registry import MODELS
 from gebt.experiments.run import (
     Options,
     Recorder,
@@ -20,13 +21,12 @@ from gebt.experiments.run import (
     search,
 )
 from gebt.learn.training import copy_state
-from gebt.models.recipes import RECIPES
 
 TASK = NodeClassification()
 
 
 def options(model="gcn", **changes):
-    recipe = RECIPES[model].changed(**{"hidden": 8, "epochs": 6} | changes)
+    recipe = MODELS[model].changed(**{"hidden": 8, "epochs": 6} | changes)
     return Options(recipe, weight_ratio=0.5, threshold=2)
 
 
@@ -59,7 +59,7 @@ def test_a_graph_that_does_not_fit_the_task_is_refused(graph):
 
 def test_a_new_model_is_the_seeds_and_leaves_torchs_random_state_alone(graph):
     state = torch.get_rng_state()
-    recipe = RECIPES["gat"]
+    recipe = MODELS["gat"]
     one, two, other = (new_model(graph, recipe, TASK, seed) for seed in (3, 3, 4))
     assert same(copy_state(one), copy_state(two))
     assert not same(copy_state(one), copy_state(other))

@@ -8,15 +8,15 @@ from peers import SMALL, close, double, shaken
 from torch import nn
 
 from gebt import SparseMatrix
-from gebt.models import GAT, GCN, GIN, MODELS, GraphSAGE, build_model, describe_model
+from gebt.models import CLASSES, GAT, GCN, GIN, GraphSAGE, build_model, describe_model
 
 NAMES = list(SMALL)
 STACKS = [name for name in NAMES if name != "ResGCN"]
 
 
 def test_these_are_all_the_models():
-    assert set(SMALL) == set(MODELS)
-    assert all(type(SMALL[name](4, 2)) is MODELS[name] for name in NAMES)
+    assert set(SMALL) == set(CLASSES)
+    assert all(type(SMALL[name](4, 2)) is CLASSES[name] for name in NAMES)
 
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import gebt
+from gebt._registry import MODELS
 from gebt.experiments.run import new_model, train_by
 from gebt.learn.tasks import TASKS, task_for
-from gebt.models import GCN, MODELS, describe_model
-from gebt.models.recipes import RECIPES, TITLES, find_recipe, row
+from gebt.models import CLASSES, GCN, describe_model
+from gebt.models.recipe import TITLES, row
 from gebt.options import Fit
 from gebt.prune.weights import ModelPruner, prunable_weights
 
@@ -23,10 +24,10 @@ def digits():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_builds_and_trains_two_epochs(digits, name):
-    recipe = find_recipe(name).changed(epochs=2, hidden=8)
+    recipe = MODELS.find(name).changed(epochs=2, hidden=8)
     task = task_for(digits)
     model = new_model(digits, recipe, task, seed=1)
-    assert describe_model(model)["class"] in MODELS
+    assert describe_model(model)["class"] in CLASSES
     assert describe_model(model)["arguments"]["dropout"] == recipe.dropout
     done = train_by(recipe, model, digits, task, 1)
     assert len(done.history) == 2
@@ -41,7 +42,7 @@ def test_no_layer_of_a_recipes_ticket_loses_all_of_its_weights(sparse_graph, nam
     """Many features into few units: where one ranking would empty the first layer."""
     wide = torch.randn(sparse_graph.num_nodes, 600)
     graph = replace(sparse_graph, x=wide)
-    recipe = find_recipe(name).changed(epochs=1)
+    recipe = MODELS.find(name).changed(epochs=1)
     model = new_model(graph, recipe, task_for(graph), seed=1)
     masks = ModelPruner(model, 0.9, scope=recipe.scope).masks()
     for key, mask in masks.items():
@@ -49,19 +50,19 @@ def test_no_layer_of_a_recipes_ticket_loses_all_of_its_weights(sparse_graph, nam
 
 
 def test_the_recipes_are_those_promised_and_know_their_names():
-    assert list(RECIPES) == NAMES
-    assert all(recipe.model == name for name, recipe in RECIPES.items())
-    assert RECIPES["gcn"].build is GCN
+    assert list(MODELS) == NAMES
+    assert all(recipe.model == name for name, recipe in MODELS.items())
+    assert MODELS["gcn"].build is GCN
 
 
 @pytest.mark.parametrize("name", ["GCN", "Sage", "ResGCN7"])
 def test_names_are_found_in_any_case(name):
-    assert find_recipe(name) is RECIPES[name.lower()]
+    assert MODELS.find(name) is MODELS[name.lower()]
 
 
 @pytest.mark.parametrize("layers", [7, 14, 28])
 def test_a_resgcns_name_is_its_depth(layers):
-    model = find_recipe(f"resgcn{layers}").build(3, 4, 2, dropout=0.1)
+    model = MODELS.find(f"resgcn{layers}").build(3, 4, 2, dropout=0.1)
     assert describe_model(model)["arguments"]["layers"] == layers
 
 
@@ -69,7 +70,7 @@ def test_the_gcn_is_trained_as_the_library_does_by_default():
     """`gebt run` and `gebt.train` of a GCN agree without any option."""
     import inspect
 
-    recipe = RECIPES["gcn"]
+    recipe = MODELS["gcn"]
     assert recipe.fit == Fit()
     assert inspect.signature(GCN).parameters["dropout"].default == recipe.dropout
 
@@ -81,12 +82,12 @@ def test_the_gcn_is_trained_as_the_library_does_by_default():
 def test_an_unknown_model_lists_those_there_are_and_suggests_the_nearest(name, near):
     words = f"no model '{name}'; gebt knows {', '.join(NAMES)}. Did you mean '{near}'"
     with pytest.raises(ValueError, match=words):
-        find_recipe(name)
+        MODELS.find(name)
 
 
 def test_a_model_like_no_other_is_answered_without_a_guess():
     with pytest.raises(ValueError, match=r"no model 'xyz'; gebt knows .* resgcn28\.$"):
-        find_recipe("xyz")
+        MODELS.find("xyz")
 
 
 @pytest.mark.parametrize(
@@ -102,19 +103,19 @@ def test_a_model_like_no_other_is_answered_without_a_guess():
 def test_numbers_out_of_range_are_refused_by_name(name, values, rule):
     for value in values:
         with pytest.raises(ValueError, match=f"`{name}` {rule}, got {value}"):
-            RECIPES["gat"].changed(**{name: value})
+            MODELS["gat"].changed(**{name: value})
 
 
 def test_the_smallest_numbers_allowed_are_allowed():
-    RECIPES["sage"].changed(hidden=1, dropout=0.0, weight_decay=0.0, epochs=1)
+    MODELS["sage"].changed(hidden=1, dropout=0.0, weight_decay=0.0, epochs=1)
 
 
 def test_a_recipe_as_a_row_holds_its_numbers():
-    cells = dict(zip(TITLES, row(RECIPES["gcn"]), strict=True))
+    cells = dict(zip(TITLES, row(MODELS["gcn"]), strict=True))
     assert cells["--model"] == "gcn"
     numbers = "hidden 16, dropout 0.5, lr 0.01, weight decay 0.0005 on the first layer"
     assert cells["trained with, unless told otherwise"].startswith(numbers)
-    drops = {name: row(recipe)[-1] for name, recipe in RECIPES.items()}
+    drops = {name: row(recipe)[-1] for name, recipe in MODELS.items()}
     assert [name for name in NAMES if "hidden units" in drops[name]] == [
         "gcn",
         "gin",
@@ -125,6 +126,6 @@ def test_a_recipe_as_a_row_holds_its_numbers():
 @pytest.mark.parametrize("task", TASKS.values())
 def test_a_model_is_as_wide_as_its_task_needs(graph, task):
     known = replace(graph, y=graph.y[:, None] == torch.arange(3))
-    model = new_model(known, RECIPES["gcn"], task(), seed=0)
+    model = new_model(known, MODELS["gcn"], task(), seed=0)
     wide = model(graph.x, graph.adjacency).shape[1]
     assert wide == (64 if task.name == "link-prediction" else 3)
