@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import gebt
+from gebt._registry import MODELS
+from gebt.models import CLASSES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -46,6 +48,18 @@ def test_a_pyg_model_of_ones_own_goes_from_data_to_compact_ticket(
     assert type(fast) is gebt.models.GCN
     assert small.links_kept < gebt.Graph.from_pyg(data).num_links
     assert (tmp_path / "ticket.safetensors").is_file()
+
+
+def test_a_module_becomes_a_model_by_name(graph, tmp_path, monkeypatch):
+    [code] = [block for block in BLOCKS if "models.register(" in block]
+    monkeypatch.setattr(MODELS, "_things", dict(MODELS._things))
+    exec(code, {"__name__": "mean"})
+    model = MODELS["mean"].new(graph.num_features, 3)
+    gebt.train(model, graph, fit=MODELS["mean"].fit)
+    assert gebt.evaluate(model, graph) > 60
+    gebt.save_compact(tmp_path / "mean", *gebt.compact(model, graph))
+    assert type(gebt.load_compact(tmp_path / "mean")[0]) is type(model)
+    CLASSES.pop("Mean")
 
 
 def test_the_tables_of_models_and_tasks_are_what_the_code_prints():

@@ -80,7 +80,7 @@ def build_model(
     kind = CLASSES[name]
     given = Fields(description["arguments"], f"cannot rebuild a {name}")
     if state is None:
-        return construct(kind, checked_arguments(kind, given, LARGEST, LARGEST))
+        return construct(kind, checked_arguments(kind, given))
     widest = max([_SMALL, *(size for t in state.values() for size in t.shape)])
     # Even without memory, layers that no tensor is for would take time.
     arguments = checked_arguments(kind, given, min(widest, LARGEST), len(state))
@@ -103,20 +103,11 @@ def build_model(
                 f"cannot rebuild a {name}: its {key} must be "
                 f"{'floating' if built else own[key].dtype}, is {tensor.dtype}."
             )
-    if _keeps_more(model):  # now that the state is known to be of its size
+    if not kind.__module__.startswith("gebt."):  # it may keep tensors beside its state
         with torch.random.fork_rng(devices=[]):
             model = construct(kind, arguments)
     model.load_state_dict(state, assign=True)
     return model
-
-
-def _keeps_more(model: nn.Module) -> bool:
-    """Whether it has tensors that no file holds, as its constructor made them."""
-    kept = list(model.buffers())
-    for part in model.modules():
-        kept += [t for t in vars(part).values() if isinstance(t, Tensor)]
-    saved = {id(t) for t in model.state_dict(keep_vars=True).values()}
-    return any(id(t) not in saved for t in kept)
 
 
 _SMALL = 2**20

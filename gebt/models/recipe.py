@@ -13,9 +13,8 @@ from gebt._registry import MODELS
 from gebt.files import Fields, shown
 from gebt.options import Fit, Scope, chosen
 
-CHOSEN = "chosen on Cora's and CiteSeer's validation nodes"
-
 LARGEST = 2**31 - 1
+CHOSEN = "chosen on Cora's and CiteSeer's validation nodes"
 
 CLASSES: dict[str, type[nn.Module]] = {}
 """The registered models' classes by their own names: what files can rebuild."""
@@ -83,11 +82,14 @@ def construct(kind: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
 
 
 def checked_arguments(
-    kind: type[nn.Module], given: Fields, widest: int, deepest: int
+    kind: type[nn.Module],
+    given: Fields,
+    widest: int = LARGEST,
+    deepest: int = LARGEST,
 ) -> dict[str, Any]:
     """The constructor's arguments, of the types that its signature says.
 
-    Where it says none, as in a user's class, of those that they have in the file.
+    Where it says none, as in a user's class, of a default's; else as in the file.
     """
     known = inspect.signature(kind).parameters
     if unknown := set(given) - set(known):
@@ -99,8 +101,10 @@ def checked_arguments(
     for name, parameter in known.items():
         if name not in given.content and parameter.default is not parameter.empty:
             continue
-        said, value = parameter.annotation, given.content.get(name)
-        of = type(value) if said is parameter.empty else said
+        of, value = parameter.annotation, given.content.get(name)
+        if of is parameter.empty:
+            has_default = parameter.default not in (None, parameter.empty)
+            of = type(parameter.default if has_default else value)
         if name == "dropout" or of in (float, "float"):
             arguments[name] = given.number(name)
         elif of in (bool, "bool"):
@@ -131,32 +135,27 @@ def register(
 ) -> None:
     """Make a model known by name to the command line, and its class to files.
 
-    Its ``forward(x, adjacency)`` or, to compute only some nodes' outputs,
-    ``forward(x, adjacency, rows)`` gives (N, C) for features (N, F), a `SparseMatrix`
-    where the graph's are (``x @ weight`` is right for both, `torch.nn.Linear` for dense
-    ones alone), and an adjacency (N, N) without self-loops, not normalised, with the
-    links' learned values.
+    Its ``forward(x, adjacency)``, or ``forward(x, adjacency, rows)`` to compute only
+    some nodes, gives (N, C). ``x`` (N, F) is a `SparseMatrix` where the graph's is
+    (``x @ weight`` takes both, `torch.nn.Linear` does not); ``adjacency`` (N, N) has
+    the links' learned values, no self-loops, and is not normalised.
 
-    Files keep what the model was built with: its ``arguments``, which it gets where it
-    is built by its name, and sets itself to be saved where a user builds it. They are
-    numbers (whole ones from 1), names and lists of widths.
-    `gebt.compact` leaves a model as it is unless its class has
-
-    - ``shrink()``: the smaller model, in evaluation mode and with ``arguments`` of its
-      own, and (F,) which features it still reads. With ``ignores_zeros = True`` edges
-      of value 0 go, too;
-    - ``paper_macs(nodes, entries, kept)``: operations, as `gebt.measure_cost` reports
-      them, for so many nodes, entries of the adjacency and weights kept.
+    Files keep its ``arguments``, whole numbers from 1, numbers, names, lists of widths,
+    which it gets where it is built by its name. `gebt.compact` copies it unless it has
+    ``shrink()``: the smaller model, in evaluation mode, and (F,) which features that
+    reads; ``ignores_zeros = True`` lets edges of value 0 go. `gebt.measure_cost` asks
+    its ``paper_macs(nodes, entries, kept)``, of the adjacency's entries and the weights
+    kept.
 
     Args:
         name: in lower case; a user's may be registered again.
         build: a class built with ``num_features``, ``hidden``, ``num_outputs`` and
             ``dropout``, or a `functools.partial` of one with other options by name.
-        about: the model, in words; by default its docstring's first line.
+        about: the model, in words.
         source: where the numbers come from.
         hidden: hidden width.
         dropout: share dropped during training.
-        fit: how it is trained; by default as GCN is.
+        fit: how it is trained; by default as GCN.
         scope: how weights are ranked, see `ModelPruner`.
 
     Raises:
@@ -170,10 +169,7 @@ def register(
         raise ValueError(f"`build` must be a class of torch modules, got {called}.")
     # As when a file is read: what is written now can be read then.
     given = Fields(recipe.arguments(1, 1), f"cannot register {called}")
-    checked_arguments(kind, given, LARGEST, LARGEST)
-    if not about:
-        about = (kind.__doc__ or called).partition("\n")[0]
-        recipe = replace(recipe, about=about)
+    checked_arguments(kind, given)
     known = CLASSES.get(called, kind)
     if known is not kind and known.__module__.startswith("gebt."):
         raise ValueError(
