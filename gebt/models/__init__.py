@@ -34,6 +34,7 @@ __all__ = [
     "ResGCN",
     "adapt",
     "build_model",
+    "can_build",
     "describe_model",
     "gcn_norm",
     "register",
@@ -48,6 +49,16 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     ours = type(model) in CLASSES.values()  # other classes may have the same names
     arguments = getattr(model, "arguments", None) if ours else None
     return {"class": type(model).__name__, "arguments": arguments}
+
+
+def can_build(description: Mapping[str, Any]) -> bool:
+    """Whether a description is of a registered class; asks the plugins, too."""
+    name = description.get("class")
+    if not isinstance(name, str) or not description.get("arguments"):
+        return False
+    if name not in CLASSES:
+        load_plugins()
+    return name in CLASSES
 
 
 def build_model(
@@ -66,18 +77,13 @@ def build_model(
             constructor's, or the state is not its own.
     """
     name = description.get("class")
-    if isinstance(name, str) and name not in CLASSES:
-        load_plugins()
-    if (
-        not isinstance(name, str)
-        or name not in CLASSES
-        or not description.get("arguments")
-    ):
+    if not can_build(description):
         raise ValueError(
             f"cannot rebuild a model of class {shown(name)}: gebt knows "
-            f"{', '.join(CLASSES)}. Build it yourself and use `Ticket.open`."
+            f"{', '.join(CLASSES)}. Register it, by `gebt.models.register`, or build "
+            "it yourself and use `Ticket.open`."
         )
-    kind = CLASSES[name]
+    kind = CLASSES[str(name)]
     given = Fields(description["arguments"], f"cannot rebuild a {name}")
     if state is None:
         return construct(kind, checked_arguments(kind, given))

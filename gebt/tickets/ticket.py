@@ -13,7 +13,7 @@ from gebt import __version__
 from gebt._checks import check_choice
 from gebt.files import Fields, Tensors, read_tensors, shown, write_tensors
 from gebt.graph import Graph, PrunedGraph, check_graph
-from gebt.models import CLASSES, build_model
+from gebt.models import build_model, can_build
 from gebt.prune.weights import (
     apply_masks,
     check_masks,
@@ -212,8 +212,8 @@ class Ticket:
             model=header.fields("model").content,
             versions=_texts(header.fields("versions"), "gebt", "torch", "python"),
         )
-        known = header.fields("model").text("class") in CLASSES
-        if known and ticket.model.get("arguments"):
+        header.fields("model").text("class")
+        if can_build(ticket.model):
             try:
                 build_model(ticket.model, weights)
             except ValueError as error:

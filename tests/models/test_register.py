@@ -1,6 +1,7 @@
 """A user's model by name goes all the way that gebt's own go."""
 
 import sys
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -278,11 +279,18 @@ gebt.models.register("plugged", Plugged, hidden=4, fit=gebt.Fit(epochs=30))
 """
 
 
-def test_files_find_a_plugins_class_as_the_command_line_does(tmp_path, monkeypatch):
-    path = tmp_path / "plugged.py"
-    path.write_text(PLUGIN)
-    monkeypatch.setenv("GEBT_PLUGINS", str(path))
+def test_files_find_a_plugins_class_as_the_command_line_does(
+    graph, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "gebt_plugins.plugged", None)  # gone afterwards
-    arguments = {"num_features": 4, "hidden": 4, "num_outputs": 2, "dropout": 0.5}
-    model = build_model({"class": "Plugged", "arguments": arguments})
-    assert MODELS["plugged"].kind is type(model)
+    (path := tmp_path / "plugged.py").write_text(PLUGIN)
+    described = {"num_features": 24, "hidden": 4, "num_outputs": 3, "dropout": 0.5}
+    with pytest.raises(ValueError, match="class 'Plugged'.* Register it, by `gebt.mod"):
+        build_model({"class": "Plugged", "arguments": described})
+    ticket = gebt.find_ticket(GCN(24, 4, 3), graph, epochs=30)
+    model = {"class": "Plugged", "arguments": described}
+    replace(ticket, model=model).save(tmp_path / "another's")
+    monkeypatch.setenv("GEBT_PLUGINS", str(path))
+    with pytest.raises(ValueError, match="not a whole ticket: cannot rebuild a Plugg"):
+        gebt.Ticket.load(tmp_path / "another's")
+    assert type(build_model(model)) is MODELS["plugged"].kind
