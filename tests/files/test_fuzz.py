@@ -89,7 +89,7 @@ def write_compacts(folder: Path) -> None:
 def write_runs(folder: Path) -> None:
     """A folder as `gebt run` writes it, of two seeds, and one as `reproduce` does."""
     graph, task = gebt.load(GRAPH), gebt.NodeClassification()
-    options = Options(replace(RECIPES["gcn"], hidden=4, epochs=3), threshold=2.0)
+    options = Options(RECIPES["gcn"].changed(hidden=4, epochs=3), threshold=2.0)
     runs = [run_seed(graph, task, options, seed) for seed in (0, 1)]
     runs[0].save(folder / "run")
     record = collect(graph, task, options, runs, seeds=range(2))

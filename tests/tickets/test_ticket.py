@@ -6,6 +6,7 @@ import pickle
 import struct
 from copy import deepcopy
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,9 +62,10 @@ def test_a_ticket_survives_its_file_bit_for_bit(graph, tmp_path, ratios, unit):
     again = Ticket.load(tmp_path / "deep" / "t.safetensors")
     for field in fields(Ticket):
         ours, theirs = getattr(ticket, field.name), getattr(again, field.name)
-        if isinstance(ours, torch.Tensor):
-            assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
-        elif field.name in ("weight_masks", "weights", "first_weights"):
+        if field.name in ("masks", "scores"):
+            assert ours.keys() == theirs.keys()
+            assert all(same(ours[group], theirs[group]) for group in ours)
+        elif field.name in ("weights", "first_weights"):
             assert same(ours, theirs)
         elif field.name == "distances":
             assert isinstance(theirs, tuple)
@@ -102,7 +104,7 @@ def test_a_ticket_of_any_model_is_rebuilt_from_its_file_alone(graph, tmp_path, k
 
 
 def test_the_file_is_safetensors_and_its_header_says_it_all(graph, ticket, saved):
-    assert "link_mask" in load_file(saved)
+    assert "masks/graph/link" in load_file(saved)
     found = header(saved)
     assert found["kind"] == "ticket"
     assert found["dataset"]["fingerprint"] == graph.fingerprint()
@@ -126,7 +128,7 @@ def test_nothing_is_unpickled(saved, tmp_path, monkeypatch):
     Ticket.load(saved)
     bomb = io.BytesIO()
     monkeypatch.undo()
-    torch.save({"link_mask": torch.ones(3)}, bomb)
+    torch.save({"masks/graph/link": torch.ones(3)}, bomb)
     path = tmp_path / "pickled.pt"
     path.write_bytes(bomb.getvalue())
     with pytest.raises(ValueError, match="not a readable ticket file"):
@@ -183,7 +185,7 @@ def test_another_format_is_refused(saved):
         Ticket.load(saved)
 
 
-@pytest.mark.parametrize("name", ["link_mask", "link_score"])
+@pytest.mark.parametrize("name", ["masks/graph/link", "scores/graph/link"])
 def test_a_missing_tensor_is_refused(saved, name):
     rewritten(saved, drop=name)
     with pytest.raises(ValueError, match=f"not a whole ticket: it lacks '{name}'"):
@@ -214,18 +216,38 @@ W = "layers.1.weight"
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("link_mask", lambda t: t[1:], r"'link_score' must be floating of shape \(467"),
-        ("link_mask", lambda t: t.float(), "'link_mask' must be boolean of shape"),
-        ("link_mask", lambda t: t[None], "'link_mask' must be boolean of shape"),
-        ("link_score", lambda t: t.int(), "'link_score' must be floating"),
-        ("link_score", lambda t: t * torch.nan, "'link_score' must be finite"),
-        (f"weight_masks/{W}", lambda t: t.int(), "must be boolean of shape"),
-        (f"weight_masks/{W}", lambda t: t.t(), r"boolean of shape \(8, 3\)"),
+        (
+            "masks/graph/link",
+            lambda t: t[1:],
+            r"'scores/graph/link' must be floating of shape \(467",
+        ),
+        (
+            "masks/graph/link",
+            lambda t: t.float(),
+            "'masks/graph/link' must be boolean of shape",
+        ),
+        (
+            "masks/graph/link",
+            lambda t: t[None],
+            "'masks/graph/link' must be boolean of shape",
+        ),
+        (
+            "scores/graph/link",
+            lambda t: t.int(),
+            "'scores/graph/link' must be floating",
+        ),
+        (
+            "scores/graph/link",
+            lambda t: t * torch.nan,
+            "'scores/graph/link' must be finite",
+        ),
+        (f"masks/weights/{W}", lambda t: t.int(), "must be boolean of shape"),
+        (f"masks/weights/{W}", lambda t: t.t(), r"boolean of shape \(8, 3\)"),
         (f"weights/{W}", lambda t: t.double(), f"first_weights/{W}' must be like weig"),
         (f"first_weights/{W}", lambda t: t.double(), "must be like weights/layers.1.w"),
         (f"first_weights/{W}", lambda t: None, "must be like weights/layers.1.weight"),
         (f"weights/{W}", lambda t: None, "one of the ticket's weights"),
-        ("weight_masks/x", lambda t: torch.ones(1) > 0, "one of the ticket's weights"),
+        ("masks/weights/x", lambda t: torch.ones(1) > 0, "one of the ticket's weights"),
     ],
 )
 def test_tensors_of_another_kind_or_size_are_refused(saved, name, change, words):
@@ -339,7 +361,7 @@ def test_a_ticket_of_ones_own_class_that_has_a_name_of_gebts_is_read(graph, tmp_
 
 def test_a_mask_may_be_of_any_parameter(saved):
     tensors = load_file(saved)
-    tensors["weight_masks/layers.0.bias"] = torch.ones(8, dtype=torch.bool)
+    tensors["masks/weights/layers.0.bias"] = torch.ones(8, dtype=torch.bool)
     write_tensors(saved, tensors, header(saved))
     assert "layers.0.bias" in Ticket.load(saved).weight_masks
 
@@ -504,3 +526,27 @@ def test_a_compact_graph_carries_no_masks_of_the_larger_model(graph, ticket):
     fast, compacted = gebt.compact(model, small)
     assert type(compacted) is gebt.Graph
     train(fast, compacted, epochs=1)
+
+
+def test_a_ticket_of_format_2_still_opens(tmp_path):
+    path = Path(__file__).parent / "format-2.safetensors"
+    assert header(path)["format"] == 2
+    old = Ticket.load(path)
+    assert old.masks.keys() == {"graph", "weights"} and old.scores.keys() == {"graph"}
+    assert old.masks["weights"].keys() == old.weights.keys() - {
+        name for name in old.weights if "bias" in name
+    }
+    old.save(tmp_path / "t.safetensors")
+    assert header(tmp_path / "t.safetensors")["format"] == 3
+    new = Ticket.load(tmp_path / "t.safetensors")
+    assert torch.equal(new.link_mask, old.link_mask)
+    assert same(new.weight_masks, old.weight_masks)
+    assert new.options == old.options and new.options["criterion"] == "learned"
+
+
+def test_other_links_for_the_same_weights(ticket):
+    every = torch.ones_like(ticket.link_mask)
+    other = ticket.with_links(every)
+    assert other.links_kept == every.numel() and (other.link_score == 1).all()
+    assert same(other.weight_masks, ticket.weight_masks)
+    assert ticket.links_kept < every.numel()
