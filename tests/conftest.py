@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -156,6 +157,21 @@ def graph(make_graph: Callable[..., "Graph"]) -> "Graph":
 def sparse_graph(make_graph: Callable[..., "Graph"]) -> "Graph":
     """As `graph`, with features so sparse that gebt keeps them sparse."""
     return make_graph(sparse=True)
+
+
+@pytest.fixture
+def gebt_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Any]:
+    """`run_gebt` of helpers.py in this process: starting torch takes seconds."""
+    from helpers import call_gebt
+
+    def call(*args: Any) -> Any:
+        monkeypatch.chdir(tmp_path)
+        code = call_gebt(*args)
+        return subprocess.CompletedProcess(args, code, *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """Who imports whom, and what `import gebt` costs."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers import run_gebt, run_python
 
 import gebt
 
@@ -109,9 +108,7 @@ def called(node: ast.AST) -> str | None:
 def modules_after(code: str) -> set[str]:
     """Top-level modules loaded by a fresh interpreter that ran the code."""
     tail = "\nimport sys; print(); print(*{m.split('.')[0] for m in sys.modules})"
-    command = [sys.executable, "-c", code + tail]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    return set(run.stdout.splitlines()[-1].split())
+    return set(run_python(code + tail).splitlines()[-1].split())
 
 
 def test_import_gebt_imports_neither_torch_nor_pyg():
@@ -151,9 +148,7 @@ except SystemExit as done:
 
 
 def test_help_as_a_user_calls_it():
-    command = [sys.executable, "-m", "gebt", "--help"]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "usage" in run.stdout.lower()
+    assert "usage" in run_gebt("--help", cwd=None).stdout.lower()
 
 
 def test_every_public_name_resolves_to_what_says_so():

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import built, same
 from torch import nn
 
 import gebt
@@ -21,15 +22,6 @@ from gebt.learn.training import copy_state
 from gebt.models import GCN
 from gebt.prune.groups import Group
 from gebt.tickets.search import _check, _loss_and_nan
-
-
-def built(graph, hidden=16, dropout=0.5, seed=1):
-    torch.manual_seed(seed)
-    return GCN(graph.num_features, hidden, 3, dropout=dropout)
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def quiet(model, graph, **options):

@@ -1,15 +1,14 @@
 """Saved and loaded bit for bit, opened as asked, refused if unfit."""
 
 import io
-import json
 import pickle
-import struct
 from copy import deepcopy
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import header_of, same
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -34,16 +33,6 @@ def ticket(graph):
 def saved(ticket, tmp_path):
     ticket.save(tmp_path / "t.safetensors")
     return tmp_path / "t.safetensors"
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def header(path):
-    content = path.read_bytes()
-    size = struct.unpack("<Q", content[:8])[0]
-    return json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["gebt"])
 
 
 def without_nan(distances):
@@ -105,7 +94,7 @@ def test_a_ticket_of_any_model_is_rebuilt_from_its_file_alone(graph, tmp_path, k
 
 def test_the_file_is_safetensors_and_its_header_says_it_all(graph, ticket, saved):
     assert "masks/graph/link" in load_file(saved)
-    found = header(saved)
+    found = header_of(saved)
     assert found["kind"] == "ticket"
     assert found["dataset"]["fingerprint"] == graph.fingerprint()
     assert found["options"]["graph_ratio"] == 0.3
@@ -173,7 +162,7 @@ def rewritten(path, *, drop=None, **changes):
     tensors = load_file(path)
     if drop:
         del tensors[drop]
-    entries = {k: v for k, v in (header(path) | changes).items() if v is not None}
+    entries = {k: v for k, v in (header_of(path) | changes).items() if v is not None}
     write_tensors(path, tensors, entries)
 
 
@@ -254,7 +243,7 @@ def test_tensors_of_another_kind_or_size_are_refused(saved, name, change, words)
     tensors = load_file(saved)
     if (tensor := change(tensors.pop(name, None))) is not None:
         tensors[name] = tensor
-    write_tensors(saved, tensors, header(saved))
+    write_tensors(saved, tensors, header_of(saved))
     with pytest.raises(ValueError, match=f"t.safetensors is not a whole .*{words}"):
         Ticket.load(saved)
 
@@ -310,7 +299,7 @@ def with_field(entries, place, value):
     ],
 )
 def test_a_header_field_of_another_type_or_range_is_named(saved, place, value, words):
-    write_tensors(saved, load_file(saved), with_field(header(saved), place, value))
+    write_tensors(saved, load_file(saved), with_field(header_of(saved), place, value))
     with pytest.raises(ValueError, match=f"t.safetensors is not a whole .*{words}"):
         Ticket.load(saved)
 
@@ -333,7 +322,7 @@ def test_a_header_field_of_another_type_or_range_is_named(saved, place, value, w
     ],
 )
 def test_what_tickets_may_hold_is_read(saved, place, value):
-    written = with_field(header(saved), place, value)
+    written = with_field(header_of(saved), place, value)
     write_tensors(saved, load_file(saved), written)
     ticket = Ticket.load(saved)
     found = {name: getattr(ticket, name) for name in ("options", "seed", "model")}
@@ -362,7 +351,7 @@ def test_a_ticket_of_ones_own_class_that_has_a_name_of_gebts_is_read(graph, tmp_
 def test_a_mask_may_be_of_any_parameter(saved):
     tensors = load_file(saved)
     tensors["masks/weights/layers.0.bias"] = torch.ones(8, dtype=torch.bool)
-    write_tensors(saved, tensors, header(saved))
+    write_tensors(saved, tensors, header_of(saved))
     assert "layers.0.bias" in Ticket.load(saved).weight_masks
 
 
@@ -370,7 +359,7 @@ def test_a_mask_may_be_of_any_parameter(saved):
 def test_a_tickets_numbers_may_be_of_any_floating_dtype(saved, dtype):
     tensors = load_file(saved).items()
     tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors}
-    write_tensors(saved, tensors, header(saved))
+    write_tensors(saved, tensors, header_of(saved))
     ticket = Ticket.load(saved)
     assert ticket.link_score.dtype == dtype
     assert {t.dtype for t in ticket.weights.values()} == {dtype}
@@ -378,7 +367,7 @@ def test_a_tickets_numbers_may_be_of_any_floating_dtype(saved, dtype):
 
 def test_a_claimed_width_allocates_nothing(saved):
     """Not even one that a machine's memory could hold."""
-    hidden = with_field(header(saved), "model.arguments.hidden", [2**20])
+    hidden = with_field(header_of(saved), "model.arguments.hidden", [2**20])
     write_tensors(saved, load_file(saved), hidden)
     with Largest() as seen, pytest.raises(ValueError, match="tensors differ"):
         Ticket.load(saved)
@@ -530,14 +519,14 @@ def test_a_compact_graph_carries_no_masks_of_the_larger_model(graph, ticket):
 
 def test_a_ticket_of_format_2_still_opens(tmp_path):
     path = Path(__file__).parent / "format-2.safetensors"
-    assert header(path)["format"] == 2
+    assert header_of(path)["format"] == 2
     old = Ticket.load(path)
     assert old.masks.keys() == {"graph", "weights"} and old.scores.keys() == {"graph"}
     assert old.masks["weights"].keys() == old.weights.keys() - {
         name for name in old.weights if "bias" in name
     }
     old.save(tmp_path / "t.safetensors")
-    assert header(tmp_path / "t.safetensors")["format"] == 3
+    assert header_of(tmp_path / "t.safetensors")["format"] == 3
     new = Ticket.load(tmp_path / "t.safetensors")
     assert torch.equal(new.link_mask, old.link_mask)
     assert same(new.weight_masks, old.weight_masks)
