@@ -501,7 +501,7 @@ def test_numbas_loops_are_chosen_where_they_are_faster():
     def chosen(entries: int, dtype: torch.dtype) -> list[str]:
         pattern = (row_starts([entries, 0, 1]), torch.zeros(entries + 1).int())
         value = torch.ones(entries + 1, dtype=dtype)
-        x, left = torch.ones(2, 4, dtype=dtype), torch.ones(3, 4, dtype=dtype)
+        x, left = torch.ones(1000, 4, dtype=dtype), torch.ones(3, 4, dtype=dtype)
         runs = [
             choose("spmm", SPMM.IMPLEMENTATIONS, *pattern, value, x),
             choose("sddmm", SDDMM.IMPLEMENTATIONS, *pattern, left, x),
