@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from gebt import Graph
@@ -30,6 +31,10 @@ def _interpreter_runs() -> bool:
 if not torch.cuda.is_available() and _interpreter_runs():
     # Read when Triton is imported, which `gebt.kernels` does by way of torch.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# The same examples in every run; the files that mirror `*_properties.py` draw them.
+settings.register_profile("gebt", derandomize=True, database=None, deadline=None)
+settings.load_profile("gebt")
 
 _NO_CUDA = "needs a CUDA device: torch.cuda.is_available() is False here"
 
