@@ -31,6 +31,16 @@ def built(graph: Graph, hidden: int = 16, dropout: float = 0.5, seed: int = 1) -
     return GCN(graph.num_features, hidden, 3, dropout=dropout)
 
 
+def tiny(
+    pairs: Any, x: Any = None, *, nodes: int | None = None, directed: bool = False
+) -> Graph:
+    """A graph from (source, target) pairs; features are one column of ones."""
+    edge_index = torch.tensor(pairs, dtype=torch.int64).t().reshape(2, -1)
+    nodes = nodes or int(edge_index.max()) + 1
+    x = torch.ones(nodes, 1) if x is None else torch.tensor(x)
+    return Graph.from_pyg({"x": x, "edge_index": edge_index}, directed=directed)
+
+
 def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     """Whether two states or masks have the same names and the same bits."""
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)

@@ -1,11 +1,10 @@
 """And the link scores behind its one-shot methods."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import same
+from helpers import same, tiny
 
 import gebt
 from gebt.experiments import methods as baselines
@@ -19,15 +18,6 @@ from gebt.prune.weights import prunable_weights
 EPOCHS = 6
 SEARCHED = {"joint-EB", "GEB", "SGCN", "UGS"}
 WEIGHTS = {"joint-EB", "UGS", "IMP", "random"}
-
-
-def tiny(pairs, x=None, *, nodes=None, directed=False):
-    """A graph from (source, target) pairs; features are one column of ones."""
-    edge_index = torch.tensor(pairs, dtype=torch.int64).t().reshape(2, -1)
-    nodes = nodes or int(edge_index.max()) + 1
-    x = torch.ones(nodes, 1) if x is None else torch.tensor(x)
-    data = SimpleNamespace(x=x, edge_index=edge_index)
-    return gebt.Graph.from_pyg(data, directed=directed)
 
 
 def seeded(seed=0):

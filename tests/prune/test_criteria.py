@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import tiny
 
 import gebt
 from gebt._registry import CRITERIA
@@ -17,15 +17,6 @@ from gebt.prune.masks import keep_top
 def scored(graph, name, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return score_links(name, graph, Context(generator, GCN(1, 1, 1)))
-
-
-def tiny(pairs, x=None, *, nodes=None, directed=False):
-    """A graph from (source, target) pairs; features are one column of ones."""
-    edge_index = torch.tensor(pairs, dtype=torch.int64).t().reshape(2, -1)
-    nodes = nodes or int(edge_index.max()) + 1
-    x = torch.ones(nodes, 1) if x is None else torch.tensor(x)
-    data = SimpleNamespace(x=x, edge_index=edge_index)
-    return gebt.Graph.from_pyg(data, directed=directed)
 
 
 def ends(graph):
