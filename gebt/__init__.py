@@ -4,7 +4,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from gebt import kernels, models
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gebt.learn.tasks import LinkPrediction, MultiLabel, NodeClassification
     from gebt.learn.training import evaluate, train
     from gebt.options import Fit
+    from gebt.prune.criteria import criterion
     from gebt.prune.detector import MaskDistanceDetector, Reading
     from gebt.prune.links import GraphSparsifier, random_links
     from gebt.prune.masks import keep_top
@@ -44,6 +45,7 @@ _ROOMS = {
     "Split": "graph",
     "Ticket": "tickets.ticket",
     "compact": "deploy.compaction",
+    "criterion": "prune.criteria",
     "evaluate": "learn.training",
     "find_ticket": "tickets.search",
     "keep_top": "prune.masks",

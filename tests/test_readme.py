@@ -2,15 +2,12 @@
 
 import io
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers import run_gebt
 
 import gebt
-from gebt._registry import MODELS
-from gebt.models import CLASSES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -50,22 +47,9 @@ def test_a_pyg_model_of_ones_own_goes_from_data_to_compact_ticket(
     assert (tmp_path / "ticket.safetensors").is_file()
 
 
-def test_a_module_becomes_a_model_by_name(graph, tmp_path, monkeypatch):
-    [code] = [block for block in BLOCKS if "models.register(" in block]
-    monkeypatch.setattr(MODELS, "_things", dict(MODELS._things))
-    exec(code, {"__name__": "mean"})
-    model = MODELS["mean"].new(graph.num_features, 3)
-    gebt.train(model, graph, fit=MODELS["mean"].fit)
-    assert gebt.evaluate(model, graph) > 60
-    gebt.save_compact(tmp_path / "mean", *gebt.compact(model, graph))
-    assert type(gebt.load_compact(tmp_path / "mean")[0]) is type(model)
-    CLASSES.pop("Mean")
-
-
 def test_the_tables_of_models_and_tasks_are_what_the_code_prints():
-    command = [sys.executable, "-m", "gebt", "models", "--markdown"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True)
-    for table in printed.stdout.strip().split("\n\n"):
+    printed = run_gebt("models", "--markdown", cwd=None).stdout
+    for table in printed.strip().split("\n\n"):
         assert table in README, "run `gebt models --markdown` and paste it"
 
 
