@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gebt import kernels, models
+    from gebt import datasets, kernels, models
     from gebt.datasets import load
     from gebt.deploy.compaction import compact, load_compact, save_compact
     from gebt.deploy.cost import Cost, measure_cost
@@ -40,6 +40,7 @@ _ROOMS = {
     "Split": "graph",
     "Ticket": "tickets.ticket",
     "compact": "deploy.compaction",
+    "datasets": "",
     "evaluate": "learn.training",
     "find_ticket": "tickets.search",
     "keep_top": "prune.masks",
