@@ -42,6 +42,7 @@ class Options:
         weight_ratio: share of weights to remove, in [0, 1).
         threshold: of the detector.
         window: of the detector.
+        criterion: what ranks links.
     """
 
     recipe: Recipe = RECIPES["gcn"]
@@ -49,6 +50,7 @@ class Options:
     weight_ratio: float = 0.9
     threshold: float = 0.1
     window: int = 3
+    criterion: str = "learned"
 
     def __post_init__(self) -> None:
         check_ratio("graph_ratio", self.graph_ratio)
@@ -321,6 +323,7 @@ def search(
     """`find_ticket` with the options of a run; also the detector, which kept masks."""
     recipe = options.recipe
     detector = options.detector()
+    ranked: dict[str, Any] = {"criterion": options.criterion}
     ticket = find_ticket(
         model,
         graph,
@@ -332,6 +335,7 @@ def search(
         seed=seed,
         task=task,
         on_epoch=on_epoch,
+        **(ranked if options.criterion != "learned" else {}),
     )
     return ticket, detector
 
