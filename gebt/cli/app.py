@@ -44,13 +44,14 @@ from gebt.cli.flags import (
 )
 from gebt.cli.show import (
     counting,
-    millions,
     out_console,
     percent,
+    print_costs,
+    print_rows,
     print_tables,
     progress,
-    share,
     tell_folder,
+    tell_of_ticket,
     tell_of_unsettled,
 )
 
@@ -171,18 +172,7 @@ def search(
             write_csv(folder / "distances.csv", distances)
     if not quiet:
         found = pipeline.describe(ticket, network)
-        state = "settled" if ticket.settled else "[bold]not settled[/]"
-        out_console.print(
-            f"Ticket drawn at epoch {ticket.epoch} ({state}) in "
-            f"{recorder.seconds['search']:.2f} s: "
-            f"{share(found['links_kept'], found['links'])} links, "
-            f"{share(found['weights_kept'], found['weights'])} weights."
-        )
-        if ticket.share_untouched:
-            out_console.print(
-                f"{ticket.links_untouched:,} of the links never received a gradient; "
-                "among them those to keep were drawn."
-            )
+        tell_of_ticket(ticket, found, recorder.seconds["search"])
     tell_folder(folder, quiet)
 
 
@@ -267,25 +257,7 @@ def cost(
         "ticket, masked": measure_cost(model, small),
         "ticket, compact": measure_cost(*compact(model, small)),
     }
-    table = Table(title=f"One forward over {graph.name}", title_justify="left")
-    table.add_column("")
-    for name in costs:
-        table.add_column(name, justify="right")
-    for title, show in (
-        ("inference, ms (median)", lambda c: f"{c.latency_ms:.2f}"),
-        ("MACs, paper's convention", lambda c: millions(c.macs_paper)),
-        ("MACs executed", lambda c: millions(c.macs_executed)),
-        ("parameters, KiB", lambda c: f"{c.parameter_bytes / 1024:.1f}"),
-        ("index bytes, KiB", lambda c: f"{c.index_bytes / 1024:.1f}"),
-        ("peak memory, MiB", lambda c: f"{c.peak_mib:.0f}"),
-    ):
-        table.add_row(title, *(show(c) for c in costs.values()))
-    out_console.print(table)
-    out_console.print(
-        "The compact form's MACs by the paper's convention count only the features "
-        "it still reads.",
-        style="dim",
-    )
+    print_costs(graph.name, costs)
 
 
 @app.command()
@@ -427,12 +399,7 @@ def models(
             lines = [header, ["---"] * len(header), *rows]
             print("\n".join(f"| {' | '.join(cells)} |" for cells in lines), end="\n\n")
             continue
-        table = Table(title=title, title_justify="left")
-        for name in header:
-            table.add_column(name)
-        for cells in rows:
-            table.add_row(*cells)
-        out_console.print(table)
+        print_rows(title, header, rows)
     if not markdown:
         out_console.print(
             "Link prediction: hidden 128 (16 a head), dropout 0.3, no weight decay.",
@@ -448,14 +415,12 @@ def datasets(root: Root = None) -> None:
 
     load_plugins()
     folder = find_root(root)
-    table = Table(title=f"Datasets below {folder}", title_justify="left")
-    for title in ("name", "on disk", "what"):
-        table.add_column(title)
+    rows = []
     for name, dataset in DATASETS.items():
         built_in = name in DATASETS.homes and not dataset.files
         there = "yes" if dataset.on_disk(folder) else "no"
-        table.add_row(name, "built in" if built_in else there, dataset.about)
-    out_console.print(table)
+        rows.append((name, "built in" if built_in else there, dataset.about))
+    print_rows(f"Datasets below {folder}", ("name", "on disk", "what"), rows)
 
 
 def main() -> None:

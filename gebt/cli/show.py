@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from gebt.deploy.cost import Cost
     from gebt.experiments.report import Page
     from gebt.experiments.run import OnEpoch
     from gebt.learn.training import Epoch
+    from gebt.tickets.ticket import Ticket
 
 out_console = Console()
 
@@ -136,6 +138,56 @@ def print_tables(page: "Page") -> None:
                 out_console.print(table)
 
 
+def print_rows(
+    title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
+) -> None:
+    """A table of text."""
+    table = Table(title=escape(title), title_justify="left")
+    for name in header:
+        table.add_column(name)
+    for cells in rows:
+        table.add_row(*map(escape, cells))
+    out_console.print(table)
+
+
+def print_costs(graph: str, costs: Mapping[str, "Cost"]) -> None:
+    """What one forward costs, a column for each."""
+    table = Table(title=f"One forward over {graph}", title_justify="left")
+    table.add_column("")
+    for name in costs:
+        table.add_column(name, justify="right")
+    for title, show in (
+        ("inference, ms (median)", lambda c: f"{c.latency_ms:.2f}"),
+        ("MACs, paper's convention", lambda c: _millions(c.macs_paper)),
+        ("MACs executed", lambda c: _millions(c.macs_executed)),
+        ("parameters, KiB", lambda c: f"{c.parameter_bytes / 1024:.1f}"),
+        ("index bytes, KiB", lambda c: f"{c.index_bytes / 1024:.1f}"),
+        ("peak memory, MiB", lambda c: f"{c.peak_mib:.0f}"),
+    ):
+        table.add_row(title, *(show(c) for c in costs.values()))
+    out_console.print(table)
+    out_console.print(
+        "The compact form's MACs by the paper's convention count only the features "
+        "it still reads.",
+        style="dim",
+    )
+
+
+def tell_of_ticket(ticket: "Ticket", found: dict[str, Any], seconds: float) -> None:
+    """Say when a ticket was drawn, and of how much."""
+    state = "settled" if ticket.settled else "[bold]not settled[/]"
+    out_console.print(
+        f"Ticket drawn at epoch {ticket.epoch} ({state}) in {seconds:.2f} s: "
+        f"{found['links_kept']:,} of {found['links']:,} links, "
+        f"{found['weights_kept']:,} of {found['weights']:,} weights."
+    )
+    if ticket.share_untouched:
+        out_console.print(
+            f"{ticket.links_untouched:,} of the links never received a gradient; "
+            "among them those to keep were drawn."
+        )
+
+
 def tell_of_unsettled(metrics: dict[str, Any]) -> None:
     """Name the seeds whose search did not settle."""
     late = [r["seed"] for r in metrics["runs"] if not r["ticket"]["settled"]]
@@ -160,11 +212,5 @@ def percent(score: float) -> str:
     return "-" if math.isnan(score) else f"{score:.1f}%"
 
 
-def share(kept: int, total: int) -> str:
-    """How many of how many."""
-    return f"{kept:,} of {total:,}"
-
-
-def millions(count: int | None) -> str:
-    """A count in millions, or a dash where there is none."""
+def _millions(count: int | None) -> str:
     return "-" if count is None else f"{count / 1e6:.2f} M"

@@ -304,39 +304,22 @@ def test_datasets_lists_what_is_on_disk(gebt_here, tmp_path):
         )
 
 
-PLUGIN = """
-import gebt
-import torch
-
-
-@gebt.datasets.register("mine", about="two rings of mine")
-def mine(root):
-    node = torch.arange(60)
-    return gebt.Graph.from_pyg(
-        {
-            "x": torch.eye(60),
-            "y": node % 2,
-            "edge_index": torch.stack([node, (node + 2) % 60]),
-        },
-        split={"train": node[:20], "val": node[20:40], "test": node[40:]},
-        directed=False,
-    )
-"""
-
-
 def test_a_graph_of_ones_own_is_run_by_name(own_registries, gebt_here, tmp_path):
-    assert len(PLUGIN.strip().splitlines()) < 20
-    (tmp_path / "my_file.py").write_text(PLUGIN)
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.S)
+    [plugin] = [block for block in blocks if "datasets.register" in block]
+    assert len(plugin.splitlines()) < 20
+    (tmp_path / "my_file.py").write_text(plugin)
     own = ("--plugin", "my_file.py")
-    result = run_gebt("run", "mine", *own, "--out", "o", *FAST, cwd=tmp_path)
+    result = run_gebt("run", "rings", *own, "--out", "o", *FAST, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "mine, gcn, 1 seed" in result.stdout
-    assert json.loads((tmp_path / "o/metrics.json").read_text())["dataset"] == "mine"
+    assert "rings, gcn, 1 seed" in result.stdout
+    assert json.loads((tmp_path / "o/metrics.json").read_text())["dataset"] == "rings"
     ticket = "o/ticket.safetensors"
-    assert_refused(gebt_here("cost", ticket), "there is no dataset 'mine'")
+    assert_refused(gebt_here("cost", ticket), "there is no dataset 'rings'")
     assert gebt_here("cost", ticket, *own).returncode == 0
     listed = gebt_here("datasets", *own).stdout
-    assert re.search(r"mine +│ yes +│ two rings of mine", listed)
+    assert re.search(r"rings +│ yes +│ two rings of 30", listed)
 
 
 def test_a_plugin_comes_before_the_names_that_it_registers(
