@@ -138,6 +138,8 @@ def _import(path: Path) -> None:
     spec = spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"the plugin {path} is not a Python file.")
+    if str(path.parent) not in sys.path:  # last: it may import what lies beside it
+        sys.path.append(str(path.parent))
     before = len(_added)
     sys.modules[name] = module_from_spec(spec)
     try:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -178,6 +179,7 @@ def own_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from gebt import _registry
 
     monkeypatch.setenv("GEBT_PLUGINS", "")
+    monkeypatch.setattr(sys, "path", [*sys.path])
     yield
     for registry in vars(_registry).values():
         if isinstance(registry, _registry.Registry):

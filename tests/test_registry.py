@@ -107,6 +107,16 @@ def test_a_file_runs_once(plugin, tmp_path):
     assert (tmp_path / "mine.py.ran").exists()
 
 
+def test_a_file_imports_what_lies_beside_it_and_shadows_nothing(plugin, tmp_path):
+    path = plugin("mine")
+    path.write_text("from beside_mine import NAME\n" + PLUGIN.replace("{!r}", "NAME"))
+    (tmp_path / "beside_mine.py").write_text("import json\nNAME = json.dumps(1)\n")
+    (tmp_path / "json.py").write_text("1 / 0")
+    use_plugin(path)
+    assert "1" in CRITERIA
+    del sys.modules["beside_mine"]
+
+
 def test_files_of_the_variable_are_imported_for_unknown_names_alone(
     plugin, monkeypatch
 ):

@@ -25,6 +25,11 @@ from gebt._registry import (
 from gebt.options import Fit, chosen, option
 
 
+def _told(options: Any) -> list[Field[Any]]:
+    """A dataclass's fields that say what they are."""
+    return [field for field in fields(options) if "help" in field.metadata]
+
+
 class Device(StrEnum):
     """Where to run."""
 
@@ -83,9 +88,9 @@ class Changes(dict[str, Any]):
         chosen(*(kind() for kind in self.OF), given=self, of="gebt")
 
 
-ARGUMENTS = [f.name for kind in (Drawn, *Changes.OF) for f in fields(kind)]
+ARGUMENTS = ["seeds", "seed"]
 """Names that the library's errors give to what is a flag here."""
-ARGUMENTS += ["seeds", "seed"]
+ARGUMENTS += [f.name for kind in (Drawn, *Changes.OF) for f in _told(kind)]
 
 
 def flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -127,8 +132,7 @@ def _flags_of(kind: Any) -> list[Parameter]:
     return [
         _flag(field, get_type_hints(each)[field.name], changes)
         for each in kinds
-        for field in fields(each)
-        if "help" in field.metadata
+        for field in _told(each)
     ]
 
 

@@ -81,22 +81,19 @@ def load(name: str, root: str | Path | None = None) -> Graph:
 def register(
     name: str, *, about: str, files: Sequence[str] = ()
 ) -> Callable[[Callable[[Path], Graph]], Callable[[Path], Graph]]:
-    """Register a function that makes a graph, so that `load` knows it by name.
+    """A decorator of a function ``(root) -> Graph`` that `load` then knows by a name.
 
-    The graph takes the registered name, by which a ticket finds it again. In a file
-    that ``--plugin`` names, the commands know it too::
+    The graph takes that name, by which a ticket finds it again. In a file that
+    ``--plugin`` names, the commands know it too::
 
         @gebt.datasets.register("mine", about="5,000 papers of mine")
         def mine(root: Path) -> gebt.Graph:
-            return gebt.Graph.from_pyg(torch.load(root / "mine.pt"))
+            return gebt.Graph.from_pyg(read_papers(root / "mine"))
 
     Args:
         name: what `load` calls it: lower-case letters, digits, and ``.``, ``_``, ``-``.
         about: size and source in a few words, for ``gebt datasets``.
         files: paths below the root that it is read from; none for what is drawn.
-
-    Returns:
-        A decorator of a function that takes the root of the datasets.
 
     Raises:
         ValueError: if the name is one of gebt's own, or holds other letters.
@@ -116,18 +113,9 @@ def read_published(
     source: str,
     parse: Callable[..., SimpleNamespace],
 ) -> SimpleNamespace:
-    """Read files, having downloaded those that are missing.
+    """Parse the files of a graph, downloading those that are missing from the source.
 
-    Args:
-        root: of the datasets.
-        title: the graph, and its folder below the root.
-        files: the SHA-256 that was published, by path below the root.
-        source: the URL of the folder to download from.
-        parse: takes the files' contents.
-
-    Raises:
-        FileNotFoundError: if a file can neither be found nor downloaded.
-        ValueError: if they cannot be parsed.
+    Each has its published SHA-256; which are not those that were published is told of.
     """
     _fetch(root, title, files, source)
     contents = [(root / file).read_bytes() for file in files]
