@@ -323,19 +323,18 @@ def search(
     """`find_ticket` with the options of a run; also the detector, which kept masks."""
     recipe = options.recipe
     detector = options.detector()
-    ranked: dict[str, Any] = {"criterion": options.criterion}
     ticket = find_ticket(
         model,
         graph,
         graph_ratio=options.graph_ratio,
         weight_ratio=options.weight_ratio,
         detector=detector,
+        criterion=options.criterion,
         fit=recipe.fit,
         scope=recipe.scope,
         seed=seed,
         task=task,
         on_epoch=on_epoch,
-        **(ranked if options.criterion != "learned" else {}),
     )
     return ticket, detector
 
