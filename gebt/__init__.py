@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from gebt import kernels, models
+    from gebt import datasets, kernels, models
     from gebt.datasets import load
     from gebt.deploy.compaction import compact
     from gebt.deploy.cost import Cost, measure_cost
@@ -46,6 +46,7 @@ _ROOMS = {
     "Ticket": "tickets.ticket",
     "compact": "deploy.compaction",
     "criterion": "prune.criteria",
+    "datasets": "",
     "evaluate": "learn.training",
     "find_ticket": "tickets.search",
     "keep_top": "prune.masks",

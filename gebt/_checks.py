@@ -4,20 +4,6 @@ from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any, get_args
 
-MODELS = ("gcn", "gat", "gin", "sage", "resgcn7", "resgcn14", "resgcn28")
-TASKS = ("node-classification", "multi-label", "link-prediction")
-DATASETS = (
-    "digits",
-    "cora",
-    "citeseer",
-    "pubmed",
-    "tolokers",
-    "synthetic",
-    "arxiv-like",
-    "products-like",
-)
-EXPERIMENTS = ("fig1", "fig2", "fig4", "fig6", "table2")
-
 
 def check_ratio(name: str, ratio: float) -> float:
     """Return the ratio, or raise a ValueError unless it lies in [0, 1)."""
@@ -79,11 +65,3 @@ def check_name(kind: str, name: str, known: Collection[str]) -> str:
     raise ValueError(
         f"there is no {kind} {name!r}; gebt knows {', '.join(known)}.{hint}"
     )
-
-
-def check_dataset(name: str) -> str:
-    """As `check_name`, for a graph that `load` knows; sizes are let through."""
-    kind, colon, _ = name.partition(":")
-    if colon and kind.lower() == "synthetic":
-        return name
-    return check_name("dataset", name, DATASETS)

@@ -6,18 +6,23 @@ entry point in the group ``gebt.plugins``, that registers something when importe
 """
 
 import os
+import re
 import sys
+import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any, Generic, TypeVar
 
 from gebt._checks import check_name
 
 T = TypeVar("T")
 _FILES = "GEBT_PLUGINS"
+_added: list[str] = []  # names that are not gebt's own
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -30,29 +35,33 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __init__(self, kind: str, homes: Mapping[str, str]):
         self.kind = kind
-        self._homes = dict(homes)
+        self.homes = dict(homes)
         self._things: dict[str, T] = {}
 
     def add(self, name: str, thing: T, home: str) -> None:
         """Register a thing; a user's name may be registered again.
 
         Args:
-            name: in lower case, so that ``--model Mine`` finds it.
+            name: in lower case, so that ``--model Mine`` finds it, and fit for the
+                name of a folder.
             thing: what it stands for.
             home: the module that registers it.
 
         Raises:
-            ValueError: if the name is one of gebt's own, or not in lower case.
+            ValueError: if the name is one of gebt's own, or holds other letters.
         """
-        if self._homes.get(name, home) != home:
+        if self.homes.get(name, home) != home:
             raise ValueError(
                 f"the {self.kind} {name!r} is gebt's own. Choose another name."
             )
-        if not name or name != name.lower() or name != name.strip():
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
             raise ValueError(
-                f"the name of a {self.kind} must be in lower case, got {name!r}."
+                f"the name of a {self.kind} must be of lower-case letters, digits, "
+                f"'.', '_' and '-', got {name!r}."
             )
         self._things[name] = thing
+        if name not in self.homes:
+            _added.append(name)
 
     def check(self, name: str) -> str:
         """The name as it is registered.
@@ -60,7 +69,7 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises:
             ValueError: if there is none; lists those there are.
         """
-        if name.lower() not in {*self._homes, *self._things}:
+        if name.lower() not in {*self.homes, *self._things}:
             load_plugins()
         return check_name(self.kind, name, [*self])
 
@@ -74,13 +83,13 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         """What a name stands for; imports its home."""
-        if name not in self._things and name in self._homes:
-            import_module(self._homes[name])
+        if name not in self._things and name in self.homes:
+            import_module(self.homes[name])
         return self._things[name]
 
     def __iter__(self) -> Iterator[str]:
         """Names, gebt's own first."""
-        return iter(dict.fromkeys([*self._homes, *self._things]))
+        return iter(dict.fromkeys([*self.homes, *self._things]))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -95,42 +104,58 @@ def use_plugin(path: Path) -> None:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no plugin {path}.")
-    files = os.environ.get(_FILES, "").split(os.pathsep)
-    os.environ[_FILES] = os.pathsep.join(filter(None, [*files, str(path.resolve())]))
+    path = path.resolve()
     _import(path)
+    files = os.environ.get(_FILES, "").split(os.pathsep)
+    if str(path) not in files:
+        os.environ[_FILES] = os.pathsep.join(filter(None, [*files, str(path)]))
 
 
 def load_plugins() -> None:
-    """Import the files in $GEBT_PLUGINS, and what installed packages offer."""
+    """Import the files in $GEBT_PLUGINS, and what installed packages offer.
+
+    Of the latter one that fails is told of in a warning: nobody asked for it.
+
+    Raises:
+        ValueError: if a file cannot be imported; says why.
+    """
     for path in filter(None, os.environ.get(_FILES, "").split(os.pathsep)):
-        _import(Path(path))
+        _import(Path(path).resolve())
     for entry in entry_points(group="gebt.plugins"):
         try:
             entry.load()
         except Exception as error:
-            raise _failed(f"the plugin {entry.name} ({entry.value})", error) from error
+            name = f"{entry.name} ({entry.value})"
+            warnings.warn(_failed(name, error), stacklevel=2)
 
 
 def _import(path: Path) -> None:
-    """Run a file once, as the module of its name below ``gebt_plugins``."""
-    name = f"gebt_plugins.{path.stem}"
-    known = sys.modules.get(name)
-    if known is not None and known.__file__ == str(path.resolve()):
+    """Run a file once, as a module; warn if it registers nothing."""
+    # Files of equal names in two folders are two modules.
+    name = f"gebt_plugin_{path.stem}_{zlib.crc32(os.fsencode(path)):08x}"
+    if name in sys.modules:
         return
-    spec = spec_from_file_location(name, path.resolve())
+    spec = spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"the plugin {path} is not a Python file.")
-    module = module_from_spec(spec)
-    sys.modules[name] = module
+    if str(path.parent) not in sys.path:  # last: it may import what lies beside it
+        sys.path.append(str(path.parent))
+    before = len(_added)
+    sys.modules[name] = module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        spec.loader.exec_module(sys.modules[name])
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise _failed(f"the plugin {path}", error) from error
+        frames = extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        where = f"{path}, line {lines[-1]}," if lines else str(path)
+        raise ValueError(_failed(where, error)) from error
+    if len(_added) == before:
+        warnings.warn(f"the plugin {path} registers nothing.", stacklevel=2)
 
 
-def _failed(what: str, error: Exception) -> ValueError:
-    return ValueError(f"{what} failed: {type(error).__name__}: {error}")
+def _failed(plugin: str, error: BaseException) -> str:
+    return f"the plugin {plugin} failed: {type(error).__name__}: {error}"
 
 
 def _at(home: str, *names: str) -> dict[str, str]:
@@ -167,3 +192,9 @@ EXPERIMENTS: Registry[Any] = Registry(
         for name in ("fig1", "fig2", "fig4", "fig6", "table2")
     },
 )
+
+
+def check_dataset(name: str) -> str:
+    """As ``DATASETS.check``; ``synthetic:N=...`` is let through."""
+    kind, colon, _ = name.partition(":")
+    return name if colon and kind.lower() == "synthetic" else DATASETS.check(name)

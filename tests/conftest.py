@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -191,3 +192,17 @@ def planetoid_root() -> Path:
         "set GEBT_DATA to a folder that holds Cora/raw and CiteSeer/raw "
         f"(it is {given!r})"
     )
+
+
+@pytest.fixture
+def own_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Registries that forget after the test what it registered, and no plugins."""
+    from gebt import _registry
+
+    monkeypatch.setenv("GEBT_PLUGINS", "")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    for registry in vars(_registry).values():
+        if isinstance(registry, _registry.Registry):
+            for name in set(registry) - set(registry.homes):
+                del registry._things[name]

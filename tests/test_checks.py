@@ -2,23 +2,22 @@
 
 import pytest
 
-from gebt import _checks
-from gebt._checks import check_count, check_dataset, check_name
-from gebt._registry import MODELS
-from gebt.datasets import DATASETS
-from gebt.experiments.runner import EXPERIMENTS
-from gebt.learn.tasks import TASKS
+from gebt import _registry
+from gebt._checks import check_count, check_name
+from gebt._registry import DATASETS, EXPERIMENTS, MODELS, TASKS, check_dataset
+from gebt.experiments.runner import find_experiment
+from gebt.learn.tasks import find_task
 
 
 def test_the_names_are_those_that_there_are():
-    assert _checks.MODELS == tuple(MODELS)
-    assert _checks.DATASETS == tuple(DATASETS)
-    assert _checks.TASKS == tuple(TASKS)
-    assert _checks.EXPERIMENTS == tuple(EXPERIMENTS)
+    assert [MODELS[name].model for name in MODELS] == [*MODELS]
+    assert [DATASETS[name].name for name in DATASETS] == [*DATASETS]
+    assert [find_task(name).name for name in TASKS] == [*TASKS]
+    assert [find_experiment(name).name for name in EXPERIMENTS] == [*EXPERIMENTS]
 
 
 def test_a_name_comes_back_as_it_is_known():
-    assert check_name("model", "GCN", MODELS) == "gcn"
+    assert check_name("model", "GCN", ["gcn"]) == "gcn"
     assert check_dataset("Cora") == "cora"
     assert check_dataset("Synthetic:N=20") == "Synthetic:N=20"
 
@@ -38,16 +37,17 @@ def test_a_name_comes_back_as_it_is_known():
     ],
 )
 def test_a_typo_is_told_what_was_meant(kind, name, near):
-    known = getattr(_checks, kind)
-    with pytest.raises(ValueError, match=f"there is no thing '{name}'.* {near!r}[?]"):
-        check_name("thing", name, known)
+    registry = getattr(_registry, kind)
+    message = f"there is no {registry.kind} '{name}'.* {near!r}[?]"
+    with pytest.raises(ValueError, match=message):
+        registry.check(name)
 
 
 def test_what_is_like_nothing_is_told_what_there_is():
     with pytest.raises(ValueError, match="no dataset 'cora:5'; gebt knows digits, "):
         check_dataset("cora:5")
     with pytest.raises(ValueError, match="resgcn28.$"):
-        check_name("model", "xyz", _checks.MODELS)
+        MODELS.check("xyz")
 
 
 @pytest.mark.parametrize("value", [0, -1, 2**31, 10**30])

@@ -1,44 +1,63 @@
 """The command line. The only room that prints; torch is imported by the commands."""
 
 import logging
-import math
 import os
 import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from gebt import __version__
-from gebt._checks import (
-    EXPERIMENTS,
-    MODELS,
-    TASKS,
-    check_count,
-    check_dataset,
-    check_dropout,
-    check_name,
-    check_not_negative,
-    check_positive,
-    check_ratio,
+from gebt._checks import check_count
+from gebt._registry import DATASETS, MODELS, TASKS, load_plugins
+from gebt.cli.flags import (
+    ARGUMENTS,
+    Changes,
+    DatasetName,
+    DatasetNames,
+    Device,
+    DeviceOption,
+    Drawn,
+    ExperimentName,
+    Force,
+    GraphRatios,
+    Model,
+    Out,
+    Quiet,
+    RetrainEpochs,
+    Root,
+    Seed,
+    Seeds,
+    TaskName,
+    TicketPath,
+    WeightRatio,
+    Widths,
+    flags,
+    folder_by_default,
+)
+from gebt.cli.show import (
+    counting,
+    out_console,
+    percent,
+    print_costs,
+    print_rows,
+    print_tables,
+    progress,
+    tell_folder,
+    tell_of_ticket,
+    tell_of_unsettled,
 )
 
 if TYPE_CHECKING:
-    from gebt.experiments.report import Page
-    from gebt.experiments.run import OnEpoch
     from gebt.graph import Graph
     from gebt.learn.tasks import Task
-    from gebt.learn.training import Epoch
     from gebt.models.recipe import Recipe
     from gebt.tickets.ticket import Ticket
 
@@ -51,159 +70,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-out_console = Console()
 _SMALL = 20_000_000
 """Entries of features and adjacency below which one thread is used: on two a Cora
 epoch is no faster, and far slower as soon as something else wants a core."""
-
-
-class Device(StrEnum):
-    """Where to run."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-def _checked(check: Callable[[str, Any], object]) -> Any:
-    """A callback that checks an option, or each of a list, before torch is loaded."""
-
-    def callback(param: typer.CallbackParam, value: Any) -> Any:
-        for each in value if isinstance(value, list) else [value]:
-            if each is not None:
-                check(str(param.name), each)
-        return value
-
-    return callback
-
-
-DatasetName = Annotated[
-    str,
-    typer.Argument(
-        help="Graph to load; see [bold]gebt datasets[/].",
-        callback=_checked(lambda _, name: check_dataset(name)),
-    ),
-]
-TicketPath = Annotated[
-    Path, typer.Argument(metavar="TICKET", help="A ticket.safetensors file.")
-]
-GraphRatio = Annotated[
-    float,
-    typer.Option(
-        help="Share of links to remove, in [0, 1).",
-        metavar="SHARE",
-        callback=_checked(check_ratio),
-    ),
-]
-WeightRatio = Annotated[
-    float,
-    typer.Option(
-        help="Share of weights to remove, in [0, 1).",
-        metavar="SHARE",
-        callback=_checked(check_ratio),
-    ),
-]
-_MODEL = "[dim]default: the model's[/]"
-
-
-def _of_the_model(
-    help_text: str, metavar: str, check: Callable[[str, Any], object]
-) -> Any:
-    return typer.Option(
-        help=f"{help_text} {_MODEL}",
-        metavar=metavar,
-        show_default=False,
-        callback=_checked(check),
-    )
-
-
-Model = Annotated[
-    str,
-    typer.Option(
-        help="Model to train; see [bold]gebt models[/].",
-        metavar="NAME",
-        callback=_checked(lambda kind, name: check_name(kind, name, MODELS)),
-    ),
-]
-TaskName = Annotated[
-    str | None,
-    typer.Option(
-        "--task",
-        help="node-classification, multi-label or link-prediction, for which links are "
-        "held out; by default what the labels say.",
-        metavar="NAME",
-        show_default=False,
-        callback=_checked(lambda kind, name: check_name(kind, name, TASKS)),
-    ),
-]
-Hidden = Annotated[
-    int | None, _of_the_model("Width of the hidden layers.", "N", check_count)
-]
-Dropout = Annotated[float | None, _of_the_model("Dropout.", "SHARE", check_dropout)]
-LearningRate = Annotated[
-    float | None,
-    _of_the_model("Learning rate of the weights.", "RATE", check_positive),
-]
-WeightDecay = Annotated[
-    float | None, _of_the_model("Weight decay.", "RATE", check_not_negative)
-]
-Epochs = Annotated[
-    int | None,
-    _of_the_model(
-        "Epochs of each training; the search may use as many.", "N", check_count
-    ),
-]
-Seeds = Annotated[
-    int,
-    typer.Option(
-        help="How many seeds to run.",
-        metavar="N",
-        callback=_checked(lambda name, seeds: check_count(name, seeds, 10_000)),
-    ),
-]
-Seed = Annotated[int, typer.Option(help="First seed.", min=0, max=2**32, metavar="N")]
-Threshold = Annotated[
-    float,
-    typer.Option(
-        help="Mask distance below which a ticket counts as stable.",
-        callback=_checked(check_positive),
-    ),
-]
-Window = Annotated[
-    int,
-    typer.Option(
-        help="Comparisons that must all be below the threshold.",
-        metavar="N",
-        callback=_checked(check_count),
-    ),
-]
-Root = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of the datasets; by default $GEBT_DATA, else ./data.",
-        metavar="DIR",
-        show_default=False,
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder to write; by default runs/<dataset>-<time>.",
-        metavar="DIR",
-        show_default=False,
-    ),
-]
-Force = Annotated[
-    bool,
-    typer.Option(
-        "--force",
-        help="Take a folder that holds something; an earlier run's files in it go.",
-    ),
-]
-DeviceOption = Annotated[Device, typer.Option(help="Where to run; auto takes a GPU.")]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", help="Print nothing but the folder's name.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -218,21 +87,16 @@ def _root(
 
 
 @app.command()
+@flags
 def run(
     dataset: DatasetName,
-    graph_ratio: GraphRatio = 0.2,
-    weight_ratio: WeightRatio = 0.9,
+    *,
+    drawn: Drawn,
     model: Model = "gcn",
     task: TaskName = None,
-    hidden: Hidden = None,
-    dropout: Dropout = None,
-    lr: LearningRate = None,
-    weight_decay: WeightDecay = None,
-    epochs: Epochs = None,
+    changes: Changes,
     seeds: Seeds = 1,
     seed: Seed = 0,
-    threshold: Threshold = 0.1,
-    window: Window = 3,
     root: Root = None,
     out: Out = None,
     force: Force = False,
@@ -240,12 +104,11 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Train dense, draw the joint ticket, retrain it, compact it, compare the two."""
-    _check_something_to_prune(graph_ratio, weight_ratio)
     from gebt.experiments.run import RUN_FILES, Options, best_run, collect, run_seed
     from gebt.files import write_json
 
-    recipe = _recipe(model, task, hidden, dropout, lr, weight_decay, epochs)
-    options = Options(recipe, graph_ratio, weight_ratio, threshold, window)
+    recipe = _recipe(model, task, changes)
+    options = Options(recipe, **vars(drawn))
     graph, learned = _load(dataset, root, device, task)
     folder = out or _default_folder(graph.name)
     asked = range(seed, seed + seeds)
@@ -255,7 +118,7 @@ def run(
     runs = []
     with (
         _results(folder, names, force=force),
-        _progress(recipe.fit.epochs, seeds, quiet) as show,
+        progress(recipe.fit.epochs, seeds, quiet) as show,
     ):
         for each in asked:
             runs.append(run_seed(graph, learned, options, each, show))
@@ -266,25 +129,20 @@ def run(
             write_json(folder / "metrics.json", metrics)
     if not quiet:
         out_console.print(_table(metrics))
-        _tell_of_unsettled(metrics)
-    _tell_folder(folder, quiet)
+        tell_of_unsettled(metrics)
+    tell_folder(folder, quiet)
 
 
 @app.command()
+@flags
 def search(
     dataset: DatasetName,
-    graph_ratio: GraphRatio = 0.2,
-    weight_ratio: WeightRatio = 0.9,
+    *,
+    drawn: Drawn,
     model: Model = "gcn",
     task: TaskName = None,
-    hidden: Hidden = None,
-    dropout: Dropout = None,
-    lr: LearningRate = None,
-    weight_decay: WeightDecay = None,
-    epochs: Epochs = None,
+    changes: Changes,
     seed: Seed = 0,
-    threshold: Threshold = 0.1,
-    window: Window = 3,
     root: Root = None,
     out: Out = None,
     force: Force = False,
@@ -292,18 +150,17 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Draw a joint ticket and write it, without retraining it."""
-    _check_something_to_prune(graph_ratio, weight_ratio)
     from gebt.experiments import run as pipeline
     from gebt.files import write_csv
 
-    recipe = _recipe(model, task, hidden, dropout, lr, weight_decay, epochs)
-    options = pipeline.Options(recipe, graph_ratio, weight_ratio, threshold, window)
+    recipe = _recipe(model, task, changes)
+    options = pipeline.Options(recipe, **vars(drawn))
     graph, learned = _load(dataset, root, device, task)
     folder = out or _default_folder(graph.name)
     names = ("ticket.safetensors", "history.csv", "distances.csv")
     with _results(folder, names, force=force):
         network = pipeline.new_model(graph, recipe, learned, seed)
-        with _progress(recipe.fit.epochs, 1, quiet) as show:
+        with progress(recipe.fit.epochs, 1, quiet) as show:
             recorder = pipeline.Recorder(show)
             with recorder.phase("search") as hook:
                 ticket, detector = pipeline.search(
@@ -315,33 +172,15 @@ def search(
             write_csv(folder / "distances.csv", distances)
     if not quiet:
         found = pipeline.describe(ticket, network)
-        state = "settled" if ticket.settled else "[bold]not settled[/]"
-        out_console.print(
-            f"Ticket drawn at epoch {ticket.epoch} ({state}) in "
-            f"{recorder.seconds['search']:.2f} s: "
-            f"{_share(found['links_kept'], found['links'])} links, "
-            f"{_share(found['weights_kept'], found['weights'])} weights."
-        )
-        if ticket.share_untouched:
-            out_console.print(
-                f"{ticket.links_untouched:,} of the links never received a gradient; "
-                "among them those to keep were drawn."
-            )
-    _tell_folder(folder, quiet)
+        tell_of_ticket(ticket, found, recorder.seconds["search"])
+    tell_folder(folder, quiet)
 
 
 @app.command()
+@flags
 def retrain(
     ticket_path: TicketPath,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            help="Epochs of retraining; by default as many as the search was allowed.",
-            metavar="N",
-            show_default=False,
-            callback=_checked(check_count),
-        ),
-    ] = None,
+    epochs: RetrainEpochs = None,
     root: Root = None,
     out: Out = None,
     force: Force = False,
@@ -365,7 +204,7 @@ def retrain(
     folder = out or _default_folder(graph.name)
     names = ("compact.safetensors", "history.csv", "metrics.json")
     with _results(folder, names, force=force, spare=ticket_path):
-        with _progress(epochs, 1, quiet) as show:
+        with progress(epochs, 1, quiet) as show:
             recorder = pipeline.Recorder(show)
             done = pipeline.retrain(ticket, model, graph, task, epochs, recorder)
         save_compact(folder / "compact.safetensors", done.model, done.graph)
@@ -389,14 +228,15 @@ def retrain(
     if not quiet:
         out_console.print(
             f"Retrained in {recorder.seconds['retrain']:.2f} s: test "
-            f"{metrics['metric']} {_percent(done.scores['test'])}, validation "
-            f"{_percent(done.scores['val'])}, "
+            f"{metrics['metric']} {percent(done.scores['test'])}, validation "
+            f"{percent(done.scores['val'])}, "
             f"inference {ticket_ms:.2f} ms."
         )
-    _tell_folder(folder, quiet)
+    tell_folder(folder, quiet)
 
 
 @app.command()
+@flags
 def cost(
     ticket_path: TicketPath, root: Root = None, device: DeviceOption = Device.auto
 ) -> None:
@@ -417,44 +257,14 @@ def cost(
         "ticket, masked": measure_cost(model, small),
         "ticket, compact": measure_cost(*compact(model, small)),
     }
-    table = Table(title=f"One forward over {graph.name}", title_justify="left")
-    table.add_column("")
-    for name in costs:
-        table.add_column(name, justify="right")
-    for title, show in (
-        ("inference, ms (median)", lambda c: f"{c.latency_ms:.2f}"),
-        ("MACs, paper's convention", lambda c: _millions(c.macs_paper)),
-        ("MACs executed", lambda c: _millions(c.macs_executed)),
-        ("parameters, KiB", lambda c: f"{c.parameter_bytes / 1024:.1f}"),
-        ("index bytes, KiB", lambda c: f"{c.index_bytes / 1024:.1f}"),
-        ("peak memory, MiB", lambda c: f"{c.peak_mib:.0f}"),
-    ):
-        table.add_row(title, *(show(c) for c in costs.values()))
-    out_console.print(table)
-    out_console.print(
-        "The compact form's MACs by the paper's convention count only the features "
-        "it still reads.",
-        style="dim",
-    )
+    print_costs(graph.name, costs)
 
 
 @app.command()
+@flags
 def reproduce(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="fig1, fig2, fig4, fig6 or table2 of You et al. 2022, with baselines.",
-            callback=_checked(lambda _, n: check_name("experiment", n, EXPERIMENTS)),
-        ),
-    ],
-    graph: Annotated[
-        list[str],
-        typer.Option(
-            help="Graph to run on; give it again for more.",
-            metavar="NAME",
-            callback=_checked(lambda _, name: check_dataset(name)),
-        ),
-    ] = ["cora", "citeseer"],  # noqa: B006 (typer needs a list)
+    name: ExperimentName,
+    graph: DatasetNames = ["cora", "citeseer"],  # noqa: B006 (typer needs a list)
     seeds: Seeds = 10,
     quick: Annotated[
         bool,
@@ -466,14 +276,7 @@ def reproduce(
         bool, typer.Option("--resume", help="Go on where an earlier call stopped.")
     ] = False,
     root: Root = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder to write; by default runs/<name>.",
-            metavar="DIR",
-            show_default=False,
-        ),
-    ] = None,
+    out: Annotated[Path | None, folder_by_default("runs/<name>")] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -495,7 +298,7 @@ def reproduce(
     hint = "; the same command with --resume goes on"
     go_on = resume and begun
     with _results(folder, names, force=force, resume=go_on, hint=hint):
-        with _counting(experiment.name, quiet) as show:
+        with counting(experiment.name, quiet) as show:
             run_experiment(
                 experiment,
                 folder,
@@ -506,12 +309,13 @@ def reproduce(
                 on_done=show,
             )
         if not quiet:
-            _print_tables(page_of(folder))
+            print_tables(page_of(folder))
         write_report([folder], folder, root)
-    _tell_folder(folder, quiet)
+    tell_folder(folder, quiet)
 
 
 @app.command()
+@flags
 def report(
     folders: Annotated[
         list[Path],
@@ -540,24 +344,11 @@ app.add_typer(bench, name="bench")
 
 
 @bench.command()
+@flags
 def inference(
     dataset: DatasetName,
-    hidden: Annotated[
-        list[int],
-        typer.Option(
-            help="Width of a hidden layer; again for more.",
-            metavar="N",
-            callback=_checked(check_count),
-        ),
-    ] = [256, 256],  # noqa: B006 (typer needs a list)
-    graph_ratio: Annotated[
-        list[float],
-        typer.Option(
-            help="Share of links to remove; again for more.",
-            metavar="SHARE",
-            callback=_checked(check_ratio),
-        ),
-    ] = [0.2, 0.5, 0.8],  # noqa: B006
+    hidden: Widths = [256, 256],  # noqa: B006 (typer needs a list)
+    graph_ratio: GraphRatios = [0.2, 0.5, 0.8],  # noqa: B006
     weight_ratio: WeightRatio = 0.9,
     repeats: Annotated[int, typer.Option(help="Timed forwards of each.", min=1)] = 10,
     root: Root = None,
@@ -582,39 +373,33 @@ def inference(
         write_csv(folder / "inference.csv", rows)
         page = inference_page(graph.name, rows)
         if not quiet:
-            _print_tables(page)
+            print_tables(page)
         write_pages([page], folder)
-    _tell_folder(folder, quiet)
+    tell_folder(folder, quiet)
 
 
 @app.command()
+@flags
 def models(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print Markdown, as in the README.")
     ] = False,
 ) -> None:
     """List the models, with how they are trained by default, and the tasks."""
-    from gebt import _registry
-    from gebt.learn.tasks import TASKS
+    from gebt.learn.tasks import find_task
     from gebt.models.recipe import TITLES, row
 
-    tasks = [
-        (name, str(task.__doc__).partition("\n")[0]) for name, task in TASKS.items()
-    ]
+    load_plugins()
+    tasks = [(n, str(find_task(n).__doc__).partition("\n")[0]) for n in TASKS]
     for title, header, rows in (
-        ("Models", TITLES, [row(recipe) for recipe in _registry.MODELS.values()]),
+        ("Models", TITLES, [row(recipe) for recipe in MODELS.values()]),
         ("Tasks", ("--task", "what is learned: loss; metric"), tasks),
     ):
         if markdown:
             lines = [header, ["---"] * len(header), *rows]
             print("\n".join(f"| {' | '.join(cells)} |" for cells in lines), end="\n\n")
             continue
-        table = Table(title=title, title_justify="left")
-        for name in header:
-            table.add_column(name)
-        for cells in rows:
-            table.add_row(*cells)
-        out_console.print(table)
+        print_rows(title, header, rows)
     if not markdown:
         out_console.print(
             "Link prediction: hidden 128 (16 a head), dropout 0.3, no weight decay.",
@@ -623,19 +408,19 @@ def models(
 
 
 @app.command()
+@flags
 def datasets(root: Root = None) -> None:
     """List the graphs that can be loaded and whether they are on disk."""
-    from gebt.datasets import DATASETS, find_root
+    from gebt.datasets import find_root
 
+    load_plugins()
     folder = find_root(root)
-    table = Table(title=f"Datasets below {folder}", title_justify="left")
-    for title in ("name", "on disk", "what"):
-        table.add_column(title)
+    rows = []
     for name, dataset in DATASETS.items():
-        built_in = "built in" if not dataset.files else ""
+        built_in = name in DATASETS.homes and not dataset.files
         there = "yes" if dataset.on_disk(folder) else "no"
-        table.add_row(name, built_in or there, dataset.about)
-    out_console.print(table)
+        rows.append((name, "built in" if built_in else there, dataset.about))
+    print_rows(f"Datasets below {folder}", ("name", "on disk", "what"), rows)
 
 
 def main() -> None:
@@ -680,11 +465,7 @@ def main() -> None:
 
 
 _OUT_OF_MEMORY = re.compile("allocate memory|out of memory|size calculation overflowed")
-_ARGUMENT = re.compile(
-    "`(graph_ratio|weight_ratio|hidden|dropout|lr|weight_decay|epochs|threshold|window"
-    "|seeds|seed)`"
-)
-"""Names that the library's errors give to what is a flag here."""
+_ARGUMENT = re.compile(f"`({'|'.join(ARGUMENTS)})`")
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
@@ -707,39 +488,15 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"gebt: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
-def _check_something_to_prune(graph_ratio: float, weight_ratio: float) -> None:
-    if graph_ratio == 0 and weight_ratio == 0:
-        raise ValueError(
-            "`--graph-ratio` and `--weight-ratio` are both 0: nothing to prune."
-        )
-
-
-def _recipe(
-    model: str,
-    task: str | None,
-    hidden: int | None,
-    dropout: float | None,
-    lr: float | None,
-    weight_decay: float | None,
-    epochs: int | None,
-) -> "Recipe":
+def _recipe(model: str, task: str | None, changes: Changes) -> "Recipe":
     """The model's recipe with what was given on the command line."""
-    from gebt import _registry
     from gebt.learn.tasks import LinkPrediction
     from gebt.models.recipe import for_links
 
-    recipe = _registry.MODELS.find(model)
+    recipe = MODELS.find(model)
     if task == LinkPrediction.name:
         recipe = for_links(recipe)
-    given = {
-        "hidden": hidden,
-        "dropout": dropout,
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "epochs": epochs,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    return recipe.changed(**given)
+    return recipe.changed(**changes)
 
 
 def _load_of(
@@ -805,104 +562,6 @@ def _default_folder(dataset: str) -> Path:
     while folder.exists():
         folder, number = base.with_name(f"{base.name}-{number}"), number + 1
     return folder
-
-
-@contextmanager
-def _counting(what: str, quiet: bool) -> Iterator["Callable[[int, int], None] | None"]:
-    """A bar with the time left on a terminal, a line every twentieth elsewhere."""
-    if quiet:
-        yield None
-    elif out_console.is_terminal:
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} runs"),
-            TimeRemainingColumn(),
-            console=out_console,
-        ) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-    else:
-        started = time.perf_counter()
-        first: list[int] = []
-
-        def show(done: int, total: int) -> None:
-            first.append(done)
-            if done in (first[0], total) or done % max(1, total // 20) == 0:
-                passed = time.perf_counter() - started
-                here = done - first[0]
-                left = f", {passed / here * (total - done):.0f} s left" if here else ""
-                print(f"{passed:6.0f} s  {what}  {done}/{total} runs{left}", flush=True)
-
-        yield show
-
-
-@contextmanager
-def _progress(epochs: int, seeds: int, quiet: bool) -> Iterator["OnEpoch | None"]:
-    """A live line per phase on a terminal, a plain line per phase elsewhere."""
-    if quiet:
-        yield None
-    elif out_console.is_terminal:
-        with Progress(
-            TextColumn("{task.description:<8}"),
-            BarColumn(bar_width=10),
-            TextColumn("{task.completed:>3}/{task.total}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[state]}"),
-            console=out_console,
-        ) as bars:
-            yield _live(bars, epochs, seeds)
-    else:
-        yield _plain(epochs)
-
-
-def _live(bars: Progress, epochs: int, seeds: int) -> "OnEpoch":
-    total = bars.add_task("seeds", total=seeds, state="") if seeds > 1 else None
-    tasks: dict[str, Any] = {}
-
-    def show(phase: str, epoch: "Epoch") -> None:
-        if epoch.epoch == 1 and phase in tasks:
-            for task in tasks.values():
-                bars.remove_task(task)
-            tasks.clear()
-        if phase not in tasks:
-            for other in tasks.values():
-                bars.stop_task(other)
-            tasks[phase] = bars.add_task(phase, total=epochs, state="")
-        bars.update(tasks[phase], completed=epoch.epoch, state=_state(epoch))
-        if total is not None and phase == "retrain" and epoch.epoch == epochs:
-            bars.advance(total)
-
-    return show
-
-
-def _plain(epochs: int) -> "OnEpoch":
-    started = time.perf_counter()
-    every = max(1, epochs // 4)
-    waiting: list[str] = []  # the last line, until it is due or its phase is over
-
-    def show(phase: str, epoch: "Epoch") -> None:
-        if epoch.epoch == 1 and waiting:
-            print(waiting.pop(), flush=True)
-        passed = time.perf_counter() - started
-        counter = f"epoch {epoch.epoch:>3}/{epochs}"
-        waiting[:] = [f"{passed:6.1f} s  {phase:<8} {counter}  {_state(epoch)}"]
-        if epoch.epoch % every == 0:
-            print(waiting.pop(), flush=True)
-
-    return show
-
-
-def _state(epoch: "Epoch") -> str:
-    text = f"loss {epoch.loss:.3f}  val {epoch.val:5.1f}%"
-    if epoch.distances:
-        parts = [
-            f"{name} {epoch.distances[name]:.2f}"
-            for name in ("graph", "weights", "joint")
-            if name in epoch.distances
-        ]
-        text += "  distance: " + ", ".join(parts)
-    return text
 
 
 def _table(metrics: dict[str, Any]) -> Table:
@@ -990,48 +649,3 @@ def _table(metrics: dict[str, Any]) -> Table:
             ratio("macs", name),
         )
     return table
-
-
-def _print_tables(page: "Page") -> None:
-    from gebt.experiments.report import Table as PageTable
-
-    for section in page.sections:
-        for item in section.items:
-            if isinstance(item, PageTable):
-                texts: Any = {"title": escape(item.title), "caption": escape(item.note)}
-                table = Table(**texts, title_justify="left", caption_justify="left")
-                for place, title in enumerate(item.header):
-                    justify: Any = "right" if place else "left"
-                    table.add_column(escape(title), justify=justify, overflow="fold")
-                for cells in item.rows:
-                    table.add_row(*map(escape, cells))
-                out_console.print(table)
-
-
-def _tell_of_unsettled(metrics: dict[str, Any]) -> None:
-    late = [r["seed"] for r in metrics["runs"] if not r["ticket"]["settled"]]
-    if late:
-        out_console.print(
-            f"Not settled within {metrics['options']['epochs']} epochs: seed "
-            f"{', '.join(map(str, late))}. Their tickets are the last epoch's."
-        )
-
-
-def _tell_folder(folder: Path, quiet: bool) -> None:
-    if quiet:
-        print(folder)
-    else:
-        # Plain print: rich would wrap a long path.
-        print(f"Written: {folder}{os.sep}")
-
-
-def _percent(score: float) -> str:
-    return "-" if math.isnan(score) else f"{score:.1f}%"
-
-
-def _share(kept: int, total: int) -> str:
-    return f"{kept:,} of {total:,}"
-
-
-def _millions(count: int | None) -> str:
-    return "-" if count is None else f"{count / 1e6:.2f} M"

@@ -1,5 +1,6 @@
-"""Graphs by name: ``load(name, root)``."""
+"""Graphs by name: ``load(name, root)``, and ``register`` for one's own."""
 
-from gebt.datasets.catalogue import DATASETS, Dataset, find_root, load
+from gebt._registry import DATASETS
+from gebt.datasets.catalogue import Dataset, find_root, load, register
 
-__all__ = ["DATASETS", "Dataset", "find_root", "load"]
+__all__ = ["DATASETS", "Dataset", "find_root", "load", "register"]

@@ -1,12 +1,22 @@
-"""The raw file of a heterophilous graph (Platonov et al. 2023), read and checked."""
+"""A heterophilous graph (Platonov et al. 2023): its raw file, read and checked."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 
+from gebt.datasets.catalogue import read_published, register
 from gebt.datasets.raw import check_range, distinct, read_npz, to_float32
+from gebt.graph import Graph
 
+SOURCE = "https://github.com/yandex-research/heterophilous-graphs/raw/main/data"
+FILES = {
+    "tolokers/raw/tolokers.npz": (
+        "dacf3ac94cec53d03cd2adb5255c08b33dee1656c33ca8164a464bd9450a1667"
+    ),
+}
+"""Each with the SHA-256 of the published file."""
 _PARTS = ("train", "val", "test")
 
 
@@ -61,3 +71,14 @@ def read_heterophilous(content: bytes) -> SimpleNamespace:
             for part, mask in zip(_PARTS, split, strict=True)
         },
     )
+
+
+@register(
+    "tolokers",
+    about="11,758 workers, 519,000 pairs who shared a task; ROC-AUC",
+    files=tuple(FILES),
+)
+def read_tolokers(root: Path) -> Graph:
+    """Read the graph, with the first of its ten splits."""
+    data = read_published(root, "tolokers", FILES, SOURCE, read_heterophilous)
+    return Graph.from_pyg(data, directed=False, name="tolokers", metric="ROC-AUC")

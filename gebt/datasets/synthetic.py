@@ -8,12 +8,14 @@ streams, so a seed gives the same graph on any number of threads and any machine
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gebt.datasets.catalogue import register
 from gebt.graph import Graph, Split, join
 from gebt.sparse import SparseMatrix
 
@@ -333,3 +335,34 @@ def _bell(draw: Draw, rows: int, columns: int) -> NDArray[np.float32]:
     total = drawn.reshape(4, rows, columns).sum(axis=0, dtype=np.uint16)
     deviation = math.sqrt(4 * (256**2 - 1) / 12)
     return (total.astype(np.float32) - 510) / np.float32(deviation)
+
+
+def _register(name: str, about: str, **sizes: Any) -> None:
+    @register(name, about=about)
+    def make(_: Path) -> Graph:
+        return Synthetic(**sizes).make(name)
+
+
+_register(
+    "synthetic",
+    "any size, such as synthetic:N=20000,E=100000,F=64,C=10; communities and hubs, "
+    "drawn by seed",
+)
+_register(
+    "arxiv-like",
+    "169,343 nodes, 1,166,243 links, as many as ogbn-arxiv; drawn",
+    nodes=169_343,
+    links=1_166_243,
+    features=128,
+    classes=40,
+)
+_register(
+    "products-like",
+    "2,449,029 nodes, 61,859,140 links, as many as ogbn-products; drawn in minutes and "
+    "6 GiB",
+    nodes=2_449_029,
+    links=61_859_140,
+    features=100,
+    classes=47,
+    split=(8, 2, 90),
+)

@@ -44,6 +44,7 @@ class Options:
         weight_ratio: share of weights to remove, in [0, 1).
         threshold: of the detector.
         window: of the detector.
+        criterion: what ranks links.
     """
 
     recipe: Recipe = MODELS["gcn"]
@@ -51,6 +52,7 @@ class Options:
     weight_ratio: float = 0.9
     threshold: float = 0.1
     window: int = 3
+    criterion: str = "learned"
 
     def __post_init__(self) -> None:
         check_ratio("graph_ratio", self.graph_ratio)
@@ -324,6 +326,7 @@ def search(
         graph_ratio=options.graph_ratio,
         weight_ratio=options.weight_ratio,
         detector=detector,
+        criterion=options.criterion,
         fit=recipe.fit,
         scope=recipe.scope,
         seed=seed,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def test_metrics_hold_every_promised_number(digits_run):
         "model": "gcn", "hidden": 16, "dropout": 0.5, "lr": 0.01,
         "weight_decay": 5e-4, "decay": "first", "epochs": 12, "scope": "global",
         "graph_ratio": 0.2, "weight_ratio": 0.9, "threshold": 2.0, "window": 3,
-        "seed": 0, "seeds": 2,
+        "criterion": "learned", "seed": 0, "seeds": 2,
     }  # fmt: skip
     assert [run["seed"] for run in metrics["runs"]] == [0, 1]
     for run in metrics["runs"]:
@@ -222,11 +223,11 @@ def test_links_of_cora_are_predicted_better_than_untrained(
 
 
 def test_models_lists_every_recipe_and_its_numbers(gebt_here):
-    from gebt._registry import MODELS
+    from gebt._registry import MODELS, TASKS
 
     result = gebt_here("models")
     assert result.returncode == 0, result.stderr
-    for name in MODELS:
+    for name in (*MODELS, *TASKS):
         assert any(name in line.split() for line in result.stdout.splitlines()), name
     text = " ".join(result.stdout.replace("│", " ").split())
     for words in ("hidden", "0.005", "weight", "Velickovic", "compact drops"):
@@ -260,15 +261,85 @@ def test_datasets_lists_what_is_on_disk(gebt_here, tmp_path):
         )
 
 
+def test_a_graph_of_ones_own_is_run_by_name(own_registries, gebt_here, tmp_path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.S)
+    [plugin] = [block for block in blocks if "datasets.register" in block]
+    assert len(plugin.splitlines()) < 20
+    (tmp_path / "my_file.py").write_text(plugin)
+    own = ("--plugin", "my_file.py")
+    result = run_gebt("run", "rings", *own, "--out", "o", *FAST, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "rings, gcn, 1 seed" in result.stdout
+    assert json.loads((tmp_path / "o/metrics.json").read_text())["dataset"] == "rings"
+    ticket = "o/ticket.safetensors"
+    assert_refused(gebt_here("cost", ticket), "there is no dataset 'rings'")
+    assert gebt_here("cost", ticket, *own).returncode == 0
+    listed = gebt_here("datasets", *own).stdout
+    assert re.search(r"rings +│ yes +│ two rings of 30", listed)
+
+
+def test_a_plugin_comes_before_the_names_that_it_registers(
+    own_registries, gebt_here, tmp_path
+):
+    text = "from gebt._registry import {0}\n{0}.add({1!r}, None, __name__)\n"
+    (tmp_path / "a.py").write_text(text.format("CRITERIA", "mine"))
+    (tmp_path / "b.py").write_text(text.format("TASKS", "guessing"))
+    args = ("run", "digits", "--criterion", "MINE", "--task", "guessing", "--lr", 0)
+    assert_refused(gebt_here(*args, "--plugin", "a.py"), "no task 'guessing'")
+    both = ("--plugin", "a.py", "--plugin", "b.py")
+    assert_refused(gebt_here(*args, *both), "`--lr`")
+    # The variable is as good.
+    result = run_gebt(*args, cwd=tmp_path, GEBT_PLUGINS=os.pathsep.join(both[1::2]))
+    assert_refused(result, "`--lr`")
+
+
+def test_links_are_ranked_by_a_criterion_of_ones_own(
+    own_registries, gebt_here, tmp_path
+):
+    text = """
+import gebt
+import torch
+
+@gebt.criterion("early")
+def early(graph, context):
+    return -torch.arange(graph.num_links)
+"""
+    (tmp_path / "my_file.py").write_text(text)
+    args = ("--criterion", "Early", "--plugin", "my_file.py", "--out", "o", *FAST)
+    result = gebt_here("run", "digits", *args)
+    assert result.returncode == 0, result.stderr
+    kept = gebt.Ticket.load(tmp_path / "o/ticket.safetensors").link_mask
+    assert kept[: int(kept.sum())].all()
+    metrics = json.loads((tmp_path / "o/metrics.json").read_text())
+    assert metrics["options"]["criterion"] == "early"
+
+
+def test_a_plugin_that_fails_is_one_line_and_one_that_does_nothing_is_told_of(
+    own_registries, gebt_here, tmp_path
+):
+    (tmp_path / "my_file.py").write_text("import gebt\n\ngebt.nothing\n")
+    result = gebt_here("datasets", "--plugin", "my_file.py")
+    assert_refused(result, "my_file.py, line 3, failed: AttributeError", "'nothing'")
+    (tmp_path / "idle.py").write_text("")
+    result = gebt_here("datasets", "--plugin", "idle.py")
+    assert result.returncode == 0
+    [line] = result.stderr.strip().splitlines()
+    assert line.startswith("gebt: warning: ") and "registers nothing" in line
+
+
 def test_help_and_version_read_well(gebt_here, tmp_path):
     text = gebt_here("--help").stdout
     for command in ("run", "search", "retrain", "cost", "models", "datasets"):
         assert command in text
     own = "model task hidden dropout lr weight-decay epochs"
+    drawn = "graph-ratio weight-ratio criterion threshold window"
     for command in ("run", "search"):
         text = gebt_here(command, "--help").stdout
-        for flag in f"graph-ratio weight-ratio {own} seed threshold".split():
+        for flag in f"{drawn} {own} seed plugin".split():
             assert f"--{flag}" in text
+        assert " ".join(text.replace("│", " ").split()).count("the model's") == 5
+        assert "[default: 0.2]" in text and "k-neighbour" in text
     version = gebt_here("--version")
     assert version.stdout.strip() == f"gebt {gebt.__version__}"
 
@@ -302,8 +373,14 @@ def test_help_and_version_read_well(gebt_here, tmp_path):
             ["search", "digits", "--task", "multi-label"],
             ["'digits' has one class per node", "'node-classification'"],
         ),
-        (["run", "digits", "--threshold", "0"], ["threshold", "positive"]),
-        (["run", "digits", "--window", "0"], ["window", "at least 1"]),
+        (["run", "digits", "--threshold", "0"], ["`--threshold`", "positive"]),
+        (["run", "digits", "--window", "0"], ["`--window`", "at least 1"]),
+        (
+            ["search", "digits", "--criterion", "lerned"],
+            ["no criterion 'lerned'", "similarity", "Did you mean 'learned'"],
+        ),
+        (["run", "digits", "--plugin", "absent.py"], ["no plugin absent.py"]),
+        (["models", "--plugin", "absent.py"], ["no plugin absent.py"]),
         (["run", "digits", "--epochs", "many"], ["--epochs", "integer"]),
         (["run", "digtis"], ["digtis", "Did you mean 'digits'"]),
         (["run", "digits", "--seed", "-1"], ["--seed", "0"]),

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from gebt import SparseMatrix, load
-from gebt.datasets import DATASETS, find_root
+from gebt.datasets import DATASETS, find_root, heterophilous, register
+from gebt.datasets.planetoid import SHA256
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,7 @@ def test_files_that_cannot_be_had_are_named(tmp_path):
 
 def test_only_the_missing_files_are_named(tmp_path, monkeypatch):
     nowhere = (tmp_path / "nowhere").as_uri()
-    monkeypatch.setattr("gebt.datasets.catalogue._PLANETOID", nowhere)
+    monkeypatch.setattr("gebt.datasets.planetoid.SOURCE", nowhere)
     raw = tmp_path / "Cora" / "raw"
     raw.mkdir(parents=True)
     for part in ("x", "tx", "allx", "y", "ty", "ally", "graph"):
@@ -190,7 +191,7 @@ def test_only_the_missing_files_are_named(tmp_path, monkeypatch):
 def test_what_is_missing_is_downloaded(planetoid_root, tmp_path, monkeypatch):
     # A folder in the place of the server.
     source = (planetoid_root / "Cora" / "raw").absolute().as_uri()
-    monkeypatch.setattr("gebt.datasets.catalogue._PLANETOID", source)
+    monkeypatch.setattr("gebt.datasets.planetoid.SOURCE", source)
     graph = load("cora", tmp_path)
     assert graph.fingerprint() == load("cora", planetoid_root).fingerprint()
     assert DATASETS["cora"].on_disk(tmp_path)
@@ -211,7 +212,7 @@ def test_a_download_writes_raw_files_only_and_opens_nothing_of_pygs(
 ):
     source, _ = tolokers_like
     uri = (source / "tolokers" / "raw").absolute().as_uri()
-    monkeypatch.setattr("gebt.datasets.catalogue._HETEROPHILOUS", uri)
+    monkeypatch.setattr("gebt.datasets.heterophilous.SOURCE", uri)
     processed = tmp_path / "new" / "tolokers" / "processed"
     processed.mkdir(parents=True)
     marker = tmp_path / "ran"
@@ -242,12 +243,9 @@ def test_another_file_than_the_published_is_named(tolokers_like, caplog):
 
 
 def test_every_file_has_its_checksum():
-    from gebt.datasets.catalogue import _PUBLISHED
-
-    for name, dataset in DATASETS.items():
-        digests = _PUBLISHED.get(name, "").split()
-        assert len(digests) == len(dataset.files)
-        assert {len(bytes.fromhex(digest)) for digest in digests} <= {32}
+    digests = [*heterophilous.FILES.values(), *" ".join(SHA256.values()).split()]
+    assert len(digests) == sum(len(dataset.files) for dataset in DATASETS.values())
+    assert {len(bytes.fromhex(digest)) for digest in digests} == {32}
 
 
 @pytest.mark.parametrize(
@@ -354,7 +352,7 @@ def test_a_missing_tolokers_is_downloaded(tolokers_like, tmp_path, monkeypatch):
     # A folder in the place of the server.
     root, _ = tolokers_like
     source = (root / "tolokers" / "raw").absolute().as_uri()
-    monkeypatch.setattr("gebt.datasets.catalogue._HETEROPHILOUS", source)
+    monkeypatch.setattr("gebt.datasets.heterophilous.SOURCE", source)
     graph = load("tolokers", tmp_path / "new")
     assert graph.fingerprint() == load("tolokers", root).fingerprint()
     assert DATASETS["tolokers"].on_disk(tmp_path / "new")
@@ -362,7 +360,7 @@ def test_a_missing_tolokers_is_downloaded(tolokers_like, tmp_path, monkeypatch):
 
 def test_a_tolokers_that_cannot_be_had_is_named(tmp_path, monkeypatch):
     nowhere = (tmp_path / "nowhere").as_uri()
-    monkeypatch.setattr("gebt.datasets.catalogue._HETEROPHILOUS", nowhere)
+    monkeypatch.setattr("gebt.datasets.heterophilous.SOURCE", nowhere)
     with pytest.raises(FileNotFoundError, match="tolokers/raw/tolokers.npz") as error:
         load("tolokers", tmp_path)
     assert f"files of {nowhere} there" in str(error.value)
@@ -390,12 +388,12 @@ def test_the_real_tolokers_has_its_size():
     ],
 )
 def test_graphs_like_ogbs_have_their_size(
-    monkeypatch, name, nodes, links, features, classes, split
+    graph, monkeypatch, name, nodes, links, features, classes, split
 ):
     from gebt.datasets.synthetic import Synthetic
 
     asked = []
-    monkeypatch.setattr(Synthetic, "make", lambda *given: asked.append(given))
+    monkeypatch.setattr(Synthetic, "make", lambda *given: asked.append(given) or graph)
     load(name.upper())
     size = Synthetic(
         nodes=nodes, links=links, features=features, classes=classes, split=split
@@ -411,3 +409,40 @@ def test_arxiv_like_is_drawn_in_seconds():
     degree = graph.adjacency.pattern.crow.diff()
     assert 8_000 < int(degree.max()) < 13_500
     assert int(degree.min()) >= 1
+
+
+@pytest.fixture
+def own_graph(own_registries, make_graph, tmp_path):
+    """A graph registered as "mine", of a file below a root."""
+    graph = make_graph()
+
+    @register("mine", about="blocks of mine", files=["mine/raw.txt"])
+    def mine(root):
+        (root / "mine" / "raw.txt").read_text()
+        return graph
+
+    return graph
+
+
+def test_a_registered_function_makes_a_graph_of_its_name(own_graph, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load("mine", tmp_path)
+    assert not DATASETS["mine"].on_disk(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "raw.txt").touch()
+    assert DATASETS["mine"].on_disk(tmp_path)
+    graph = load("Mine", tmp_path)
+    assert (graph.name, own_graph.name) == ("mine", "blocks")
+    assert graph.fingerprint() == own_graph.fingerprint()
+
+
+def test_a_function_that_gives_no_graph_is_told_so(own_registries, data):
+    for thing, kind in ((data, "Data"), (None, "NoneType")):
+        register("mine", about="no graph")(lambda root, thing=thing: thing)
+        with pytest.raises(ValueError, match=f"'mine' must give a .* gave a {kind}"):
+            load("mine")
+
+
+def test_gebts_own_graphs_are_not_replaced(own_registries):
+    with pytest.raises(ValueError, match="dataset 'cora' is gebt's own"):
+        register("cora", about="mine")(lambda root: None)

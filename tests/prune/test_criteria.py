@@ -189,7 +189,7 @@ def test_scores_that_rank_nothing_are_refused(register, graph, scores, words):
 def test_names_of_our_own_and_of_odd_case_are_refused(register):
     with pytest.raises(ValueError, match="'degree' is gebt's own"):
         register("degree")(lambda graph, _: None)
-    with pytest.raises(ValueError, match="must be in lower case, got 'Mine'"):
+    with pytest.raises(ValueError, match="of lower-case letters, .*got 'Mine'"):
         register("Mine")(lambda graph, _: None)
 
 

@@ -1,0 +1,293 @@
+"""Flags: one by one, or one for each field of a dataclass of options.
+
+All are checked before torch is loaded, which takes seconds.
+"""
+
+from collections.abc import Callable
+from dataclasses import Field, dataclass, fields, is_dataclass
+from enum import StrEnum
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, get_type_hints
+
+import typer
+
+from gebt._checks import check_count, check_dropout, check_positive, check_ratio
+from gebt._registry import (
+    CRITERIA,
+    EXPERIMENTS,
+    MODELS,
+    TASKS,
+    check_dataset,
+    use_plugin,
+)
+from gebt.options import Fit, chosen, option
+
+
+def _told(options: Any) -> list[Field[Any]]:
+    """A dataclass's fields that say what they are."""
+    return [field for field in fields(options) if "help" in field.metadata]
+
+
+class Device(StrEnum):
+    """Where to run."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """How a ticket is drawn."""
+
+    graph_ratio: float = option(0.2, "Share of links to remove, in [0, 1).", "SHARE")
+    weight_ratio: float = option(0.9, "Share of weights to remove, in [0, 1).", "SHARE")
+    criterion: str = option(
+        "learned",
+        f"What ranks links: {', '.join(CRITERIA)}, or what a plugin registers.",
+        "NAME",
+    )
+    threshold: float = option(
+        0.1, "Mask distance below which a ticket counts as stable."
+    )
+    window: int = option(3, "Comparisons that must all be below the threshold.", "N")
+
+    def __post_init__(self) -> None:
+        check_ratio("graph_ratio", self.graph_ratio)
+        check_ratio("weight_ratio", self.weight_ratio)
+        if self.graph_ratio == 0 and self.weight_ratio == 0:
+            raise ValueError(
+                "`graph_ratio` and `weight_ratio` are both 0: nothing to prune."
+            )
+        object.__setattr__(self, "criterion", CRITERIA.check(self.criterion))
+        check_positive("threshold", self.threshold)
+        check_count("window", self.window)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """What a recipe says of its model; the defaults are no model's."""
+
+    hidden: int = option(1, "Width of the hidden layers.", "N")
+    dropout: float = option(0.0, "Dropout.", "SHARE")
+
+    def __post_init__(self) -> None:
+        check_count("hidden", self.hidden)
+        check_dropout("dropout", self.dropout)
+
+
+class Changes(dict[str, Any]):
+    """What was given of a model's recipe, by name; the rest is the model's."""
+
+    OF: ClassVar[tuple[type, ...]] = (Layers, Fit)
+
+    def __init__(self, **values: Any):
+        super().__init__({k: v for k, v in values.items() if v is not None})
+        chosen(*(kind() for kind in self.OF), given=self, of="gebt")
+
+
+ARGUMENTS = ["seeds", "seed"]
+"""Names that the library's errors give to what is a flag here."""
+ARGUMENTS += [f.name for kind in (Drawn, *Changes.OF) for f in _told(kind)]
+
+
+def flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command ``--plugin``, and flags for the options that it takes.
+
+    A parameter that is a dataclass, or `Changes`, becomes one flag for each field that
+    says what it is, and is built, so checked, from what was given.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    shown: list[Parameter] = []
+    groups: dict[str, list[str]] = {}
+    for name, parameter in signature(command).parameters.items():
+        found = _flags_of(hints[name])
+        if found:
+            groups[name] = [flag.name for flag in found]
+        shown += found or [parameter.replace(annotation=hints[name])]
+    plugin = Parameter("plugin", Parameter.KEYWORD_ONLY, default=[], annotation=_Plugin)
+    shown.append(plugin)
+
+    @wraps(command)
+    def called(**given: Any) -> None:
+        del given["plugin"]  # its callback has imported them
+        for name, flags in groups.items():
+            given[name] = hints[name](**{flag: given.pop(flag) for flag in flags})
+        command(**given)
+
+    # What typer reads.
+    called.__annotations__ = {flag.name: flag.annotation for flag in shown}
+    called.__signature__ = Signature(  # type: ignore[attr-defined]
+        [flag.replace(kind=Parameter.KEYWORD_ONLY) for flag in shown]
+    )
+    return called
+
+
+def _flags_of(kind: Any) -> list[Parameter]:
+    """Flags for the fields of a dataclass or of `Changes`; none for other types."""
+    changes = kind is Changes
+    kinds = Changes.OF if changes else [kind] if is_dataclass(kind) else []
+    return [
+        _flag(field, get_type_hints(each)[field.name], changes)
+        for each in kinds
+        for field in _told(each)
+    ]
+
+
+def _flag(field: Field[Any], kind: Any, change: bool) -> Parameter:
+    about = field.metadata["help"]
+    info = typer.Option(
+        help=f"{about} [dim]default: the model's[/]" if change else about,
+        metavar=field.metadata["metavar"] or None,
+        show_default=not change,
+    )
+    return Parameter(
+        field.name,
+        Parameter.KEYWORD_ONLY,
+        default=None if change else field.default,
+        annotation=Annotated[kind | None if change else kind, info],
+    )
+
+
+def _checked(check: Callable[[str, Any], object]) -> Any:
+    """A callback that checks an option, or each of a list."""
+
+    def callback(param: typer.CallbackParam, value: Any) -> Any:
+        for each in value if isinstance(value, list) else [value]:
+            if each is not None:
+                check(str(param.name), each)
+        return value
+
+    return callback
+
+
+_Plugin = Annotated[
+    list[Path],
+    typer.Option(
+        "--plugin",
+        help="Python file that registers models, graphs or criteria; again for more.",
+        metavar="FILE",
+        show_default=False,
+        is_eager=True,  # other flags name what it registers
+        callback=_checked(lambda _, path: use_plugin(path)),
+    ),
+]
+DatasetName = Annotated[
+    str,
+    typer.Argument(
+        help="Graph to load; see [bold]gebt datasets[/].",
+        callback=_checked(lambda _, name: check_dataset(name)),
+    ),
+]
+DatasetNames = Annotated[
+    list[str],
+    typer.Option(
+        help="Graph to run on; give it again for more.",
+        metavar="NAME",
+        callback=_checked(lambda _, name: check_dataset(name)),
+    ),
+]
+ExperimentName = Annotated[
+    str,
+    typer.Argument(
+        help="fig1, fig2, fig4, fig6 or table2 of You et al. 2022, with baselines.",
+        callback=_checked(lambda _, name: EXPERIMENTS.check(name)),
+    ),
+]
+TicketPath = Annotated[
+    Path, typer.Argument(metavar="TICKET", help="A ticket.safetensors file.")
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Model to train; see [bold]gebt models[/].",
+        metavar="NAME",
+        callback=_checked(lambda _, name: MODELS.check(name)),
+    ),
+]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="node-classification, multi-label or link-prediction, for which links are "
+        "held out; by default what the labels say.",
+        metavar="NAME",
+        show_default=False,
+        callback=_checked(lambda _, name: TASKS.check(name)),
+    ),
+]
+GraphRatios = Annotated[
+    list[float],
+    typer.Option(
+        help="Share of links to remove; again for more.",
+        metavar="SHARE",
+        callback=_checked(check_ratio),
+    ),
+]
+WeightRatio = Annotated[
+    float,
+    typer.Option(
+        help="Share of weights to remove, in [0, 1).",
+        metavar="SHARE",
+        callback=_checked(check_ratio),
+    ),
+]
+Widths = Annotated[
+    list[int],
+    typer.Option(
+        help="Width of a hidden layer; again for more.",
+        metavar="N",
+        callback=_checked(check_count),
+    ),
+]
+RetrainEpochs = Annotated[
+    int | None,
+    typer.Option(
+        help="Epochs of retraining; by default as many as the search was allowed.",
+        metavar="N",
+        show_default=False,
+        callback=_checked(check_count),
+    ),
+]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        help="How many seeds to run.",
+        metavar="N",
+        callback=_checked(lambda name, seeds: check_count(name, seeds, 10_000)),
+    ),
+]
+Seed = Annotated[int, typer.Option(help="First seed.", min=0, max=2**32, metavar="N")]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the datasets; by default $GEBT_DATA, else ./data.",
+        metavar="DIR",
+        show_default=False,
+    ),
+]
+
+
+def folder_by_default(default: str) -> Any:
+    """``--out``, and what it is by default."""
+    return typer.Option(
+        help=f"Folder to write; by default {default}.",
+        metavar="DIR",
+        show_default=False,
+    )
+
+
+Out = Annotated[Path | None, folder_by_default("runs/<dataset>-<time>")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Take a folder that holds something; an earlier run's files in it go.",
+    ),
+]
+DeviceOption = Annotated[Device, typer.Option(help="Where to run; auto takes a GPU.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="Print nothing but the folder's name.")
+]
