@@ -23,6 +23,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gebt._checks import check_name
+from gebt._provenance import versions as current_versions
 from gebt.datasets import load
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs
@@ -36,7 +37,6 @@ from gebt.models.recipes import find_recipe
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.weights import prunable_weights
 from gebt.tickets.search import FROZEN_THRESHOLD
-from gebt.tickets.ticket import current_versions
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gebt._checks import check_ratio
+from gebt._provenance import versions
 from gebt.graph import Graph, check_graph, masks_of
 from gebt.learn.loop import (
     BLIND,
@@ -33,7 +34,7 @@ from gebt.prune.weights import (
     take_dtype,
 )
 from gebt.sparse import SparseMatrix
-from gebt.tickets.ticket import Ticket, current_versions
+from gebt.tickets.ticket import Ticket
 
 FROZEN_THRESHOLD = 0.04
 """Default detector threshold when the weights are frozen (Algorithm 1).
@@ -267,7 +268,7 @@ def find_ticket(
         seed=seed,
         dataset={"name": graph.name, "fingerprint": graph.fingerprint()},
         model=describe_model(model),
-        versions=current_versions(),
+        versions=versions(),
     )
 
 
