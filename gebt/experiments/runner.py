@@ -28,7 +28,7 @@ from gebt.datasets import load
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs
 from gebt.experiments.methods import METHODS, Outcome, Setting
-from gebt.experiments.run import RecordingDetector, new_model, prepare
+from gebt.experiments.run import new_model, prepare
 from gebt.files import Fields, read_json, shown, write_csv, write_json
 from gebt.graph import Graph
 from gebt.learn.tasks import task_for
@@ -36,6 +36,7 @@ from gebt.learn.training import evaluate, train
 from gebt.models.recipes import find_recipe
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.weights import prunable_weights
+from gebt.tickets.recording import RecordingDetector
 from gebt.tickets.search import FROZEN_THRESHOLD
 
 Row = dict[str, Any]
