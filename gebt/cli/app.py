@@ -1,7 +1,6 @@
 """The command line. The only room that prints; torch is imported by the commands."""
 
 import logging
-import math
 import os
 import re
 import sys
@@ -34,12 +33,13 @@ from gebt._checks import (
 )
 
 if TYPE_CHECKING:
-    from gebt.experiments.report import Page
     from gebt.experiments.run import OnEpoch
     from gebt.graph import Graph
     from gebt.learn.tasks import Task
     from gebt.learn.training import Epoch
     from gebt.models.recipes import Recipe
+    from gebt.report.page import Page
+    from gebt.report.page import Table as PageTable
     from gebt.tickets.ticket import Ticket
 
 app = typer.Typer(
@@ -241,8 +241,8 @@ def run(
 ) -> None:
     """Train dense, draw the joint ticket, retrain it, compact it, compare the two."""
     _check_something_to_prune(graph_ratio, weight_ratio)
-    from gebt.experiments.run import RUN_FILES, Options, best_run, collect, run_seed
-    from gebt.files import write_json
+    from gebt.experiments.record import summary_table
+    from gebt.experiments.run import RUN_FILES, Options, run_seeds
 
     recipe = _recipe(model, task, hidden, dropout, lr, weight_decay, epochs)
     options = Options(recipe, graph_ratio, weight_ratio, threshold, window)
@@ -252,21 +252,13 @@ def run(
     names = ["metrics.json", *RUN_FILES]
     if seeds > 1:
         names += [f"seed-{each}/{name}" for each in asked for name in RUN_FILES]
-    runs = []
     with (
         _results(folder, names, force=force),
         _progress(recipe.fit.epochs, seeds, quiet) as show,
     ):
-        for each in asked:
-            runs.append(run_seed(graph, learned, options, each, show))
-            if seeds > 1:
-                runs[-1].save(folder / f"seed-{each}")
-            best_run(runs).save(folder)
-            metrics = collect(graph, learned, options, runs, seeds=asked)
-            write_json(folder / "metrics.json", metrics)
+        record = run_seeds(graph, learned, options, asked, folder, show)
     if not quiet:
-        out_console.print(_table(metrics))
-        _tell_of_unsettled(metrics)
+        _print_table(summary_table(record))
     _tell_folder(folder, quiet)
 
 
@@ -319,8 +311,8 @@ def search(
         out_console.print(
             f"Ticket drawn at epoch {ticket.epoch} ({state}) in "
             f"{recorder.seconds['search']:.2f} s: "
-            f"{_share(found['links_kept'], found['links'])} links, "
-            f"{_share(found['weights_kept'], found['weights'])} weights."
+            f"{_share(found.links_kept, found.links)} links, "
+            f"{_share(found.weights_kept, found.weights)} weights."
         )
         if ticket.share_untouched:
             out_console.print(
@@ -349,10 +341,8 @@ def retrain(
     quiet: Quiet = False,
 ) -> None:
     """Retrain a ticket with its inherited weights, compact it, and measure it."""
-    from gebt.deploy.compaction import save_compact
-    from gebt.deploy.cost import executed_macs, latencies
-    from gebt.experiments import run as pipeline
-    from gebt.files import write_csv, write_json
+    from gebt.experiments.record import summary_table
+    from gebt.experiments.run import RETRAIN_FILES, retrain_alone
     from gebt.models import build_model
     from gebt.tickets.ticket import Ticket
 
@@ -363,36 +353,14 @@ def retrain(
     model = build_model(dict(ticket.model)).to(graph.adjacency.device)
     ticket.open(model, graph)  # a ticket that does not fit fails before any folder
     folder = out or _default_folder(graph.name)
-    names = ("compact.safetensors", "history.csv", "metrics.json")
-    with _results(folder, names, force=force, spare=ticket_path):
-        with _progress(epochs, 1, quiet) as show:
-            recorder = pipeline.Recorder(show)
-            done = pipeline.retrain(ticket, model, graph, task, epochs, recorder)
-        save_compact(folder / "compact.safetensors", done.model, done.graph)
-        write_csv(folder / "history.csv", recorder.rows)
-        [ticket_ms] = latencies([(done.model, done.graph)])
-        metrics = {
-            "dataset": graph.name,
-            "task": task.name,
-            "metric": task.metric(graph),
-            "ticket": pipeline.describe(ticket, model),
-            "retrained": done.scores,
-            "seconds": recorder.seconds,
-            "cpu_seconds": recorder.cpu_seconds,
-            "inference_ms": {"ticket": ticket_ms},
-            "macs": {
-                "paper": {"ticket": done.paper_macs},
-                "executed": {"ticket": executed_macs(done.model, done.graph)},
-            },
-        }
-        write_json(folder / "metrics.json", metrics)
+    name = ticket_path.name
+    with (
+        _results(folder, RETRAIN_FILES, force=force, spare=ticket_path),
+        _progress(epochs, 1, quiet) as show,
+    ):
+        record = retrain_alone(ticket, name, model, graph, task, epochs, folder, show)
     if not quiet:
-        out_console.print(
-            f"Retrained in {recorder.seconds['retrain']:.2f} s: test "
-            f"{metrics['metric']} {_percent(done.scores['test'])}, validation "
-            f"{_percent(done.scores['val'])}, "
-            f"inference {ticket_ms:.2f} ms."
-        )
+        _print_table(summary_table(record))
     _tell_folder(folder, quiet)
 
 
@@ -903,116 +871,24 @@ def _state(epoch: "Epoch") -> str:
     return text
 
 
-def _table(metrics: dict[str, Any]) -> Table:
-    mean, std = metrics["summary"]["mean"], metrics["summary"]["std"]
-    n = metrics["summary"]["n"]
-
-    def number(*path: str, digits: int = 1, scale: float = 1.0, unit: str = "") -> str:
-        a: Any = mean
-        b: Any = std
-        for key in path:
-            a, b = a[key], b[key]
-        if a is None:
-            return "-"
-        text = f"{a / scale:.{digits}f}"
-        return text + (f" ± {b / scale:.{digits}f}" if n > 1 else "") + unit
-
-    def ratio(name: str, *path: str) -> str:
-        values: Any = mean[name]
-        for key in path:
-            values = values[key]
-        if not values["dense"] or not values["ticket"]:
-            return "-"
-        less = values["dense"] / values["ticket"]
-        return f"{less:.1f}x less" if less >= 1 else f"{1 / less:.1f}x more"
-
-    seconds = mean["cpu_seconds"]
-    found = mean["ticket"]
-    model = metrics["options"]["model"]
-    title = f"{metrics['dataset']}, {model}, {n} seed{'s' if n > 1 else ''}" + (
-        ", mean ± standard deviation" if n > 1 else ""
-    )
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for name in ("dense", "ticket", ""):
-        table.add_column(name, justify="right")
-    scores = mean["retrained"]["test"], mean["dense"]["test"]
-    gain = "-" if None in scores else f"{scores[0] - scores[1]:+.1f}"
-    table.add_row(
-        f"test {metrics['metric']}, %",
-        number("dense", "test"),
-        number("retrained", "test"),
-        gain,
-    )
-    table.add_row(
-        f"val {metrics['metric']}, %",
-        number("dense", "val"),
-        number("retrained", "val"),
-        "",
-    )
-    settled = sum(run["ticket"]["settled"] for run in metrics["runs"])
-    table.add_row(
-        "epoch drawn", "", number("ticket", "epoch", digits=0), f"{settled}/{n} settled"
-    )
-    for what in ("links", "weights"):
-        table.add_row(
-            f"{what} kept",
-            f"{found[what]:,.0f}",
-            f"{found[f'{what}_kept']:,.0f}",
-            f"{found[f'{what}_kept'] / found[what]:.0%}",
-        )
-    table.add_row(
-        "training, CPU s",
-        number("cpu_seconds", "dense", digits=2),
-        f"{seconds['search'] + seconds['retrain']:.2f}",
-        f"= {seconds['search']:.2f} + {seconds['retrain']:.2f}",
-    )
-    wall = mean["seconds"]
-    table.add_row(
-        "training, s",
-        number("seconds", "dense", digits=2),
-        f"{wall['search'] + wall['retrain']:.2f}",
-        f"= {wall['search']:.2f} + {wall['retrain']:.2f}",
-    )
-    table.add_row(
-        "inference, ms",
-        number("inference_ms", "dense", digits=2),
-        number("inference_ms", "ticket", digits=2),
-        ratio("inference_ms"),
-    )
-    for name, title in (("paper", "MACs, paper's"), ("executed", "MACs executed")):
-        table.add_row(
-            title,
-            number("macs", name, "dense", digits=2, scale=1e6, unit=" M"),
-            number("macs", name, "ticket", digits=2, scale=1e6, unit=" M"),
-            ratio("macs", name),
-        )
-    return table
-
-
 def _print_tables(page: "Page") -> None:
-    from gebt.experiments.report import Table as PageTable
+    from gebt.report.page import Table as PageTable
 
     for section in page.sections:
         for item in section.items:
             if isinstance(item, PageTable):
-                texts: Any = {"title": escape(item.title), "caption": escape(item.note)}
-                table = Table(**texts, title_justify="left", caption_justify="left")
-                for place, title in enumerate(item.header):
-                    justify: Any = "right" if place else "left"
-                    table.add_column(escape(title), justify=justify, overflow="fold")
-                for cells in item.rows:
-                    table.add_row(*map(escape, cells))
-                out_console.print(table)
+                _print_table(item)
 
 
-def _tell_of_unsettled(metrics: dict[str, Any]) -> None:
-    late = [r["seed"] for r in metrics["runs"] if not r["ticket"]["settled"]]
-    if late:
-        out_console.print(
-            f"Not settled within {metrics['options']['epochs']} epochs: seed "
-            f"{', '.join(map(str, late))}. Their tickets are the last epoch's."
-        )
+def _print_table(found: "PageTable") -> None:
+    texts: Any = {"title": escape(found.title), "caption": escape(found.note)}
+    table = Table(**texts, title_justify="left", caption_justify="left")
+    for place, title in enumerate(found.header):
+        justify: Any = "right" if place else "left"
+        table.add_column(escape(title), justify=justify, overflow="fold")
+    for cells in found.rows:
+        table.add_row(*map(escape, cells))
+    out_console.print(table)
 
 
 def _tell_folder(folder: Path, quiet: bool) -> None:
@@ -1021,10 +897,6 @@ def _tell_folder(folder: Path, quiet: bool) -> None:
     else:
         # Plain print: rich would wrap a long path.
         print(f"Written: {folder}{os.sep}")
-
-
-def _percent(score: float) -> str:
-    return "-" if math.isnan(score) else f"{score:.1f}%"
 
 
 def _share(kept: int, total: int) -> str:

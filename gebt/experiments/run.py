@@ -1,10 +1,10 @@
 """Dense model, joint ticket, retraining, compaction and cost: one seed of it all."""
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from gebt._checks import check_ratio
+from gebt._provenance import provenance
 from gebt.deploy.compaction import compact, save_compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs, peak_memory
+from gebt.experiments.record import (
+    Counts,
+    Drawn,
+    Macs,
+    Measured,
+    Phases,
+    Record,
+    Scores,
+    Times,
+)
 from gebt.files import write_csv
 from gebt.graph import Graph, LinkSplit
 from gebt.learn.tasks import LinkPrediction, Task
@@ -23,7 +34,6 @@ from gebt.models.recipes import RECIPES, Recipe
 from gebt.options import Fit
 from gebt.prune.weights import prunable_weights
 from gebt.randomness import Draws
-from gebt.report.comparison import deviation
 from gebt.tickets.recording import RecordingDetector
 from gebt.tickets.search import find_ticket
 from gebt.tickets.ticket import Ticket
@@ -123,6 +133,7 @@ RUN_FILES = (
     "distances.csv",
 )
 """What `Run.save` writes."""
+RETRAIN_FILES = ("compact.safetensors", "history.csv", "metrics.json")
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,7 @@ class Run:
     """What one seed gave.
 
     Attributes:
-        metrics: one entry of ``runs`` in metrics.json.
+        metrics: its entry in the record.
         ticket: the ticket.
         model: the compact model.
         graph: the compact graph.
@@ -138,12 +149,12 @@ class Run:
         distances: of the masks of every pair of the search's epochs.
     """
 
-    metrics: dict[str, Any]
+    metrics: Measured
     ticket: Ticket
     model: nn.Module
     graph: Graph
     history: Sequence[Mapping[str, Any]]
-    distances: Sequence[Mapping[str, Any]]
+    distances: Sequence[Mapping[str, Any]] = ()
 
     def save(self, folder: Path) -> None:
         """Write `RUN_FILES`: ticket, compact model, epochs, and distances if any."""
@@ -220,36 +231,13 @@ def run_seed(
         dense = new_model(graph, recipe, task, seed)
         with recorder.phase("dense") as hook:
             training = train_by(recipe, dense, graph, task, seed, on_epoch=hook)
-        test = evaluate(dense, graph, "test", task=task)
-
         model = new_model(graph, recipe, task, seed)
         with recorder.phase("search") as hook:
             ticket, detector = search(model, graph, task, options, seed, hook)
-        retrained = retrain(ticket, model, graph, task, recipe.fit.epochs, recorder)
-        compared = [(dense, graph), (retrained.model, retrained.graph)]
-        dense_ms, ticket_ms = latencies(compared)
-    metrics = {
-        "seed": seed,
-        "dense": {"val": training.val, "test": test},
-        "ticket": describe(ticket, model),
-        "retrained": retrained.scores,
-        "seconds": recorder.seconds,
-        "cpu_seconds": recorder.cpu_seconds,
-        "inference_ms": {"dense": dense_ms, "ticket": ticket_ms},
-        "macs": {
-            "paper": {
-                "dense": paper_macs(dense, graph),
-                "ticket": retrained.paper_macs,
-            },
-            "executed": {
-                "dense": executed_macs(dense, graph),
-                "ticket": executed_macs(retrained.model, retrained.graph),
-            },
-        },
-        "peak_mib": peak[0],
-    }
-    found = retrained.model, retrained.graph
-    return Run(metrics, ticket, *found, recorder.rows, detector.pairs())
+        beside = dense, _scores(training, dense, graph, task)
+        run = retrain(ticket, model, graph, task, recipe.fit.epochs, recorder, beside)
+    metrics = replace(run.metrics, peak_mib=peak[0])
+    return replace(run, metrics=metrics, distances=detector.pairs())
 
 
 def search(
@@ -278,20 +266,6 @@ def search(
     return ticket, detector
 
 
-@dataclass(frozen=True)
-class Retrained:
-    """A retrained ticket: its scores and its compact form.
-
-    The MACs by the paper's convention are those before compaction, with every feature
-    still there.
-    """
-
-    scores: dict[str, float]
-    model: nn.Module
-    graph: Graph
-    paper_macs: int | None
-
-
 def retrain(
     ticket: Ticket,
     model: nn.Module,
@@ -299,75 +273,146 @@ def retrain(
     task: Task,
     epochs: int,
     recorder: Recorder,
-) -> Retrained:
-    """Retrain a ticket with inherited weights as it was searched, and compact it."""
-    with recorder.phase("retrain") as hook:
-        small = ticket.open(model, graph)
-        training = train(
-            model,
-            small,
-            keep=ticket.weight_masks,
-            fit=replace(Fit.from_dict(ticket.options), epochs=epochs),
-            seed=ticket.seed,
-            task=task,
-            on_epoch=hook,
-        )
-    scores = {"val": training.val, "test": evaluate(model, small, "test", task=task)}
-    return Retrained(scores, *compact(model, small), paper_macs(model, small))
+    dense: tuple[nn.Module, Scores] | None = None,
+) -> Run:
+    """Retrain a ticket with inherited weights as it was searched, compact and measure.
+
+    The MACs by the paper's convention are those before compaction, with every feature
+    still there.
+
+    Args:
+        ticket: drawn for the model on the graph.
+        model: as the ticket's; its weights change.
+        graph: prepared for the task.
+        task: what is learned.
+        epochs: of retraining.
+        recorder: of all that was trained.
+        dense: the dense model and its scores, to be measured beside the ticket.
+    """
+    with peak_memory(graph.adjacency.device) as peak:
+        with recorder.phase("retrain") as hook:
+            small = ticket.open(model, graph)
+            training = train(
+                model,
+                small,
+                keep=ticket.weight_masks,
+                fit=replace(Fit.from_dict(ticket.options), epochs=epochs),
+                seed=ticket.seed,
+                task=task,
+                on_epoch=hook,
+            )
+        scores = _scores(training, model, small, task)
+        found = compact(model, small)
+        sides = {"dense": (dense[0], graph)} if dense else {}
+        uncompacted = {**sides, "ticket": (model, small)}
+        sides["ticket"] = found
+        times = dict(zip(sides, latencies([*sides.values()]), strict=True))
+    metrics = Measured(
+        ticket.seed,
+        dense[1] if dense else None,
+        describe(ticket, model),
+        scores,
+        Phases(**recorder.seconds),
+        Phases(**recorder.cpu_seconds),
+        Times(**times),
+        Macs(
+            Counts(**{side: paper_macs(*pair) for side, pair in uncompacted.items()}),
+            Counts(**{side: executed_macs(*pair) for side, pair in sides.items()}),
+        ),
+        peak[0],
+    )
+    return Run(metrics, ticket, *found, recorder.rows)
 
 
-def describe(ticket: Ticket, model: nn.Module) -> dict[str, Any]:
-    """The ticket's part of the metrics."""
+def _scores(training: Training, model: nn.Module, graph: Graph, task: Task) -> Scores:
+    test = evaluate(model, graph, "test", task=task)
+    return Scores(*(None if math.isnan(s) else s for s in (training.val, test)))
+
+
+def describe(ticket: Ticket, model: nn.Module) -> Drawn:
+    """The ticket's part of the record."""
     weights = sum(w.numel() for w in prunable_weights(model).values())
-    return {
-        "epoch": ticket.epoch,
-        "settled": ticket.settled,
-        "links_kept": ticket.links_kept,
-        "links": ticket.link_mask.numel(),
-        "weights_kept": ticket.weights_kept if ticket.weight_masks else weights,
-        "weights": weights,
-    }
+    return Drawn(
+        epoch=ticket.epoch,
+        settled=ticket.settled,
+        links_kept=ticket.links_kept,
+        links=ticket.link_mask.numel(),
+        weights_kept=ticket.weights_kept if ticket.weight_masks else weights,
+        weights=weights,
+    )
+
+
+def run_seeds(
+    graph: Graph,
+    task: Task,
+    options: Options,
+    seeds: range,
+    folder: Path,
+    on_epoch: OnEpoch | None = None,
+) -> Record:
+    """`run_seed` for some seeds; what `gebt run` writes is whole after each.
+
+    Args:
+        graph: prepared for the task.
+        task: what is learned.
+        options: of the runs.
+        seeds: to run, at least one.
+        folder: for metrics.json, the best run's files and, where there are several
+            seeds, every run's in ``seed-N/``.
+        on_epoch: called with the phase and each of its epochs.
+    """
+    runs: list[Run] = []
+    asked = {**options.record(), "seed": seeds.start, "seeds": len(seeds)}
+    for seed in seeds:
+        runs.append(run_seed(graph, task, options, seed, on_epoch))
+        if len(seeds) > 1:
+            runs[-1].save(folder / f"seed-{seed}")
+        record = collect(graph, task, asked, runs)
+        runs[record.best].save(folder)
+        record.write(folder)
+    return record
 
 
 def collect(
-    graph: Graph, task: Task, options: Options, runs: Sequence[Run], *, seeds: range
-) -> dict[str, Any]:
-    """The content of metrics.json.
+    graph: Graph, task: Task, options: Mapping[str, Any], runs: Sequence[Run]
+) -> Record:
+    """The record of some runs, at least one.
 
     Args:
         graph: of the runs.
         task: what was learned.
-        options: of the runs.
-        runs: those that are done, at least one.
-        seeds: all that were asked for.
+        options: what was asked for, numbers and names.
+        runs: those that are done.
     """
-    entries = [run.metrics for run in runs]
-    return {
-        "dataset": graph.name,
-        "task": task.name,
-        "metric": task.metric(graph),
-        "options": {**options.record(), "seed": seeds.start, "seeds": len(seeds)},
-        "runs": entries,
-        "summary": {
-            "n": len(runs),
-            "best_seed": best_run(runs).metrics["seed"],
-            "mean": _combine(entries, statistics.fmean),
-            "std": _combine(entries, deviation),
-        },
+    metrics = tuple(run.metrics for run in runs)
+    names = graph.name, task.name, task.metric(graph)
+    return Record(*names, options, provenance(), metrics)
+
+
+def retrain_alone(
+    ticket: Ticket,
+    file: str,
+    model: nn.Module,
+    graph: Graph,
+    task: Task,
+    epochs: int,
+    folder: Path,
+    on_epoch: OnEpoch | None = None,
+) -> Record:
+    """`retrain` a ticket of a file, and write `RETRAIN_FILES`."""
+    # Untimed: with its first optimiser torch imports its compiler, over a second.
+    train(deepcopy(model), graph, epochs=1, task=task)
+    run = retrain(ticket, model, graph, task, epochs, Recorder(on_epoch))
+    save_compact(folder / "compact.safetensors", run.model, run.graph)
+    write_csv(folder / "history.csv", run.history)
+    asked = {
+        "model": ticket.model["class"],
+        **replace(Fit.from_dict(ticket.options), epochs=epochs).to_dict(),
+        **{name: ticket.options[name] for name in ("graph_ratio", "weight_ratio")},
+        "ticket": file,
+        "seed": ticket.seed,
+        "seeds": 1,
     }
-
-
-def best_run(runs: Sequence[Run]) -> Run:
-    """The run whose retrained ticket validates best, the first of equals."""
-    return max(runs, key=lambda run: run.metrics["retrained"]["val"])
-
-
-def _combine(entries: Sequence[Any], by: Callable[[Sequence[float]], float]) -> Any:
-    """Combine equal trees of numbers leaf by leaf; None where one is none."""
-    first = entries[0]
-    if isinstance(first, Mapping):
-        keys = [key for key in first if key != "seed"]
-        return {key: _combine([entry[key] for entry in entries], by) for key in keys}
-    if any(entry is None or math.isnan(entry) for entry in entries):
-        return None  # a model without paper MACs, a graph without test nodes
-    return by([float(entry) for entry in entries])
+    record = collect(graph, task, asked, [run])
+    record.write(folder)
+    return record
