@@ -4,8 +4,8 @@ import pytest
 
 from gebt import _checks
 from gebt._checks import check_count, check_dataset, check_name
+from gebt._registry import EXPERIMENTS
 from gebt.datasets import DATASETS
-from gebt.experiments.runner import EXPERIMENTS
 from gebt.learn.tasks import TASKS
 from gebt.models.recipes import RECIPES
 

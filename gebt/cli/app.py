@@ -446,12 +446,13 @@ def reproduce(
     quiet: Quiet = False,
 ) -> None:
     """Run an experiment of the paper with baselines; writes CSV, figures and a page."""
+    from gebt._registry import EXPERIMENTS
     from gebt.experiments.report import check_figures, page_of, write_report
-    from gebt.experiments.runner import TABLES, find_experiment
+    from gebt.experiments.runner import TABLES
     from gebt.experiments.runner import reproduce as run_experiment
 
     check_figures()
-    experiment = find_experiment(name)
+    experiment = EXPERIMENTS.find(name)
     folder = out or Path("runs") / experiment.name
     begun = (folder / "experiment.json").is_file()
     if begun and not (resume or force):
@@ -535,9 +536,10 @@ def inference(
     quiet: Quiet = False,
 ) -> None:
     """Time a GCN's forward: PyG's and gebt's dense one, masked and compact tickets."""
-    from gebt.experiments.inference import inference_costs
-    from gebt.experiments.report import check_figures, inference_page, write_pages
+    from gebt.experiments.inference import inference_costs, inference_page
+    from gebt.experiments.report import check_figures
     from gebt.files import write_csv
+    from gebt.report.page import write_pages
 
     check_figures()
     graph, _ = _load(dataset, root, device, "node-classification")

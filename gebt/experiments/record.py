@@ -9,7 +9,7 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from gebt.files import Fields, read_json, write_json
-from gebt.report.comparison import deviation, paired, spread
+from gebt.report.comparison import deviation, paired, seeds_of, spread
 from gebt.report.page import Table
 
 FILE = "metrics.json"
@@ -125,10 +125,7 @@ class Record:
     @property
     def seeds(self) -> str:
         """How many seeds there are, of how many that were asked for."""
-        n = len(self.runs)
-        asked = max(n, self.options.get("seeds", n))
-        of = f" of {asked}" if n < asked else ""
-        return f"{n}{of} seed{'s' if asked > 1 else ''}"
+        return seeds_of(len(self.runs), self.options.get("seeds", 0))
 
     def column(self, path: str) -> dict[str, float]:
         """A number of each run that has it, by seed."""

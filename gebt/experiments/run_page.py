@@ -1,6 +1,5 @@
 """The page of a `gebt run` folder."""
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import torch
 from gebt._provenance import in_words
 from gebt.datasets import load
 from gebt.deploy.compaction import load_compact
-from gebt.experiments.pages import _square, _trajectory
 from gebt.experiments.record import Record, read_record, summary_table
+from gebt.experiments.rows import Items, square_of, trajectory
 from gebt.experiments.run import prepare
 from gebt.experiments.runner import read_table
 from gebt.learn.tasks import find_task
@@ -45,9 +44,6 @@ def run_page(folder: Path, root: str | Path | None) -> Page:
     facts.append(in_words(record.provenance))
     title = ", ".join(str(part) for part in (record.dataset, model) if part)
     return Page(title, ", ".join(filter(None, facts)), sections)
-
-
-Items = Iterator[Table | Figure | str]
 
 
 def _words(ticket: Ticket) -> str:
@@ -94,7 +90,7 @@ def _stability(folder: Path, ticket: Ticket) -> Items:
         if distance == distance  # the first epoch has no earlier mask
     ]
     lines = [
-        _trajectory(group, [row for row in rows if row["group"] == group])
+        trajectory(group, [row for row in rows if row["group"] == group])
         for group in dict.fromkeys(row["group"] for row in rows)
     ]
     threshold = ticket.options["detector"]["threshold"]
@@ -110,7 +106,7 @@ def _stability(folder: Path, ticket: Ticket) -> Items:
     groups = dict.fromkeys(row["group"] for row in pairs)
     if groups:
         maps = [
-            (group, *_square([r for r in pairs if r["group"] == group]))
+            (group, *square_of([r for r in pairs if r["group"] == group]))
             for group in groups
         ]
         yield Figure(

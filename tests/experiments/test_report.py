@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from gebt import Ticket
+from gebt._registry import EXPERIMENTS
 from gebt.cli import app as cli
 from gebt.datasets import load
 from gebt.experiments.report import page_of, write_report
 from gebt.experiments.run import Options, run_seeds
-from gebt.experiments.runner import EXPERIMENTS, KEY, _run
+from gebt.experiments.runner import KEY, _run
 from gebt.files import write_csv, write_json
 from gebt.learn.tasks import NodeClassification
 from gebt.models.recipes import find_recipe
