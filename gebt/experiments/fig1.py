@@ -13,13 +13,12 @@ from gebt.experiments.rows import (
     by_links,
     curve_of,
     drawn,
-    draws,
     levels_of,
 )
 from gebt.experiments.runner import Experiment, Job, Tables, register
 from gebt.report.comparison import against, mean_of, percent, pick, scores
 from gebt.report.figures import Panel, curves
-from gebt.report.page import Figure, Table
+from gebt.report.page import Figure, tabulated
 
 # Read off the figure, tickets drawn at epoch 10 or later.
 PAPER = {
@@ -50,44 +49,34 @@ def _page(graph: str, tables: Tables) -> Items:
         if level and learned:
             gap = f"{statistics.fmean(scores(learned).values()) - level:+z.1f}"
         summary.append(
-            [
-                percent(ratio),
-                drawn(learned),
-                mean_of(learned),
-                mean_of(random),
-                against(learned, random),
-                against(learned, dense),
-                f"{level:g}" if level else "-",
-                gap,
-            ]
+            {
+                "links removed": percent(ratio),
+                "epoch drawn": drawn(learned),
+                "learned": mean_of(learned),
+                "random": mean_of(random),
+                "learned - random": against(learned, random),
+                "learned - dense": against(learned, dense),
+                "paper": f"{level:g}" if level else "-",
+                "gap to paper": gap,
+            }
         )
         curve = curve_of("learned links", [r for r in mine if r["draw"]])
-        gaps = [
-            f"{y:.1f}" + (f" ({y - level:+z.1f})" if level else "") for y in curve.y
-        ]
-        by_epoch.append([percent(ratio), *gaps])
+        found = {
+            f"epoch {epoch}": f"{y:.1f}" + (f" ({y - level:+z.1f})" if level else "")
+            for epoch, y in zip(curve.x, curve.y, strict=True)
+        }
+        by_epoch.append({"links removed": percent(ratio), **found})
         levels = levels_of({"random links": random})
         if level:
             levels["paper"] = level
         panels.append(Panel(f"{percent(ratio)} of links removed", [curve], levels))
-    yield Table(
+    yield from tabulated(
         f"{graph}: GEB tickets from scratch; dense {mean_of(dense)}",
-        (
-            "links removed",
-            "epoch drawn",
-            "learned",
-            "random",
-            "learned - random",
-            "learned - dense",
-            "paper",
-            "gap to paper",
-        ),
         summary,
         VERDICTS,
     )
-    yield Table(
+    yield from tabulated(
         f"{graph}: by the epoch drawn, and the gap to the paper's curve",
-        ("links removed", *(f"epoch {e}" for e in draws(geb))),
         by_epoch,
         "The paper's curve is flat from epoch 10 on.",
     )

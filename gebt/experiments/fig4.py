@@ -19,7 +19,7 @@ from gebt.experiments.rows import (
 from gebt.experiments.runner import Experiment, Job, Tables, register
 from gebt.report.comparison import against, mean_of, pick
 from gebt.report.figures import Panel, curves
-from gebt.report.page import Figure, Table
+from gebt.report.page import Figure, tabulated
 
 
 def _jobs(dataset: str, seed: int) -> list[Job]:
@@ -45,38 +45,29 @@ def _page(graph: str, tables: Tables) -> Items:
         default = pick(mine, draw=None, watch=None)
         by = by_links(default)
         summary.append(
-            [
-                title,
-                drawn(by["learned"]),
-                *(mean_of(found) for found in by.values()),
-                against(by["learned"], by["random"]),
-                against(by["all"], dense),
-            ]
+            {
+                "links / weights removed": title,
+                "epoch drawn": drawn(by["learned"]),
+                **{f"{kind} links": mean_of(found) for kind, found in by.items()},
+                "learned - random": against(by["learned"], by["random"]),
+                "all links - dense": against(by["all"], dense),
+            }
         )
-        watched = [pick(mine, draw=None, watch=w) for w in ("graph", "weights")]
-        watched.append(by["learned"])
-        criteria.append([title, *(f"{drawn(w)}: {mean_of(w)}" for w in watched)])
+        rules = {w: pick(mine, draw=None, watch=w) for w in ("graph", "weights")}
+        rules["both"] = by["learned"]
+        stops = {rule: f"{drawn(on)}: {mean_of(on)}" for rule, on in rules.items()}
+        criteria.append({"links / weights removed": title, **stops})
         curve = curve_of("learned links", [r for r in mine if r["draw"]])
         levels = levels_of({f"{kind} links": by[kind] for kind in ("random", "all")})
         panels.append(Panel(title, [curve], levels))
-    yield Table(
+    yield from tabulated(
         f"{graph}: joint tickets, inherited weights; dense {mean_of(dense)}",
-        (
-            "links / weights removed",
-            "epoch drawn",
-            "learned links",
-            "random links",
-            "all links",
-            "learned - random",
-            "all links - dense",
-        ),
         summary,
         "The columns of a row share the inherited weights and differ in the links. "
         + VERDICTS,
     )
-    yield Table(
+    yield from tabulated(
         f"{graph}: three stop criteria, epoch drawn and accuracy",
-        ("links / weights removed", "graph", "weights", "both"),
         criteria,
     )
     if panels:

@@ -17,7 +17,7 @@ from gebt.experiments.rows import (
 from gebt.experiments.runner import Experiment, Job, Tables, register
 from gebt.report.comparison import against, mean_of, pick
 from gebt.report.figures import scatter
-from gebt.report.page import Figure, Table
+from gebt.report.page import Figure, tabulated
 
 
 def _jobs(dataset: str, seed: int) -> list[Job]:
@@ -53,19 +53,21 @@ def _page(graph: str, tables: Tables) -> Items:
         speed = faster(mine)
         training = statistics.fmean(float(r["macs_training"]) / 1e9 for r in mine)
         table.append(
-            [
-                name,
-                shares(graph_ratio, weight_ratio),
-                mean_of(mine),
-                "-" if method == "dense" else against(mine, dense),
-                "-" if links == "random" or not random else against(mine, random),
-                millions(mine, "macs_paper"),
-                millions(mine, "macs_executed"),
-                mean_of(mine, "inference_ms", 2),
-                f"{speed:.2f}x",
-                f"{training:.2f}",
-                mean_of(mine, "cpu_seconds", 2),
-            ]
+            {
+                "method, links": name,
+                "links / weights removed": shares(graph_ratio, weight_ratio),
+                "test accuracy, %": mean_of(mine),
+                "- dense": "-" if method == "dense" else against(mine, dense),
+                "- random": "-"
+                if links == "random" or not random
+                else against(mine, random),
+                "MACs, paper's, M": millions(mine, "macs_paper"),
+                "MACs executed, M": millions(mine, "macs_executed"),
+                "inference, ms": mean_of(mine, "inference_ms", 2),
+                "dense / this": f"{speed:.2f}x",
+                "training GMACs": f"{training:.2f}",
+                "training, CPU s": mean_of(mine, "cpu_seconds", 2),
+            }
         )
         for links_gone, weights_gone in JOINT_RATIOS[:3]:
             if float(graph_ratio) in (0, links_gone) and (
@@ -74,21 +76,8 @@ def _page(graph: str, tables: Tables) -> Items:
                 panel = shares(links_gone, weights_gone)
                 by_time.setdefault(panel, []).append(point(name, 1 / speed, mine))
                 by_training.setdefault(panel, []).append(point(name, training, mine))
-    yield Table(
+    yield from tabulated(
         f"{graph}: every baseline",
-        (
-            "method, links",
-            "links / weights removed",
-            "test accuracy, %",
-            "- dense",
-            "- random",
-            "MACs, paper's, M",
-            "MACs executed, M",
-            "inference, ms",
-            "dense / this",
-            "training GMACs",
-            "training, CPU s",
-        ),
         table,
         f"{VERDICTS} Random: the same weights on random links where there is such a "
         "row (joint-EB, GEB); else random links, and random weights where weights are "

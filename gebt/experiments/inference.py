@@ -16,7 +16,7 @@ from gebt.prune.links import random_order, top_links
 from gebt.prune.weights import ModelPruner, apply_masks
 from gebt.randomness import Draws
 from gebt.report.figures import Line, Panel, curves
-from gebt.report.page import Figure, Page, Section, Table
+from gebt.report.page import Figure, Page, Section, tabulated
 from gebt.tickets.search import find_ticket
 
 Row = dict[str, Any]
@@ -123,30 +123,21 @@ def inference_page(graph: str, rows: Sequence[Row]) -> Page:
     """Table and curves of the rows of `inference_costs`."""
     pyg, dense = rows[0]["ms"], rows[1]["ms"]
     cells = [
-        [
-            row["what"] + (f", {row['graph_ratio']:.0%}" if row["graph_ratio"] else ""),
-            f"{row['ms']:.2f}",
-            f"{pyg / row['ms']:.1f}x",
-            f"{dense / row['ms']:.2f}x",
-            f"{row['nodes_per_s'] / 1e6:.2f}",
-            f"{row['peak_mib']:,.0f}",
-            f"{row['features']}",
-        ]
+        {
+            "model, links removed": row["what"]
+            + (f", {row['graph_ratio']:.0%}" if row["graph_ratio"] else ""),
+            "ms": f"{row['ms']:.2f}",
+            "PyG / this": f"{pyg / row['ms']:.1f}x",
+            "dense / this": f"{dense / row['ms']:.2f}x",
+            "M nodes/s": f"{row['nodes_per_s'] / 1e6:.2f}",
+            "MiB": f"{row['peak_mib']:,.0f}",
+            "features": f"{row['features']}",
+        }
         for row in rows
     ]
-    header = (
-        "model, links removed",
-        "ms",
-        "PyG / this",
-        "dense / this",
-        "M nodes/s",
-        "MiB",
-        "features",
-    )
     removed = rows[-1]["weight_ratio"]
-    table = Table(
+    table = tabulated(
         f"{graph}: one forward over all nodes, {removed:.0%} of the weights removed",
-        header,
         cells,
         "Medians of calls in turns. MiB is what a forward needs beyond what was "
         "there. Links and weights are ranked by a search of a few epochs.",
@@ -162,4 +153,4 @@ def inference_page(graph: str, rows: Sequence[Row]) -> Page:
         f"{graph}: milliseconds of a forward against the share of links removed",
         partial(curves, [panel], "share of links removed", "ms", log_y=True),
     )
-    return Page(f"Inference on {graph}", "", [Section("Inference", [table, figure])])
+    return Page(f"Inference on {graph}", "", [Section("Inference", [*table, figure])])

@@ -48,27 +48,19 @@ class Phases:
 
 
 @dataclass(frozen=True)
-class Times:
-    """Milliseconds of a forward."""
+class Sides:
+    """A figure of the dense model and of the compact ticket."""
 
     dense: float | None = None
     ticket: float | None = None
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Multiply-accumulates of a forward; None where nobody knows how to count them."""
-
-    dense: int | None = None
-    ticket: int | None = None
-
-
-@dataclass(frozen=True)
 class Macs:
-    """By the paper's convention, and as executed."""
+    """Multiply-accumulates of a forward, as the paper counts them and as executed."""
 
-    paper: Counts | None
-    executed: Counts | None
+    paper: Sides | None
+    executed: Sides | None
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,7 @@ class Measured:
     retrained: Scores
     seconds: Phases | None
     cpu_seconds: Phases | None
-    inference_ms: Times | None
+    inference_ms: Sides | None
     macs: Macs | None
     peak_mib: float | None
 

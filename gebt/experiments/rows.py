@@ -10,7 +10,7 @@ import numpy as np
 from gebt.experiments.runner import Tables
 from gebt.report.comparison import Row, deviation, percent, pick, scores
 from gebt.report.figures import Line, Panel, curves, heat_maps
-from gebt.report.page import Figure, Table
+from gebt.report.page import Figure, Table, tabulated
 from gebt.tickets.search import FROZEN_THRESHOLD
 
 DRAWS = (5, 10, 20, 40, 60, 80, 100)
@@ -111,19 +111,16 @@ def distances(graph: str, tables: Tables, name: str) -> Items:
             Panel(title, lines, {f"threshold {threshold:g}": threshold})
         )
         ends = pick(tables.get("stops", []), **both)
-        stops.append(
-            [title, *(_stopped(ends, g) for g in ("graph", "weights", "joint"))]
-        )
+        rules = {"graph": "graph", "weights": "weights", "joint": "both"}
+        found = {called: _stopped(ends, group) for group, called in rules.items()}
+        stops.append({"links / weights removed": title, **found})
         pairs = pick(tables.get("matrix", []), **both, seed=0)
         for group in dict.fromkeys(row["group"] for row in pairs):
             square = square_of(pick(pairs, group=group))
             maps[kind].append((f"{title}, {group}", *square))
-    if stops:
-        yield Table(
-            f"{graph}: epoch at which each criterion would stop, median [range]",
-            ("links / weights removed", "graph", "weights", "both"),
-            stops,
-        )
+    yield from tabulated(
+        f"{graph}: epoch at which each criterion would stop, median [range]", stops
+    )
     for kind, part in ((kind, part) for kind, part in panels.items() if part):
         yield Figure(
             f"{name}-distances-{kind}-{graph}",
@@ -131,12 +128,12 @@ def distances(graph: str, tables: Tables, name: str) -> Items:
             "links / weights removed",
             partial(curves, part, "epoch", "mask distance", log_y=True),
         )
-    for kind, found in ((kind, found) for kind, found in maps.items() if found):
+    for kind, squares in ((kind, found) for kind, found in maps.items() if found):
         yield Figure(
             f"{name}-pairs-{kind}-{graph}",
             f"{graph}: mask distance of every pair of epochs, seed 0; links / weights "
             "removed",
-            partial(heat_maps, found),
+            partial(heat_maps, squares),
         )
 
 

@@ -17,14 +17,13 @@ from gebt._provenance import provenance
 from gebt.deploy.compaction import compact, save_compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs, peak_memory
 from gebt.experiments.record import (
-    Counts,
     Drawn,
     Macs,
     Measured,
     Phases,
     Record,
     Scores,
-    Times,
+    Sides,
 )
 from gebt.files import write_csv
 from gebt.graph import Graph, LinkSplit
@@ -314,10 +313,10 @@ def retrain(
         scores,
         Phases(**recorder.seconds),
         Phases(**recorder.cpu_seconds),
-        Times(**times),
+        Sides(**times),
         Macs(
-            Counts(**{side: paper_macs(*pair) for side, pair in uncompacted.items()}),
-            Counts(**{side: executed_macs(*pair) for side, pair in sides.items()}),
+            Sides(**{side: paper_macs(*pair) for side, pair in uncompacted.items()}),
+            Sides(**{side: executed_macs(*pair) for side, pair in sides.items()}),
         ),
         peak[0],
     )

@@ -16,7 +16,7 @@ from gebt.experiments.run import prepare
 from gebt.experiments.runner import read_table
 from gebt.learn.tasks import find_task
 from gebt.report.figures import Panel, at_least, curves, heat_maps, scatter
-from gebt.report.page import Figure, Page, Section, Table
+from gebt.report.page import Figure, Page, Section, tabulated
 from gebt.tickets.ticket import Ticket
 
 
@@ -118,14 +118,14 @@ def _stability(folder: Path, ticket: Ticket) -> Items:
 
 def _kept(folder: Path, ticket: Ticket, root: str | Path | None) -> Items:
     layers = [
-        [
-            name,
-            " x ".join(map(str, mask.shape)),
-            f"{int(mask.count_nonzero()):,}",
-            f"{mask.float().mean():.1%}",
-            f"{int((~mask.any(dim=1)).sum()):,}",
-            f"{int((~mask.any(dim=0)).sum()):,}",
-        ]
+        {
+            "weight": name,
+            "shape": " x ".join(map(str, mask.shape)),
+            "kept": f"{int(mask.count_nonzero()):,}",
+            "share": f"{mask.float().mean():.1%}",
+            "empty rows": f"{int((~mask.any(dim=1)).sum()):,}",
+            "empty columns": f"{int((~mask.any(dim=0)).sum()):,}",
+        }
         for name, mask in ticket.weight_masks.items()
     ]
     compact = folder / "compact.safetensors"
@@ -136,12 +136,7 @@ def _kept(folder: Path, ticket: Ticket, root: str | Path | None) -> Items:
             f"The compact model has {weights:,} parameters and reads "
             f"{small.num_features:,} features."
         )
-    if layers:
-        yield Table(
-            "Weights of each layer",
-            ("weight", "shape", "kept", "share", "empty rows", "empty columns"),
-            layers,
-        )
+    yield from tabulated("Weights of each layer", layers)
     try:
         graph = load(ticket.dataset["name"], root)
         graph = prepare(graph, find_task(ticket.options["task"]))

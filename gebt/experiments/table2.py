@@ -16,7 +16,7 @@ from gebt.experiments.rows import (
 from gebt.experiments.runner import Experiment, Job, Tables, register
 from gebt.report.comparison import against, mean_of, pick
 from gebt.report.figures import scatter
-from gebt.report.page import Figure, Table
+from gebt.report.page import Figure, tabulated
 
 RATIOS: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
     ("gcn", "cora"): ((0.6, 0.7), (0.2, 0.8)),  # either gives the table's MACs
@@ -73,15 +73,15 @@ def _page(graph: str, tables: Tables) -> Items:
             points.append(point(f"{model}, dense", 1.0, dense))
             gap = f"{points[-1][2] - paper[0]:+z.1f}" if paper else "-"
         dense_rows.append(
-            [
-                model,
-                mean_of(dense),
-                f"{paper[0]:g}" if paper else "-",
-                gap,
-                millions(dense, "macs_paper"),
-                f"{paper[1]:g}" if paper else "-",
-                mean_of(dense, "cpu_seconds", 2),
-            ]
+            {
+                "model": model,
+                "test accuracy, %": mean_of(dense),
+                "paper": f"{paper[0]:g}" if paper else "-",
+                "gap": gap,
+                "MACs, M": millions(dense, "macs_paper"),
+                "paper's": f"{paper[1]:g}" if paper else "-",
+                "training, CPU s": mean_of(dense, "cpu_seconds", 2),
+            }
         )
         joint = pick(mine, method="joint-EB")
         for graph_ratio, weight_ratio in dict.fromkeys(
@@ -95,30 +95,23 @@ def _page(graph: str, tables: Tables) -> Items:
             speed, removed = faster(learned), shares(graph_ratio, weight_ratio)
             points.append(point(f"{model}, ticket {removed}", 1 / speed, learned))
             tickets.append(
-                [
-                    model,
-                    removed,
-                    drawn(learned),
-                    *(mean_of(rows_of) for rows_of in by.values()),
-                    against(learned, by["random"]),
-                    against(learned, dense),
-                    f"{paper[2] - paper[0]:+z.1f}" if paper else "-",
-                    f"{speed:.2f}x",
-                    millions(learned, "macs_paper"),
-                    f"{paper[3]:g}" if paper else "-",
-                ]
+                {
+                    "model": model,
+                    "links / weights removed": removed,
+                    "epoch drawn": drawn(learned),
+                    **{f"{kind} links": mean_of(on) for kind, on in by.items()},
+                    "learned - random": against(learned, by["random"]),
+                    "learned - dense": against(learned, dense),
+                    "paper: GEBT - dense": f"{paper[2] - paper[0]:+z.1f}"
+                    if paper
+                    else "-",
+                    "dense / ticket, time": f"{speed:.2f}x",
+                    "MACs, M": millions(learned, "macs_paper"),
+                    "paper's": f"{paper[3]:g}" if paper else "-",
+                }
             )
-    yield Table(
+    yield from tabulated(
         f"{graph}: dense",
-        (
-            "model",
-            "test accuracy, %",
-            "paper",
-            "gap",
-            "MACs, M",
-            "paper's",
-            "training, CPU s",
-        ),
         dense_rows,
         "MACs by the paper's convention at our sizes: its GAT has 8 heads of 16 units "
         "(ours 8 of 8), its other models 16 hidden units (our GIN and GraphSAGE 64).",
@@ -128,22 +121,8 @@ def _page(graph: str, tables: Tables) -> Items:
         f"{graph}: accuracy against measured inference time, each model's dense = 1",
         partial(scatter, {"": points}, "inference time, dense = 1", "test accuracy, %"),
     )
-    yield Table(
+    yield from tabulated(
         f"{graph}: joint tickets, inherited weights",
-        (
-            "model",
-            "links / weights removed",
-            "epoch drawn",
-            "learned links",
-            "random links",
-            "all links",
-            "learned - random",
-            "learned - dense",
-            "paper: GEBT - dense",
-            "dense / ticket, time",
-            "MACs, M",
-            "paper's",
-        ),
         tickets,
         "Ratios decoded from the MACs of the paper's Table 2. " + VERDICTS,
     )

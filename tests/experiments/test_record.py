@@ -8,14 +8,13 @@ from dataclasses import asdict, replace
 import pytest
 
 from gebt.experiments.record import (
-    Counts,
     Drawn,
     Macs,
     Measured,
     Phases,
     Record,
     Scores,
-    Times,
+    Sides,
     read_record,
     summary_table,
 )
@@ -30,8 +29,8 @@ def measured(seed=0, dense=80.0, ticket=78.0):
         Scores(77.5, ticket),
         Phases(0.25, 0.5, 0.5),
         Phases(0.25, 0.25, 0.5),
-        Times(1.0, 0.5),
-        Macs(Counts(4_000_000, 1_000_000), Counts(2_000_000, 3_000_000)),
+        Sides(1.0, 0.5),
+        Macs(Sides(4_000_000, 1_000_000), Sides(2_000_000, 3_000_000)),
         100.0,
     )
 
@@ -52,11 +51,11 @@ def drawn_at_random(draw):
         return perhaps(draw.choice([0.0, draw.uniform(0, most), 1e-300]))
 
     def count():
-        return draw.randrange(2**63)
+        return draw.randrange(2**53)
 
     runs = []
     for seed in draw.sample(range(2**32), draw.randint(1, 4)):
-        sides = [Counts(perhaps(count()), perhaps(count())) for _ in range(2)]
+        sides = [Sides(perhaps(count()), perhaps(count())) for _ in range(2)]
         runs.append(
             Measured(
                 seed,
@@ -65,7 +64,7 @@ def drawn_at_random(draw):
                 Scores(amount(100), amount(100)),
                 Phases(amount(), amount(), amount()),
                 perhaps(Phases(retrain=amount())),
-                Times(amount(), amount()),
+                Sides(amount(), amount()),
                 perhaps(Macs(*map(perhaps, sides))),
                 amount(),
             )
@@ -96,7 +95,7 @@ def test_the_file_has_its_names_means_and_deviations(tmp_path):
 
 
 def test_what_one_run_lacks_has_no_mean(tmp_path):
-    less = replace(measured(1), dense=None, macs=Macs(Counts(None, 1), None))
+    less = replace(measured(1), dense=None, macs=Macs(Sides(None, 1), None))
     record(measured(0), less).write(tmp_path)
     mean = json.loads((tmp_path / "metrics.json").read_text())["summary"]["mean"]
     assert mean["dense"] is None and mean["macs"]["executed"] is None
@@ -137,7 +136,7 @@ def test_a_retraining_of_gebt_0_1_is_read(tmp_path):
     found = read_record(tmp_path)
     [run] = found.runs
     assert run.seed is None and run.dense is None and run.peak_mib is None
-    assert run.macs == Macs(Counts(None, 10), Counts(None, 5))
+    assert run.macs == Macs(Sides(None, 10), Sides(None, 5))
     cells = {row[0]: row[1:] for row in summary_table(found).rows}
     assert cells["inference, ms"] == ["-", "1.25", "-"]
     assert cells["test accuracy, %"] == ["-", "91.0", "-"]
