@@ -33,15 +33,18 @@ def provenance() -> dict[str, Any]:
         "processor": _processor(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
-        "device": _device(),
+        "device": (
+            torch.cuda.get_device_name() if torch.cuda.is_initialized() else None
+        ),
     }
 
 
 def in_words(record: Mapping[str, Any]) -> str:
     """`provenance` in one line; what is not known is left out."""
     facts = {k: v for k, v in record.items() if v is not None and k != "clean"}
-    if record.get("clean") is False:
-        facts["commit"] = f"{facts.get('commit')} with changes"
+    if "commit" in facts:
+        changed = " with changes" if record.get("clean") is False else ""
+        facts["commit"] = f"{str(facts['commit'])[:12]}{changed}"
     return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
@@ -56,7 +59,9 @@ def versions() -> dict[str, str]:
 
 def cores() -> int:
     """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _installed(package: str) -> str | None:
@@ -65,10 +70,6 @@ def _installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _device() -> str | None:
-    return torch.cuda.get_device_name() if torch.cuda.is_initialized() else None
 
 
 def _processor() -> str:

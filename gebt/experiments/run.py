@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gebt._checks import check_ratio
 from gebt._provenance import provenance
@@ -184,28 +184,6 @@ def new_model(graph: Graph, recipe: Recipe, task: Task, seed: int) -> nn.Module:
     return model.to(graph.adjacency.device)
 
 
-def train_by(
-    recipe: Recipe,
-    model: nn.Module,
-    graph: Graph,
-    task: Task,
-    seed: int,
-    *,
-    keep: Mapping[str, Tensor] | None = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
-) -> Training:
-    """`train` by a recipe."""
-    return train(
-        model,
-        graph,
-        keep=keep,
-        fit=recipe.fit,
-        seed=seed,
-        task=task,
-        on_epoch=on_epoch,
-    )
-
-
 def run_seed(
     graph: Graph,
     task: Task,
@@ -229,7 +207,8 @@ def run_seed(
         train(new_model(graph, recipe, task, seed), graph, epochs=1, task=task)
         dense = new_model(graph, recipe, task, seed)
         with recorder.phase("dense") as hook:
-            training = train_by(recipe, dense, graph, task, seed, on_epoch=hook)
+            given: Any = {"fit": recipe.fit, "seed": seed, "task": task}
+            training = train(dense, graph, on_epoch=hook, **given)
         model = new_model(graph, recipe, task, seed)
         with recorder.phase("search") as hook:
             ticket, detector = search(model, graph, task, options, seed, hook)
