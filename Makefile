@@ -1,9 +1,11 @@
 # `make train` and `make test` do all the set-up on a machine with Python 3.11-3.13.
 PYTHON ?= python3
+LOWEST_PYTHON ?= python3.11
 DATASET ?= digits
 BIN = .venv/bin
+INSTALL = pip install --quiet --disable-pip-version-check
 
-.PHONY: train test test-fast check bench
+.PHONY: train test test-fast test-lowest test-newest check bench
 
 train: .venv/installed
 	$(BIN)/gebt run $(DATASET)
@@ -13,6 +15,14 @@ test: .venv/installed
 
 test-fast: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+
+test-lowest: .venv-lowest/installed
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest
+
+test-newest:
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m $(INSTALL) -e '.[dev]'
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest
 
 check: .venv/installed
 	$(BIN)/ruff check
@@ -25,6 +35,14 @@ bench: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v < (3, 11) and sys.exit("gebt needs Python 3.11 or newer, %s is %d.%d. Try: make PYTHON=python3.12 ..." % (sys.executable, *v))'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m $(INSTALL) -c constraints.txt torch
+	$(BIN)/python -m $(INSTALL) -c constraints.txt -e '.[dev]'
+	touch $@
+
+# "torch>=2.6" in pyproject.toml is what the lowest is: torch==2.6.
+.venv-lowest/installed: pyproject.toml
+	$(LOWEST_PYTHON) -m venv --clear .venv-lowest
+	grep -oE '"[a-z-]+>=[0-9.]+' pyproject.toml | tr -d '"' | sed 's/>=/==/' > .venv-lowest/pins.txt
+	.venv-lowest/bin/python -m $(INSTALL) -c .venv-lowest/pins.txt torch
+	.venv-lowest/bin/python -m $(INSTALL) -c .venv-lowest/pins.txt -e '.[dev]'
 	touch $@

@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 
 import gebt
 from gebt.deploy.cost import peak_memory
-from gebt.learn.loop import Learner, parameter_groups
+from gebt.learn.loop import Learner, whole
 from gebt.learn.tasks import NodeClassification
 from gebt.options import Fit
 from gebt.prune.links import GraphSparsifier
@@ -45,19 +45,16 @@ def step_of(kind: str, graph: gebt.Graph) -> Callable[[], None]:
     task = NodeClassification()
     if kind.startswith("gebt"):
         model = gebt.models.GCN(graph.num_features, HIDDEN, graph.num_classes).train()
-        groups = parameter_groups(model, Fit())
-        sparsifier = GraphSparsifier(graph) if "search" in kind else None
-        if sparsifier:
-            groups.append({"params": [sparsifier.score], "lr": 0.001})
-        learner = Learner(model, task, groups, seed=0, sparsifier=sparsifier)
-        epochs = learner.epochs(graph, until=sys.maxsize)
-        pruner = gebt.ModelPruner(model, 0.9)
+        groups = [GraphSparsifier(graph, prune_ratio=0.2), gebt.ModelPruner(model, 0.9)]
+        groups = groups if "search" in kind else []
+        learner = Learner(model, task, Fit(), seed=0, groups=groups)
+        epochs = learner.epochs(whole(graph), until=sys.maxsize)
         detector = gebt.MaskDistanceDetector()
 
         def step() -> None:
             next(epochs)
-            if sparsifier:
-                detector.update({"graph": sparsifier.mask(0.2), "w": pruner.masks()})
+            if groups:
+                detector.update({group.name: group.masks() for group in groups})
 
         return step
     from torch_geometric.nn.models import GCN

@@ -4,7 +4,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from gebt import kernels, models
@@ -14,19 +14,22 @@ if TYPE_CHECKING:
     from gebt.graph import Graph, LinkSplit, Split
     from gebt.learn.tasks import LinkPrediction, MultiLabel, NodeClassification
     from gebt.learn.training import evaluate, train
+    from gebt.options import Fit
+    from gebt.prune.criteria import criterion
     from gebt.prune.detector import MaskDistanceDetector, Reading
     from gebt.prune.links import GraphSparsifier, random_links
     from gebt.prune.masks import keep_top
     from gebt.prune.penalties import ADMM
     from gebt.prune.weights import ModelPruner
     from gebt.sparse import SparseMatrix
-    from gebt.tickets.search import find_ticket
+    from gebt.tickets.search import Search, find_ticket
     from gebt.tickets.ticket import Ticket
 
 # Loaded at first use: the detector alone needs neither PyG nor the models.
 _ROOMS = {
     "ADMM": "prune.penalties",
     "Cost": "deploy.cost",
+    "Fit": "options",
     "Graph": "graph",
     "GraphSparsifier": "prune.links",
     "LinkPrediction": "learn.tasks",
@@ -36,10 +39,12 @@ _ROOMS = {
     "MultiLabel": "learn.tasks",
     "NodeClassification": "learn.tasks",
     "Reading": "prune.detector",
+    "Search": "tickets.search",
     "SparseMatrix": "sparse",
     "Split": "graph",
     "Ticket": "tickets.ticket",
     "compact": "deploy.compaction",
+    "criterion": "prune.criteria",
     "evaluate": "learn.training",
     "find_ticket": "tickets.search",
     "keep_top": "prune.masks",

@@ -5,7 +5,7 @@ in that thread alone, comes from there: dropout, negatives, first weights. Outsi
 torch's own generators serve, as a user of a plain module expects.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -35,6 +35,15 @@ class Draws:
         if device not in self._streams:
             self._streams[device] = Generator(device).manual_seed(self._seed)
         return self._streams[device]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Where each stream is, by device."""
+        return {str(d): stream.get_state() for d, stream in self._streams.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where `state_dict` was taken."""
+        for device, where in state.items():
+            self.stream(torch.device(device)).set_state(where)
 
     @contextmanager
     def used(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from gebt import Graph
@@ -29,6 +31,10 @@ def _interpreter_runs() -> bool:
 if not torch.cuda.is_available() and _interpreter_runs():
     # Read when Triton is imported, which `gebt.kernels` does by way of torch.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# The same examples in every run; the files that mirror `*_properties.py` draw them.
+settings.register_profile("gebt", derandomize=True, database=None, deadline=None)
+settings.load_profile("gebt")
 
 _NO_CUDA = "needs a CUDA device: torch.cuda.is_available() is False here"
 
@@ -156,6 +162,21 @@ def graph(make_graph: Callable[..., "Graph"]) -> "Graph":
 def sparse_graph(make_graph: Callable[..., "Graph"]) -> "Graph":
     """As `graph`, with features so sparse that gebt keeps them sparse."""
     return make_graph(sparse=True)
+
+
+@pytest.fixture
+def gebt_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Any]:
+    """`run_gebt` of helpers.py in this process: starting torch takes seconds."""
+    from helpers import call_gebt
+
+    def call(*args: Any) -> Any:
+        monkeypatch.chdir(tmp_path)
+        code = call_gebt(*args)
+        return subprocess.CompletedProcess(args, code, *capsys.readouterr())
+
+    return call
 
 
 @pytest.fixture

@@ -1,28 +1,28 @@
 """Who imports whom, and what `import gebt` costs."""
 
 import ast
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
+from helpers import run_gebt, run_python
 
 import gebt
 
 PACKAGE = Path(gebt.__file__).parent
 
-# DESIGN.md, "Who may import whom": a room imports from lower layers only.
-LAYERS = [
-    {"_checks", "_provenance", "randomness"},
-    {"options", "kernels", "files", "_registry"},
-    {"sparse", "report"},
-    {"graph", "models"},
-    {"prune", "datasets"},
-    {"learn", "deploy"},
-    {"tickets"},
-    {"experiments"},
-    {"cli", "__main__"},
-]
+ARCHITECTURE = PACKAGE.parent / "docs" / "architecture.md"
+
+
+def floors(text: str) -> list[list[str]]:
+    """The rooms of each floor, lowest first, of the table in architecture.md."""
+    rows = re.findall(r"^\| (\d+) \|([^|]*)\|", text, flags=re.MULTILINE)
+    assert [int(floor) for floor, _ in rows] == [*range(1, len(rows) + 1)]
+    return [re.findall(r"`(\w+)`", rooms) for _, rooms in rows]
+
+
+# A room imports from lower floors only.
+LAYERS = floors(ARCHITECTURE.read_text(encoding="utf-8"))
 LAYER = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}
 # `python -m gebt` is nothing but a call of the command line.
 WITHIN_A_LAYER = {("__main__", "cli")}
@@ -62,10 +62,20 @@ FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_room_imports_from_lower_layers_only(path):
     room = room_of(path)
-    assert room in LAYER, f"{room} is in no layer: add it to DESIGN.md and here"
+    assert room in LAYER, f"{room} is on no floor: add it to docs/architecture.md"
     for other in rooms_imported(path) - {room, ""}:
         allowed = LAYER[other] < LAYER[room] or (room, other) in WITHIN_A_LAYER
         assert allowed, f"{room} (layer {LAYER[room]}) imports {other} ({LAYER[other]})"
+
+
+def test_the_table_of_floors_names_the_rooms_that_are_there():
+    there = {room_of(path) for path in FILES}
+    named = [room for floor in LAYERS for room in floor]
+    missing, gone = sorted(there - set(named)), sorted(set(named) - there)
+    assert not missing, f"docs/architecture.md has no floor for {missing}: add them"
+    assert not gone, f"docs/architecture.md names {gone}, not in gebt/: take them out"
+    assert len(named) == len(set(named)), "a room stands on two floors"
+    assert len(named) <= 22 and len(LAYERS) <= 9, "at most 22 rooms on 9 floors"
 
 
 @pytest.mark.parametrize(
@@ -110,9 +120,7 @@ def called(node: ast.AST) -> str | None:
 def modules_after(code: str) -> set[str]:
     """Top-level modules loaded by a fresh interpreter that ran the code."""
     tail = "\nimport sys; print(); print(*{m.split('.')[0] for m in sys.modules})"
-    command = [sys.executable, "-c", code + tail]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    return set(run.stdout.splitlines()[-1].split())
+    return set(run_python(code + tail).splitlines()[-1].split())
 
 
 def test_import_gebt_imports_neither_torch_nor_pyg():
@@ -152,9 +160,7 @@ except SystemExit as done:
 
 
 def test_help_as_a_user_calls_it():
-    command = [sys.executable, "-m", "gebt", "--help"]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "usage" in run.stdout.lower()
+    assert "usage" in run_gebt("--help", cwd=None).stdout.lower()
 
 
 def test_every_public_name_resolves_to_what_says_so():

@@ -1,11 +1,10 @@
 """What the README promises runs as it stands there."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers import run_gebt
 
 import gebt
 
@@ -48,9 +47,8 @@ def test_a_pyg_model_of_ones_own_goes_from_data_to_compact_ticket(
 
 
 def test_the_tables_of_models_and_tasks_are_what_the_code_prints():
-    command = [sys.executable, "-m", "gebt", "models", "--markdown"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True)
-    for table in printed.stdout.strip().split("\n\n"):
+    printed = run_gebt("models", "--markdown", cwd=None).stdout
+    for table in printed.strip().split("\n\n"):
         assert table in README, "run `gebt models --markdown` and paste it"
 
 

@@ -25,8 +25,9 @@ from gebt.graph import Graph
 from gebt.learn.tasks import Task
 from gebt.learn.training import copy_state, train
 from gebt.models.recipes import Recipe
+from gebt.prune.criteria import Context, score_links
 from gebt.prune.detector import MaskDistanceDetector
-from gebt.prune.links import Criterion, link_scores, random_links, top_links
+from gebt.prune.links import random_links, top_links
 from gebt.prune.masks import keep_top
 from gebt.prune.penalties import ADMM
 from gebt.prune.weights import ModelPruner, prunable_weights
@@ -166,15 +167,17 @@ def geb(setting: Setting, *, sgcn: bool = False) -> Iterator[Outcome]:
         yield replace(outcome, frozen_epochs=ticket.epoch)
 
 
-def one_shot(setting: Setting, *, criterion: Criterion) -> Iterator[Outcome]:
+def one_shot(setting: Setting, *, criterion: str) -> Iterator[Outcome]:
     """Links by a score that needs no training, weights at random, from scratch."""
     start = time.process_time()
     draw = torch.Generator().manual_seed(setting.seed)
-    scores = link_scores(setting.graph, criterion, draw)
+    model = setting.model()
+    scores = score_links(criterion, setting.graph, Context(draw, model))
+    # Onwards from where the random criterion leaves off, whatever this one draws.
+    torch.rand(scores.numel(), generator=draw.manual_seed(setting.seed))
     order = torch.randperm(scores.numel(), generator=draw)  # among equal scores
     keep = top_links(scores, setting.graph_ratio, order)
     small = setting.graph.keep_links(keep)
-    model = setting.model()
     masks = _random_masks(model, setting.weight_ratio, draw)
     val = setting.train(model, small, masks)
     seconds = time.process_time() - start
@@ -237,13 +240,12 @@ def controls(ticket: Ticket) -> dict[str, Ticket]:
     """The ticket, the same with as many random links, and with all links."""
     draw = torch.Generator().manual_seed(ticket.seed)
     ratio = ticket.options["graph_ratio"]
-    ones = torch.ones_like(ticket.link_score)
     random = random_links(ticket.link_mask.numel(), ratio, draw)
     every = torch.ones_like(ticket.link_mask)
     return {
         "learned": ticket,
-        "random": replace(ticket, link_mask=random, link_score=ones),
-        "all": replace(ticket, link_mask=every, link_score=ones),
+        "random": ticket.with_links(random),
+        "all": ticket.with_links(every),
     }
 
 

@@ -211,7 +211,32 @@ class Graph:
             ValueError: if a share is out of range or leaves a part without links, the
                 graph is already pruned, or it is too dense to draw the negatives from.
         """
-        return hold_out(self, val, test, seed)
+        if (present := self.links_kept) < self.num_links:
+            raise ValueError(
+                f"the graph {self.name!r} is already pruned: it has {present} of its "
+                f"{self.num_links} links. Hold out links of the full graph."
+            )
+        possible = 0 < val < 1 and 0 < test < 1 and val + test < 1
+        shares = (val, test) if possible else (0.0, 0.0)
+        counts = [int(share * self.num_links) for share in shares]
+        if 0 in counts:
+            raise ValueError(
+                "`val` and `test` must be positive shares that add up to less than 1 "
+                f"and hold at least one of {self.num_links} links each, got {val} and "
+                f"{test}."
+            )
+        stays, split = hold_out(
+            self.name, self.adjacency.pattern, self.link, counts, seed
+        )
+        device = self.adjacency.device
+        kept = self.keep_links(stays.to(device))
+        number = (stays.cumsum(0) - 1).to(device)
+        return replace(
+            kept,
+            link=number.index_select(0, kept.link),
+            num_links=self.num_links - sum(counts),
+            split=moved(split, device),
+        )
 
     def fingerprint(self) -> str:
         """A hash of features, adjacency, link ids and labels, not of the split.

@@ -42,6 +42,14 @@ def torch_sddmm(crow: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tenso
     return torch.sparse.sampled_addmm(zeros, left, right.t(), beta=0.0).values()
 
 
+def _refuses_torch(
+    crow: Tensor, col: Tensor, left: Tensor, right: Tensor
+) -> str | None:
+    if col.numel() > left.shape[0] * right.shape[0]:
+        return "torch takes no more entries than there are positions"
+    return refuses_csr(left)
+
+
 def numba_sddmm(crow: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Compiled loops over rows that fetch ahead."""
     out = left.new_empty(col.numel())
@@ -69,9 +77,7 @@ IMPLEMENTATIONS = (
         triton_sddmm,
         lambda crow, col, left, right: refuses_triton("sddmm", left, refuses_csr(left)),
     ),
-    Implementation(
-        "torch", torch_sddmm, lambda crow, col, left, right: refuses_csr(left)
-    ),
+    Implementation("torch", torch_sddmm, _refuses_torch),
     Implementation("reference", reference_sddmm, never),
 )
 

@@ -1,7 +1,8 @@
 """The loop: one, for training, searches and benchmarks."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any
@@ -9,29 +10,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gebt.graph import Graph
+from gebt.graph import Graph, check_graph, masks_of
 from gebt.learn.tasks import Task
 from gebt.options import Fit
-from gebt.prune.links import GraphSparsifier
-from gebt.prune.weights import apply_masks, check_not_compiled
+from gebt.prune.groups import Group, Hook
+from gebt.prune.weights import apply_masks, check_masks, check_not_compiled, take_dtype
 from gebt.randomness import Draws
 from gebt.sparse import SparseMatrix
 
+Batches = Callable[[int], Iterable[Graph]]
+"""Given the completed epochs, the graphs of the next: the whole one, parts of it."""
+
 
 class Learner:
-    """All that moves while a model learns.
+    """All that moves while a model learns, and so all that a checkpoint holds.
 
     Args:
         model: trained in place.
         task: what is learned.
-        groups: of the optimiser, see `parameter_groups`; what is in them moves.
+        fit: how the weights are trained; None freezes them.
         seed: of dropout and negatives.
-        keep: boolean masks by parameter name; what they drop is zero after each step.
-        sparsifier: stands for the graph's adjacency, and learns where it is in the
-            groups; None leaves the graph as it is.
-        turns: the parameters that each forward of an epoch moves; by default there is
-            one forward, which moves all.
-        after_backward: called between each backward and its step.
+        groups: what is pruned, and learned beside the weights.
+        hooks: what else goes on.
+        alternate: two forwards a step, the first moves the weights, the second the
+            groups' scores.
 
     Attributes:
         epoch: completed epochs.
@@ -41,35 +43,43 @@ class Learner:
         self,
         model: nn.Module,
         task: Task,
-        groups: Sequence[dict[str, Any]],
+        fit: Fit | None,
         *,
         seed: int,
-        keep: Mapping[str, Tensor] | None = None,
-        sparsifier: GraphSparsifier | None = None,
-        turns: Sequence[list[Tensor]] | None = None,
-        after_backward: Callable[[], None] | None = None,
+        groups: Sequence[Group] = (),
+        hooks: Sequence[Hook] = (),
+        alternate: bool = False,
     ):
         self.model = model
         self.task = task
-        self.optimizer = torch.optim.Adam(groups, fused=True)
-        self.keep = dict(keep or {})
-        self.sparsifier = sparsifier
+        self.groups = groups
+        self.hooks = (*groups, *hooks)
         self.epoch = 0
-        self._turns = turns or [[p for group in groups for p in group["params"]]]
-        self._after_backward = after_backward
+        beside = [options for group in groups for options in group.scores()]
+        moved = parameter_groups(model, fit) if fit else []
+        weights, scores = _listed(moved), _listed(beside)
+        both = [weights, scores] if alternate else [weights + scores]
+        self._turns = [turn for turn in both if turn]
+        if not self._turns or (fit and not weights):
+            raise ValueError(f"{type(model).__name__} has no parameters to train.")
+        self.optimizer = torch.optim.Adam([*moved, *beside], fused=True)
+        self._leaves = [p for p in model.parameters() if p.requires_grad] + scores
+        pruned = [group for group in groups if group.prune_ratio]
+        self._scores = _listed([each for group in pruned for each in group.scores()])
         self._draws = Draws(seed, model, task)
-        self._leaves: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-        if sparsifier is not None:
-            self._leaves.append(sparsifier.score)
 
     def drawing(self) -> AbstractContextManager[None]:
         """Inside, what model and task draw comes from the learner's own streams."""
         return self._draws.used()
 
+    def adjacency(self, graph: Graph) -> SparseMatrix:
+        """The graph's, or what a group puts in its place."""
+        found = (group.matrix(graph) for group in self.groups)
+        return next((matrix for matrix in found if matrix is not None), graph.adjacency)
+
     def loss(self, graph: Graph) -> Tensor:
         """The loss on the graph's training part."""
-        sparsifier = self.sparsifier
-        adjacency = graph.adjacency if sparsifier is None else sparsifier()
+        adjacency = self.adjacency(graph)
         output = run(self.model, graph.x, adjacency, self.task.rows(graph, "train"))
         return self.task.loss(output, graph, "train")
 
@@ -77,38 +87,111 @@ class Learner:
         """One forward and backward; only these parameters move. The loss before."""
         with _only(parameters, self._leaves), self.drawing():
             loss = self.loss(graph)
+            name = type(self.model).__name__
             if not loss.requires_grad:
-                name = type(self.model).__name__
-                if self.sparsifier is not None:
-                    raise ValueError(BLIND.format(name))
-                raise ValueError(f"the outputs of {name} depend on no parameter.")
+                blind = "the outputs of {} depend on no parameter."
+                raise ValueError((_BLIND if self._scores else blind).format(name))
             loss.backward(inputs=parameters)
-            if self._after_backward:
-                self._after_backward()
+            if any(p.requires_grad and p.grad is None for p in self._scores):
+                raise ValueError(_BLIND.format(name))
+            for hook in self.hooks:
+                hook.after_backward()
         self.optimizer.step()
-        if self.keep:
-            apply_masks(self.model, self.keep)
+        for hook in self.hooks:
+            hook.after_step()
         return loss
 
-    def epochs(self, graph: Graph, until: int) -> Iterator[Tensor]:
-        """Learn until so many epochs are complete, or nobody asks for more.
+    def epochs(self, batches: Batches, until: int) -> Iterator[Tensor]:
+        """Learn until so many epochs are complete, or a hook has seen enough.
 
         Yields:
-            The loss of each epoch's first forward, a scalar. Who reads it waits for a
-            GPU.
+            The loss of each epoch, a scalar: of the first forward on each batch, the
+            mean. Who reads it waits for a GPU.
+
+        Raises:
+            ValueError: if the loss stops being finite; on a GPU who reads it sees that.
         """
         while self.epoch < until:
             self.model.train()
-            losses = [self.step(graph, parameters) for parameters in self._turns]
+            losses = [
+                [self.step(graph, parameters) for parameters in self._turns][0]
+                for graph in batches(self.epoch)
+            ]
             self.epoch += 1
-            yield losses[0]
+            loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+            loss = loss.detach()
+            if loss.is_cpu:
+                check_finite(loss, self.epoch)
+            stop = [hook.after_epoch(self.epoch, loss) for hook in self.hooks]
+            yield loss
+            if any(stop):
+                return
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on later, by a learner made alike."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "hooks": [hook.state_dict() for hook in self.hooks],
+            "draws": self._draws.state_dict(),
+            "epoch": self.epoch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for hook, theirs in zip(self.hooks, state["hooks"], strict=True):
+            hook.load_state_dict(theirs)
+        self._draws.load_state_dict(state["draws"])
+        self.epoch = state["epoch"]
 
 
-BLIND = (
+_BLIND = (
     "no link received a gradient: the outputs of {} do not depend on the adjacency's "
     "values, so links cannot be learned. Set `graph_ratio=0`, or let the model use the "
     "values."
 )
+
+
+class Kept(Hook):
+    """After each step what masks drop is zero again."""
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]):
+        self._model, self._masks = model, masks
+
+    def after_step(self) -> None:
+        """Multiply by the masks."""
+        apply_masks(self._model, self._masks)
+
+
+def whole(graph: Graph) -> Batches:
+    """Every epoch all of a graph at once."""
+    return lambda epoch: (graph,)
+
+
+def begin(
+    model: nn.Module, graph: Graph, task: Task, keep: Mapping[str, Tensor] | None
+) -> tuple[dict[str, Tensor], list[Hook]]:
+    """Check what will be trained; the masks to keep to, and who sees to it.
+
+    Raises:
+        ValueError: if gradients are off, the model is a compiled one, the graph lacks
+            what the task needs, or a mask does not fit.
+    """
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        raise ValueError(
+            "gradients are switched off here, by `torch.no_grad()` or "
+            "`torch.inference_mode()`. Train outside of it."
+        )
+    check_not_compiled(model)
+    check_graph(graph)
+    task.check(graph)
+    take_dtype(model, graph.x.dtype)
+    check_masks(model, keep := masks_of(graph, keep))
+    masks = {n: m.to(graph.adjacency.device) for n, m in keep.items()}
+    apply_masks(model, masks)
+    return masks, [Kept(model, masks)] if masks else []
 
 
 def run(
@@ -130,22 +213,14 @@ def _takes_rows(forward: Callable[..., Tensor]) -> bool:
     return "rows" in inspect.signature(forward).parameters
 
 
-def check_trains(model: nn.Module) -> None:
-    """Raise a ValueError if gradients are off, or the model is a compiled one."""
-    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+def check_finite(loss: Tensor, epoch: int) -> float:
+    """The loss as a number, or a ValueError that says when it diverged."""
+    value = float(loss.detach())
+    if not math.isfinite(value):
         raise ValueError(
-            "gradients are switched off here, by `torch.no_grad()` or "
-            "`torch.inference_mode()`. Train outside of it."
+            f"the loss became {value} in epoch {epoch}. Try a smaller learning rate."
         )
-    check_not_compiled(model)
-
-
-def trainable(model: nn.Module) -> list[Tensor]:
-    """The parameters that take gradients, at least one."""
-    parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise ValueError(f"{type(model).__name__} has no parameters to train.")
-    return parameters
+    return value
 
 
 def parameter_groups(model: nn.Module, fit: Fit) -> list[dict[str, Any]]:
@@ -181,6 +256,10 @@ def _first_layer(model: nn.Module) -> str:
         if not is_list and len(children) > 1:
             return prefix
         module = child
+
+
+def _listed(groups: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+    return [parameter for group in groups for parameter in group["params"]]
 
 
 @contextmanager

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from gebt import randomness
+from gebt._registry import TASKS
 from gebt.graph import Graph, LinkSplit, Split
+from gebt.learn.metrics import hits, roc_auc
 
 Part = Literal["train", "val", "test"]
 
@@ -234,48 +236,9 @@ def _inner(output: Tensor, pairs: Tensor) -> Tensor:
     return (output.index_select(0, left) * output.index_select(0, right)).sum(dim=1)
 
 
-def roc_auc(score: Tensor, positive: Tensor) -> float:
-    """Area under the ROC curve in percent: how often a positive outranks a negative.
-
-    Ties count half.
-
-    Args:
-        score: (R,).
-        positive: (R,) boolean.
-
-    Returns:
-        Percent; NaN unless both kinds are there.
-    """
-    _, which, count = torch.unique(score, return_inverse=True, return_counts=True)
-    middle = count.cumsum(0) - (count - 1).double() / 2
-    number = int(positive.count_nonzero())
-    others = positive.numel() - number
-    if number == 0 or others == 0:
-        return float("nan")
-    ranks = middle.index_select(0, which[positive]).sum()
-    return 100 * (float(ranks) - number * (number + 1) / 2) / (number * others)
-
-
-def hits(linked: Tensor, negative: Tensor, k: int) -> float:
-    """Percent of links scored above the ``k``-th best negative; 100 if fewer than k.
-
-    Args:
-        linked: (P,) scores of the held-out links.
-        negative: (Q,) scores of pairs that are not linked.
-        k: how many negatives a link may be outranked by, plus one.
-
-    Source: Hu et al. 2020, Open Graph Benchmark, ``Evaluator("ogbl-collab")``.
-    """
-    if negative.numel() < k:
-        return 100.0
-    bar = negative.topk(k).values[-1]
-    return 100 * int((linked > bar).count_nonzero()) / linked.numel()
-
-
-TASKS: dict[str, type[NodeClassification | MultiLabel | LinkPrediction]] = {
-    task.name: task for task in (NodeClassification, MultiLabel, LinkPrediction)
-}
-"""Every task, by name."""
+_OURS: tuple[Any, ...] = (NodeClassification, MultiLabel, LinkPrediction)
+for _task in _OURS:
+    TASKS.add(_task.name, _task, __name__)
 
 
 def find_task(described: str | Mapping[str, Any]) -> Task:
@@ -302,7 +265,7 @@ def find_task(described: str | Mapping[str, Any]) -> Task:
 
 def describe_task(task: Task) -> dict[str, Any]:
     """A task's name and, of gebt's own, its options: what `find_task` takes."""
-    ours = TASKS.get(task.name) is type(task)
+    ours = type(task) in _OURS
     return {"name": task.name, **(vars(task) if ours else {})}
 
 

@@ -9,17 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from gebt._checks import check_choice
-from gebt.graph import Graph, check_graph, masks_of
-from gebt.learn.loop import (
-    Learner,
-    check_trains,
-    parameter_groups,
-    run,
-    trainable,
-)
+from gebt.graph import Graph, check_graph
+from gebt.learn.loop import Learner, begin, check_finite, run, whole
 from gebt.learn.tasks import NodeClassification, Part, Task
 from gebt.options import Fit, chosen
-from gebt.prune.weights import apply_masks, check_masks, take_dtype
+from gebt.prune.weights import take_dtype
 from gebt.sparse import SparseMatrix
 
 
@@ -91,20 +85,12 @@ def train(
     """
     task = task or NodeClassification()
     [fit] = chosen(fit or Fit(), given=options, of="train")
-    check_trains(model)
-    check_graph(graph)
-    task.check(graph)
-    take_dtype(model, graph.x.dtype)
-    check_masks(model, keep := masks_of(graph, keep))
-    keep = {n: m.to(graph.adjacency.device) for n, m in keep.items()}
-    apply_masks(model, keep)
-    trainable(model)
-    groups = parameter_groups(model, fit)
-    learner = Learner(model, task, groups, seed=seed, keep=keep)
+    _, hooks = begin(model, graph, task, keep)
+    learner = Learner(model, task, fit, seed=seed, hooks=hooks)
     history: list[Epoch] = []
     best, best_epoch = -math.inf, 0
     best_state: dict[str, Tensor] = {}
-    for loss in learner.epochs(graph, until=fit.epochs):
+    for loss in learner.epochs(whole(graph), until=fit.epochs):
         with learner.drawing():
             val = _score(model, graph, "val", graph.adjacency, task)
         # Last: it waits for a GPU, which the score has been waited for already.
@@ -160,16 +146,6 @@ def _score(
     with torch.no_grad():
         output = run(model, graph.x, adjacency, rows)
     return task.score(output, graph, part)
-
-
-def check_finite(loss: Tensor, epoch: int) -> float:
-    """The loss as a number, or a ValueError that says when it diverged."""
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise ValueError(
-            f"the loss became {value} in epoch {epoch}. Try a smaller learning rate."
-        )
-    return value
 
 
 def copy_state(model: nn.Module) -> dict[str, Tensor]:

@@ -1,21 +1,19 @@
 """Graph sparsifiers: which links to keep."""
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from gebt._checks import check_choice
+from gebt._checks import check_ratio
 from gebt.graph import Graph
-from gebt.kernels import sddmm
+from gebt.prune.groups import Group
 from gebt.prune.masks import keep_top
+from gebt.prune.penalties import ADMM
 from gebt.sparse import SparseMatrix
 
-Criterion = Literal["random", "degree", "similarity", "k-neighbour"]
 
-
-class GraphSparsifier(nn.Module):
+class GraphSparsifier(nn.Module, Group):
     """One learned score per link; it multiplies the link's edge weights.
 
     Scores start at 1, the unchanged graph. Both directions of an undirected link
@@ -30,37 +28,87 @@ class GraphSparsifier(nn.Module):
     Args:
         graph: the graph to sparsify.
         seed: of the order of equal scores.
+        prune_ratio: share of the full graph's links to remove, in [0, 1).
+        lr: learning rate of the scores.
+        penalty: L_reg of Eq. 3, or none.
 
     Attributes:
         score: (L,) parameter, float32 or float64.
+
+    Raises:
+        ValueError: if the graph has lost more links than the ratio removes.
 
     Source: You et al. 2022, Algorithms 1 and 2; departs in scoring links, not
     directed edges, so that the adjacency stays symmetric.
     """
 
-    def __init__(self, graph: Graph, seed: int = 0):
+    name = "graph"
+    touched: Tensor
+
+    def __init__(
+        self,
+        graph: Graph,
+        seed: int = 0,
+        *,
+        prune_ratio: float = 0.0,
+        lr: float = 0.001,
+        penalty: ADMM | None = None,
+    ):
         super().__init__()
         value = graph.adjacency.value
         precise = torch.promote_types(value.dtype, torch.float32)
         score = value.new_zeros(graph.num_links, dtype=precise)
         self.score = nn.Parameter(score.index_fill_(0, graph.link, 1))
-        self._touched = torch.zeros_like(score, dtype=torch.bool)
-        self._absent = graph.num_links - graph.links_kept
+        self.register_buffer("touched", torch.zeros_like(score, dtype=torch.bool))
+        self.prune_ratio = check_ratio("prune_ratio", prune_ratio)
+        self._lr = lr
+        self._penalty = penalty
+        self._present = score != 0
+        self._lost = _check_room(graph, self._present, prune_ratio)
         self._order = random_order(graph.num_links, seed).to(value.device)
         self._graph = graph
+        if penalty is not None:
+            penalty.reset(self.project)
 
-    def forward(self) -> SparseMatrix:
-        """The adjacency with each value times its link's score, differentiable."""
-        full = self._graph.adjacency
+    def forward(self, graph: Graph | None = None) -> SparseMatrix:
+        """The adjacency with each value times its link's score, differentiable.
+
+        Args:
+            graph: a part of the searched graph, with its link ids; by default all.
+        """
+        graph = graph or self._graph
+        full = graph.adjacency
         # index_select, not score[link]: its gradient repeats bit for bit on
         # several threads.
-        score = self.score.index_select(0, self._graph.link)
+        score = self.score.index_select(0, graph.link)
         return full.with_value(full.value * score.to(full.dtype))
+
+    def matrix(self, graph: Graph) -> SparseMatrix:
+        """`forward`."""
+        return self.forward(graph)
+
+    def scores(self) -> list[dict[str, Any]]:
+        """The score, without weight decay."""
+        return [{"params": [self.score], "lr": self._lr}]
+
+    def after_backward(self) -> None:
+        """Note whom the loss reached; then comes the penalty, which reaches all."""
+        if not self.score.requires_grad:
+            return
+        self.count_gradient()
+        if self._penalty is not None:
+            self._penalty(self.score).backward()
+
+    def after_epoch(self, epoch: int, loss: Tensor) -> bool:
+        """Let the penalty's dual grow."""
+        if self._penalty is not None:
+            self._penalty.update(self.score)
+        return False
 
     def count_gradient(self) -> None:
         """Note which links the gradient of the loss, as it stands now, reaches."""
         if self.score.grad is not None:
-            self._touched |= self.score.grad != 0
+            self.touched |= self.score.grad != 0
 
     def project(self, scores: Tensor, prune_ratio: float) -> Tensor:
         """`top_links` of any scores (L,), in this sparsifier's order."""
@@ -75,18 +123,83 @@ class GraphSparsifier(nn.Module):
         Raises:
             ValueError: if the graph has lost more links than that already.
         """
-        if int(prune_ratio * self.score.numel()) < self._absent:
-            raise ValueError(
-                f"the graph {self._graph.name!r} is already pruned: it lacks "
-                f"{self._absent} of its {self.score.numel()} links, and a ratio of "
-                f"{prune_ratio:g} removes fewer. Search the full graph, or remove more."
-            )
+        _check_room(self._graph, self._present, prune_ratio)
         return self.project(self.score, prune_ratio)
+
+    def masks(self) -> dict[str, Tensor]:
+        """``"link"`` at the ratio; at 0 the links that the graph has."""
+        ratio = self.prune_ratio
+        return {"link": self.project(self.score, ratio) if ratio else self._present}
+
+    def ranked(self) -> list[Tensor]:
+        """The score."""
+        return [self.score]
+
+    def learned(self) -> dict[str, Tensor]:
+        """The score, a copy."""
+        return {"link": self.score.detach().clone()}
 
     def share_untouched(self) -> float:
         """Share of links that no gradient reached: their order carries nothing."""
-        present = self.score.numel() - self._absent
-        return (present - int(self._touched.count_nonzero())) / present
+        present = self.score.numel() - self._lost
+        return (present - int(self.touched.count_nonzero())) / present
+
+    def get_extra_state(self) -> Any:
+        """The penalty's part of `state_dict`."""
+        return None if self._penalty is None else self._penalty.state_dict()
+
+    def set_extra_state(self, state: Any) -> None:
+        """The penalty's part of `load_state_dict`."""
+        if self._penalty is not None:
+            self._penalty.load_state_dict(state)
+
+
+class RankedLinks(Group):
+    """Links by fixed scores, known before the search; only weights are learned.
+
+    Args:
+        graph: the graph to sparsify; its edge weights stay as they are.
+        prune_ratio: share of the full graph's links to remove, in [0, 1).
+        scores: (L,) the larger, the sooner kept; see `gebt.prune.criteria`.
+        seed: of the order of equal scores.
+
+    Raises:
+        ValueError: if the scores do not fit, or the graph has lost more links than
+            the ratio removes.
+    """
+
+    name = "graph"
+
+    def __init__(self, graph: Graph, prune_ratio: float, scores: Tensor, seed: int = 0):
+        self.prune_ratio = check_ratio("prune_ratio", prune_ratio)
+        self._present = torch.zeros_like(scores, dtype=torch.bool)
+        self._present.index_fill_(0, graph.link, True)
+        _check_room(graph, self._present, prune_ratio)
+        # By magnitude those rank first that score highest, those that are gone last.
+        above = (scores.double() - scores.min() + 1) * self._present
+        order = random_order(graph.num_links, seed).to(scores.device)
+        self._mask = top_links(above, prune_ratio, order) & self._present
+        self._dtype = graph.adjacency.dtype
+
+    def masks(self) -> dict[str, Tensor]:
+        """``"link"``, always the same."""
+        return {"link": self._mask}
+
+    def learned(self) -> dict[str, Tensor]:
+        """1 for each link that the graph has."""
+        return {"link": self._present.to(self._dtype)}
+
+
+def _check_room(graph: Graph, present: Tensor, prune_ratio: float) -> int:
+    """How many links a graph has lost; refuse a ratio that would remove fewer."""
+    lost = graph.num_links - int(present.count_nonzero())
+    if prune_ratio and int(prune_ratio * graph.num_links) < lost:
+        raise ValueError(
+            f"the graph {graph.name!r} is already pruned: it lacks {lost} of its "
+            f"{graph.num_links} links, and a ratio of {prune_ratio:g} removes fewer. "
+            "Search the full graph, or remove more."
+        )
+    return lost
 
 
 def random_order(num_links: int, seed: int) -> Tensor:
@@ -118,45 +231,3 @@ def random_links(
 ) -> Tensor:
     """(L,) boolean mask of links drawn at random: the control of every ticket."""
     return keep_top(torch.rand(num_links, generator=generator), prune_ratio)
-
-
-def link_scores(
-    graph: Graph, criterion: Criterion, generator: torch.Generator
-) -> Tensor:
-    """Scores of links that need no training; the larger, the sooner kept.
-
-    Args:
-        graph: with N nodes and L links, not pruned.
-        criterion: ``"random"``; ``"degree"``, the product over both ends of the mean of
-            1 / sqrt(degree) over a node and its neighbours, which keeps links of
-            low-degree surroundings (after TEDDY); ``"similarity"``, the cosine of the
-            ends' features; ``"k-neighbour"``, by a random order of each node's links,
-            the better of a link's two places, so that every node keeps some.
-        generator: for the random ones.
-
-    Returns:
-        (L,), none negative.
-    """
-    check_choice("criterion", criterion, Criterion)
-    pattern, link = graph.adjacency.pattern, graph.link
-    random = torch.rand(graph.num_links, generator=generator).to(link.device)
-    if criterion == "random":
-        return random
-    row, col = pattern.row.long(), pattern.col.long()
-    if criterion == "k-neighbour":
-        order = (row + random[link].double()).argsort()  # by row, random within
-        place = torch.empty_like(order)
-        place[order] = torch.arange(order.numel(), device=order.device)
-        rank = (place - pattern.crow.long()[row]).double()
-        edge = 1 / (1 + rank) + 1e-9 * random[link]  # chance between equal places
-    elif criterion == "degree":
-        degree = torch.bincount(row, minlength=graph.num_nodes)
-        low = degree.clamp(min=1).rsqrt()
-        around = low.index_add(0, row, low[col]) / (pattern.crow.diff() + 1)
-        edge = around[row] * around[col]
-    else:
-        x = graph.x if isinstance(graph.x, Tensor) else graph.x.to_dense()
-        x = normalize(x, dim=1)
-        edge = 1 + sddmm(pattern.crow, pattern.col, x, x).clamp(-1, 1)
-    best = edge.new_zeros(graph.num_links)
-    return best.scatter_reduce(0, link, edge, "amax")

@@ -85,16 +85,18 @@ def _keep_from(magnitude: Tensor, threshold: Tensor, drop: int) -> Tensor:
 
 def numpy_keep(scores: Tensor, drop: int) -> Tensor:
     """`reference_keep` on CPU: numpy selects and compares 5 times as fast there."""
-    magnitude = np.abs(scores.numpy())
-    ordered = np.partition(magnitude, drop, axis=None)
+    magnitude = np.abs(scores.numpy()).reshape(-1)
+    if magnitude.dtype.kind == "i":  # the lowest integer is its own magnitude there
+        magnitude = magnitude.view(f"u{magnitude.itemsize}")
+    ordered = np.partition(magnitude, drop)
     if magnitude.dtype.kind == "f" and np.isnan(ordered[drop:].max()):
         raise ValueError(NAN)  # NaN is ordered last
     threshold = ordered[drop]
     keep = magnitude >= threshold
     surplus = np.count_nonzero(keep) - (magnitude.size - drop)
     if surplus:
-        keep.flat[np.flatnonzero(magnitude == threshold)[-surplus:]] = False
-    return torch.from_numpy(keep)
+        keep[np.flatnonzero(magnitude == threshold)[-surplus:]] = False
+    return torch.from_numpy(keep).view(scores.shape)
 
 
 _MANY = 2**18

@@ -1,6 +1,6 @@
 """L_reg of Eq. 3: what pulls link scores towards a pruned graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -63,6 +63,15 @@ class ADMM:
             self._dual = torch.zeros_like(scores)
         self._target = self._project(scores + self._dual)
         self._dual += scores - self._target
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on later."""
+        return {"dual": self._dual, "target": self._target}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        copies = {n: None if t is None else t.clone() for n, t in state.items()}
+        self._dual, self._target = copies["dual"], copies["target"]
 
     def _project(self, scores: Tensor) -> Tensor:
         return scores * self._keep(scores, self.prune_ratio)

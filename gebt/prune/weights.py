@@ -8,6 +8,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from gebt._checks import check_choice, check_ratio
 from gebt.options import Scope, Unit
+from gebt.prune.groups import Group
 from gebt.prune.masks import keep_top
 
 
@@ -34,7 +35,7 @@ def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     return weights
 
 
-class ModelPruner:
+class ModelPruner(Group):
     """Magnitude masks over the prunable weights of any module.
 
     Args:
@@ -52,6 +53,8 @@ class ModelPruner:
 
     Source: You et al. 2022, Sec. 3.2, magnitude pruning.
     """
+
+    name = "weights"
 
     def __init__(
         self,
@@ -111,6 +114,10 @@ class ModelPruner:
         found = dict(zip(self.weights, kept, strict=True))
         earlier = {n: found[n] & m if n in found else m for n, m in self.keep.items()}
         return found | earlier
+
+    def ranked(self) -> list[Tensor]:
+        """The weights."""
+        return list(self.weights.values())
 
     def _score(self, name: str, weight: Tensor) -> Tensor:
         earlier = self.keep.get(name)

@@ -3,36 +3,28 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from gebt._checks import check_ratio
+from gebt._checks import check_choice, check_positive, check_ratio
 from gebt._provenance import versions
-from gebt.graph import Graph, check_graph, masks_of
-from gebt.learn.loop import (
-    BLIND,
-    Learner,
-    check_trains,
-    parameter_groups,
-    trainable,
-)
+from gebt._registry import CRITERIA
+from gebt.graph import Graph
+from gebt.learn.loop import Learner, begin, check_finite, whole
 from gebt.learn.tasks import NodeClassification, Task, describe_task
-from gebt.learn.training import Epoch, check_finite, copy_state, evaluate
+from gebt.learn.training import Epoch, copy_state, evaluate
 from gebt.models import describe_model
 from gebt.options import Fit, Scope, Unit, chosen
+from gebt.prune.criteria import Context, score_links
 from gebt.prune.detector import MaskDistanceDetector
-from gebt.prune.links import GraphSparsifier
+from gebt.prune.groups import Group, Hook
+from gebt.prune.links import GraphSparsifier, RankedLinks
 from gebt.prune.masks import NAN
 from gebt.prune.penalties import ADMM
-from gebt.prune.weights import (
-    ModelPruner,
-    apply_masks,
-    check_masks,
-    take_dtype,
-)
+from gebt.prune.weights import ModelPruner, apply_masks
 from gebt.sparse import SparseMatrix
 from gebt.tickets.ticket import Ticket
 
@@ -50,7 +42,10 @@ class Search:
     """How a ticket is searched, beside its ratios and how weights are trained.
 
     Attributes:
-        graph_lr: learning rate of the link scores.
+        criterion: which links to keep: ``"learned"`` with the weights, as the paper
+            does, or by a criterion of `gebt.criterion`, known before the search.
+        graph_lr: learning rate of learned link scores.
+        penalty: L_reg of Eq. 3 on them, or none.
         update_weights: False freezes the weights.
         alternate: update the weights, then run forward again for the scores.
         mask_weights: multiply the weights by their masks each epoch, as the paper's
@@ -59,22 +54,59 @@ class Search:
         unit: what is pruned of a weight, see `ModelPruner`.
         detector: a new detector; its ``watch`` chooses the stop criterion among the
             groups ``"graph"`` and ``"weights"``.
-        penalty: L_reg of Eq. 3, or none.
         keep: boolean masks by parameter name of an earlier pruning; what they drop
             stays zero, counts towards the weights' ratio, and is dropped by the
             ticket's masks too; by default those that the graph carries. An earlier
             pruning of links is in the graph.
+        groups: what is pruned, each at its own ratio, instead of links and weights as
+            all of the above says; with a `GraphSparsifier`, say, and a `ModelPruner`.
+
+    Raises:
+        ValueError: at birth, naming what is out of range.
     """
 
+    criterion: str = "learned"
     graph_lr: float = 0.001
+    penalty: ADMM | None = None
     update_weights: bool = True
     alternate: bool = False
     mask_weights: bool = False
     scope: Scope = "global"
     unit: Unit = "element"
     detector: MaskDistanceDetector | None = None
-    penalty: ADMM | None = None
     keep: Mapping[str, Tensor] | None = None
+    groups: Sequence[Group] | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("graph_lr", self.graph_lr)
+        check_choice("scope", self.scope, Scope)
+        check_choice("unit", self.unit, Unit)
+        CRITERIA.check(self.criterion)
+        if self.penalty is not None and self.criterion != "learned":
+            raise ValueError(
+                "`penalty` pulls learned scores, but links are chosen by the criterion "
+                f"{self.criterion!r}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As numbers, names and objects of them; without masks and groups."""
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        del found["keep"], found["groups"]
+        described = {name: found[name].options() for name in _OBJECTS if found[name]}
+        return found | described
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Self:
+        """From a mapping that may hold other things, too."""
+        found = {f.name: given[f.name] for f in fields(cls) if f.name in given}
+        for name, kind in _OBJECTS.items():
+            if found.get(name):
+                options = {k: v for k, v in found[name].items() if k != "name"}
+                found[name] = kind(**options)
+        return cls(**found)
+
+
+_OBJECTS: dict[str, Any] = {"detector": MaskDistanceDetector, "penalty": ADMM}
 
 
 def find_ticket(
@@ -97,39 +129,101 @@ def find_ticket(
 
     1. one score belongs to each undirected link, so that A stays symmetric;
     2. weights and scores take one shared backward (``alternate`` for the paper's);
-    3. the mask distance is the detector's default, not the paper's, which depends
-       on the first distance seen (`MaskDistanceDetector` has the paper's rules).
+    3. the mask distance is not the paper's, which depends on the first one seen
+       (`MaskDistanceDetector` has the paper's rules).
 
     Algorithm 1 (GEB) is ``train`` and then this with ``update_weights=False`` and
     ``weight_ratio=0``.
 
     Args:
-        model: as for `train`; trained in place, as far as the search gets;
-            left in evaluation mode.
+        model: as for `train`; trained in place, as far as the search gets.
         graph: with a training split.
         graph_ratio: share of the full graph's links to remove, in [0, 1).
         weight_ratio: share of all prunable weights to remove, in [0, 1).
         fit: how weights are trained, and epochs allowed; by default `Fit`'s own.
         search: all else; by default `Search`'s own.
-        seed: for dropout and the order of equal link scores; torch's own random state
-            is left as it was.
+        seed: for dropout and the order of equal link scores; torch's own state stays.
         task: what to learn; by default one class per node.
         on_epoch: called after each epoch; only for it is the validation score computed.
         **options: fields of `Fit` and `Search` to change, such as ``epochs=200``.
 
     Returns:
-        The ticket. If the masks never settle within ``epochs``, it is drawn at the
-        last one, says so in ``settled``, and a warning is given.
+        The ticket; of the last epoch, with a warning, if the masks never settle.
 
     Raises:
-        ValueError: if an option is out of range, the graph lacks what the task
-            needs, or the loss stops being finite.
+        ValueError: if an option is out of range, the graph lacks what the task needs,
+            or the loss stops being finite.
     """
-    fit, search = chosen(
-        fit or Fit(), search or Search(), given=options, of="find_ticket"
-    )
-    epochs, detector, penalty = fit.epochs, search.detector, search.penalty
+    both = fit or Fit(), search or Search()
+    fit, search = chosen(*both, given=options, of="find_ticket")
     task = task or NodeClassification()
+    masks, hooks = begin(model, graph, task, search.keep)
+    groups = _groups(model, graph, graph_ratio, weight_ratio, search, masks, seed)
+    drawing = _Drawing(model, groups, search)
+    first_weights = copy_state(model)
+    learner = Learner(
+        *(model, task, fit if search.update_weights else None),
+        seed=seed,
+        groups=groups,
+        hooks=[*hooks, drawing],
+        alternate=search.alternate,
+    )
+    for _ in learner.epochs(whole(graph), until=fit.epochs):
+        if on_epoch:
+            on_epoch(drawing.found(learner, graph))
+    model.eval()
+    drawing.check(graph, fit.epochs)
+    return Ticket(
+        masks={n: m for n, m in {"weights": masks, **drawing.masks}.items() if m},
+        scores={group.name: group.learned() for group in groups if group.learned()},
+        weights=copy_state(model),
+        first_weights=first_weights,
+        epoch=learner.epoch,
+        settled=drawing.detector.settled,
+        share_untouched=drawing.share_untouched(),
+        distances=tuple(drawing.distances),
+        options=_described(task, groups, fit, search, drawing.detector),
+        seed=seed,
+        dataset={"name": graph.name, "fingerprint": graph.fingerprint()},
+        model=describe_model(model),
+        versions=versions(),
+    )
+
+
+def _described(
+    task: Task,
+    groups: Sequence[Group],
+    fit: Fit,
+    search: Search,
+    detector: MaskDistanceDetector,
+) -> dict[str, Any]:
+    """All options of a search, for the ticket."""
+    ratios = {group.name: group.prune_ratio for group in groups}
+    return {
+        "task": describe_task(task),
+        "graph_ratio": ratios.get("graph", 0.0),
+        "weight_ratio": ratios.get("weights", 0.0),
+        **fit.to_dict(),
+        **search.to_dict(),
+        "detector": detector.options(),
+    }
+
+
+def _groups(
+    model: nn.Module,
+    graph: Graph,
+    graph_ratio: float,
+    weight_ratio: float,
+    search: Search,
+    masks: Mapping[str, Tensor],
+    seed: int,
+) -> Sequence[Group]:
+    """What the search prunes: links, and weights if any."""
+    if search.groups is not None:
+        if any(group.name == "graph" for group in search.groups):
+            return search.groups
+        every = torch.ones(graph.num_links, device=graph.link.device)
+        return [RankedLinks(graph, 0.0, every), *search.groups]
     check_ratio("graph_ratio", graph_ratio)
     check_ratio("weight_ratio", weight_ratio)
     if graph_ratio == 0 and weight_ratio == 0:
@@ -141,135 +235,87 @@ def find_ticket(
             f"`weight_ratio` is {weight_ratio}, but with `update_weights=False` the "
             "weights' mask never changes. Set `weight_ratio=0`."
         )
-    check_trains(model)
-    check_graph(graph)
-    task.check(graph)
-    take_dtype(model, graph.x.dtype)
-    if detector is None:
-        detector = MaskDistanceDetector(
+    links: Group
+    if search.criterion == "learned":
+        how: Any = {"lr": search.graph_lr, "penalty": search.penalty}
+        links = GraphSparsifier(graph, seed, prune_ratio=graph_ratio, **how)
+    else:
+        context = Context(Generator().manual_seed(seed), model)
+        scores = score_links(search.criterion, graph, context)
+        links = RankedLinks(graph, graph_ratio, scores, seed)
+    if weight_ratio == 0:
+        return [links]
+    how = {"scope": search.scope, "unit": search.unit, "keep": masks}
+    return [links, ModelPruner(model, weight_ratio, **how)]
+
+
+class _Drawing(Hook):
+    """Masks after each epoch, until the detector finds that they have settled."""
+
+    def __init__(self, model: nn.Module, groups: Sequence[Group], search: Search):
+        self.detector = search.detector or MaskDistanceDetector(
             threshold=0.1 if search.update_weights else FROZEN_THRESHOLD
         )
-    elif detector.history:
-        raise ValueError(
-            f"`detector` has already seen {len(detector.history)} updates. "
-            "Give each search a new one."
-        )
-    watched = [g for g, r in (("graph", graph_ratio), ("weights", weight_ratio)) if r]
-    if detector.watch is not None and not set(detector.watch) & set(watched):
-        raise ValueError(
-            f"the detector watches {list(detector.watch)}, but only {watched} can "
-            "change at these ratios."
-        )
-    sparsifier = GraphSparsifier(graph, seed)
-    if penalty is not None:
-        penalty.reset(sparsifier.project)
-    check_masks(model, keep := masks_of(graph, search.keep))
-    keep = {n: m.to(graph.adjacency.device) for n, m in keep.items()}
-    pruner = None
-    if weight_ratio:
-        how: Any = {"scope": search.scope, "unit": search.unit, "keep": keep}
-        pruner = ModelPruner(model, weight_ratio, **how)
-    apply_masks(model, keep)
-    first_weights = copy_state(model)
-    weights = trainable(model) if search.update_weights else []
-    scores: list[Tensor] = [sparsifier.score]
-    groups = parameter_groups(model, fit) if search.update_weights else []
-    groups.append({"params": scores, "lr": search.graph_lr})
+        self.masks: dict[str, Mapping[str, Tensor]] = {}
+        self.distances: list[dict[str, float]] = []
+        self._loss = math.nan
+        self._model = model
+        self._groups = groups
+        self._watched = [group for group in groups if group.prune_ratio]
+        self._apply = search.mask_weights
+        names = [group.name for group in self._watched]
+        watch = self.detector.watch
+        if self.detector.history:
+            raise ValueError(
+                f"`detector` has already seen {len(self.detector.history)} updates. "
+                "Give each search a new one."
+            )
+        if watch is not None and not set(watch) & set(names):
+            raise ValueError(
+                f"the detector watches {list(watch)}, but only {names} can change at "
+                "these ratios."
+            )
 
-    def after_backward() -> None:
-        """Of links: whom the loss reached; then the penalty, which reaches all."""
-        if not sparsifier.score.requires_grad:
-            return
-        sparsifier.count_gradient()
-        if sparsifier.score.grad is None and (graph_ratio or penalty):
-            raise ValueError(BLIND.format(type(model).__name__))
-        if penalty is not None:
-            penalty(sparsifier.score).backward()
-
-    learner = Learner(
-        model,
-        task,
-        groups,
-        seed=seed,
-        keep=keep,
-        sparsifier=sparsifier,
-        turns=[weights, scores] if search.alternate and search.update_weights else None,
-        after_backward=after_backward,
-    )
-    if graph_ratio:
-        sparsifier.mask(graph_ratio)  # refuses what the graph has lost already
-    distances: list[dict[str, float]] = []
-    masks: dict[str, Tensor] = keep
-    link_mask = sparsifier.score.detach() != 0
-    settled = False
-    ranked = scores if graph_ratio else []
-    if pruner:
-        ranked = [*ranked, *pruner.weights.values()]
-    for loss in learner.epochs(graph, until=epochs):
-        epoch = learner.epoch
+    def after_epoch(self, epoch: int, loss: Tensor) -> bool:
+        """The masks of all groups; whether they have settled."""
+        self.masks = {group.name: group.masks() for group in self._groups}
         # A GPU is waited for once an epoch, when all that it has to do is queued.
-        value = check_finite(loss, epoch) if loss.is_cpu else math.nan
-        if penalty is not None:
-            penalty.update(sparsifier.score)
-        found: dict[str, Any] = {}
-        if graph_ratio:
-            found["graph"] = link_mask = sparsifier.mask(graph_ratio)
-        if pruner:
-            found["weights"] = masks = pruner.masks()
+        ranked = [tensor for group in self._watched for tensor in group.ranked()]
         numbers = None if loss.is_cpu else _loss_and_nan(loss, ranked)
-        reading = detector.update(found)
-        if numbers is not None:
-            value = _check(numbers.cpu(), epoch)
-        if search.mask_weights:
-            apply_masks(model, masks)
-        distances.append({**reading.distances, "joint": reading.joint})
-        if on_epoch:
-            adjacency = sparsifier().detach()
-            with learner.drawing():
-                val = evaluate(model, graph, "val", adjacency=adjacency, task=task)
-            on_epoch(Epoch(epoch, value, val, distances[-1]))
-        if settled := reading.settled:
-            break
-    model.eval()
-    # Not sooner: behind a layer that starts at zero the first gradients are zero too.
-    if graph_ratio and sparsifier.share_untouched() == 1:
-        raise ValueError(_unreached(model, graph))
-    if not settled:
-        warnings.warn(
-            f"the masks did not settle within {epochs} epochs (distance "
-            f"{detector.history[-1].joint:.3g}, threshold {detector.threshold:g}): "
-            "the ticket is the last epoch's. Allow more epochs.",
-            stacklevel=2,
-        )
-    return Ticket(
-        link_mask=link_mask,
-        link_score=sparsifier.score.detach().clone(),
-        weight_masks=masks,
-        weights=copy_state(model),
-        first_weights=first_weights,
-        epoch=epoch,
-        settled=settled,
-        share_untouched=sparsifier.share_untouched(),
-        distances=tuple(distances),
-        options={
-            "task": describe_task(task),
-            "graph_ratio": graph_ratio,
-            "weight_ratio": weight_ratio,
-            **fit.to_dict(),
-            "graph_lr": search.graph_lr,
-            "update_weights": search.update_weights,
-            "alternate": search.alternate,
-            "mask_weights": search.mask_weights,
-            "scope": search.scope,
-            "unit": search.unit,
-            "penalty": None if penalty is None else penalty.options(),
-            "detector": detector.options(),
-        },
-        seed=seed,
-        dataset={"name": graph.name, "fingerprint": graph.fingerprint()},
-        model=describe_model(model),
-        versions=versions(),
-    )
+        watched = {group.name: self.masks[group.name] for group in self._watched}
+        reading = self.detector.update(watched)
+        self._loss = float(loss) if numbers is None else _check(numbers.cpu(), epoch)
+        if self._apply and "weights" in self.masks:
+            apply_masks(self._model, self.masks["weights"])
+        self.distances.append({**reading.distances, "joint": reading.joint})
+        return reading.settled
+
+    def found(self, learner: Learner, graph: Graph) -> Epoch:
+        """The last epoch, with its validation score."""
+        adjacency, task = learner.adjacency(graph).detach(), learner.task
+        with learner.drawing():
+            val = evaluate(self._model, graph, "val", adjacency=adjacency, task=task)
+        return Epoch(learner.epoch, self._loss, val, self.distances[-1])
+
+    def share_untouched(self) -> float:
+        """Share of links that no gradient reached, of those that are learned."""
+        links = [g for g in self._groups if isinstance(g, GraphSparsifier)]
+        return links[0].share_untouched() if links else 0.0
+
+    def check(self, graph: Graph, epochs: int) -> None:
+        """Refuse links that nothing reached; warn if the epochs ran out."""
+        # Not sooner: behind a layer that starts at zero the first gradients are zero.
+        ranked = any(group.name == "graph" for group in self._watched)
+        if ranked and self.share_untouched() == 1:
+            raise ValueError(_unreached(self._model, graph))
+        if not self.detector.settled:
+            warnings.warn(
+                f"the masks did not settle within {epochs} epochs (distance "
+                f"{self.detector.history[-1].joint:.3g}, threshold "
+                f"{self.detector.threshold:g}): the ticket is the last epoch's. Allow "
+                "more epochs.",
+                stacklevel=3,
+            )
 
 
 def _loss_and_nan(loss: Tensor, ranked: Sequence[Tensor]) -> Tensor:

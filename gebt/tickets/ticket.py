@@ -1,10 +1,12 @@
 """The ticket: the only thing that passes from search to retraining."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from gebt._checks import check_choice
@@ -21,7 +23,7 @@ from gebt.randomness import Draws
 
 Weights = Literal["inherit", "rewind", "fresh"]
 Links = Literal["learned", "binary"]
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +31,10 @@ class Ticket:
     """A joint early-bird ticket.
 
     Attributes:
-        link_mask: (L,) boolean, True = kept.
-        link_score: (L,) learned factor of each link's edge weights.
-        weight_masks: boolean masks by parameter name; empty if none were pruned.
+        masks: boolean masks, True = kept, by group and name: ``"graph"`` has ``"link"``
+            (L,), ``"weights"`` one for each pruned parameter.
+        scores: what was learned beside the weights, by group and name: ``"graph"`` has
+            ``"link"`` (L,), the factor of each link's edge weights.
         weights: the model's state when the ticket was drawn, unpruned.
         first_weights: its state when the search began.
         epoch: completed search epochs when it was drawn.
@@ -46,9 +49,8 @@ class Ticket:
         versions: of gebt, torch and Python that drew it.
     """
 
-    link_mask: Tensor
-    link_score: Tensor
-    weight_masks: Mapping[str, Tensor]
+    masks: Mapping[str, Mapping[str, Tensor]]
+    scores: Mapping[str, Mapping[str, Tensor]]
     weights: Mapping[str, Tensor]
     first_weights: Mapping[str, Tensor]
     epoch: int
@@ -60,6 +62,34 @@ class Ticket:
     dataset: Mapping[str, str]
     model: Mapping[str, Any]
     versions: Mapping[str, str]
+
+    @property
+    def link_mask(self) -> Tensor:
+        """(L,) boolean, True = kept."""
+        return self.masks["graph"]["link"]
+
+    @property
+    def link_score(self) -> Tensor:
+        """(L,) learned factor of each link's edge weights."""
+        return self.scores["graph"]["link"]
+
+    @property
+    def weight_masks(self) -> Mapping[str, Tensor]:
+        """Boolean masks by parameter name; empty if none were pruned."""
+        return self.masks.get("weights", {})
+
+    def with_links(self, mask: Tensor) -> "Ticket":
+        """The same weights on other links, of unchanged value: for comparison.
+
+        Args:
+            mask: (L,) boolean, True = kept.
+        """
+        ones = torch.ones_like(self.link_score)
+        return replace(
+            self,
+            masks={**self.masks, "graph": {"link": mask}},
+            scores={**self.scores, "graph": {"link": ones}},
+        )
 
     @property
     def links_kept(self) -> int:
@@ -155,9 +185,11 @@ class Ticket:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file; all that is not a tensor is in its header."""
-        tensors = {"link_mask": self.link_mask, "link_score": self.link_score}
-        for prefix, group in self._groups().items():
-            tensors |= {f"{prefix}/{name}": t for name, t in group.items()}
+        tensors = {
+            f"{part}/{name}": tensor
+            for part, found in self._parts().items()
+            for name, tensor in found.items()
+        }
         header = {
             "kind": "ticket",
             "format": _FORMAT,
@@ -165,12 +197,12 @@ class Ticket:
         }
         write_tensors(Path(path), tensors, header)
 
-    def _groups(self) -> dict[str, Mapping[str, Tensor]]:
-        return {
-            "weight_masks": self.weight_masks,
-            "weights": self.weights,
-            "first_weights": self.first_weights,
-        }
+    def _parts(self) -> dict[str, Mapping[str, Tensor]]:
+        """What is in the file: names below each part's."""
+        masks = {f"masks/{group}": found for group, found in self.masks.items()}
+        scores = {f"scores/{group}": found for group, found in self.scores.items()}
+        weights = {"weights": self.weights, "first_weights": self.first_weights}
+        return masks | scores | weights
 
     @classmethod
     def load(cls, path: str | Path) -> "Ticket":
@@ -182,17 +214,20 @@ class Ticket:
                 that this version does not know.
         """
         tensors, header = read_tensors(Path(path), "ticket")
-        if (found := header.content.get("format")) != _FORMAT:
+        found = header.content.get("format")
+        if found == 2:
+            _update_format_2(tensors, header)
+        elif found != _FORMAT:
             raise ValueError(
                 f"{path} has the ticket format {shown(found)}, this version of gebt "
-                f"reads {_FORMAT}. Draw it again or install the matching gebt."
+                f"reads 2 and {_FORMAT}. Draw it again or install the matching gebt."
             )
-        mask = tensors.mask("link_mask", (None,))
+        mask = tensors.mask("masks/graph/link", (None,))
+        tensors.numbers("scores/graph/link", mask.shape)
         weights = tensors.group("weights")
         ticket = cls(
-            link_mask=mask,
-            link_score=tensors.numbers("link_score", mask.shape),
-            weight_masks=_read_masks(tensors, weights),
+            masks=_read_masks(tensors, weights),
+            scores=_nested(tensors, "scores"),
             weights=weights,
             first_weights=_like(tensors, "first_weights", weights),
             epoch=header.whole("epoch", 1),
@@ -218,12 +253,38 @@ class Ticket:
         return ticket
 
 
-def _read_masks(tensors: Tensors, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    for name in (masks := tensors.group("weight_masks")):
-        if name not in weights:
-            tensors.fail(f"weight_masks/{name}", "be of one of the ticket's weights")
-        tensors.mask(f"weight_masks/{name}", weights[name].shape)
-    return masks
+def _update_format_2(tensors: Tensors, header: Fields) -> None:
+    """Give what gebt 0.1 wrote today's names."""
+    new = {"link_mask": "masks/graph/link", "link_score": "scores/graph/link"}
+    tensors.content = {
+        new.get(name) or re.sub("^weight_masks/", "masks/weights/", name): tensor
+        for name, tensor in tensors.content.items()
+    }
+    if isinstance(options := header.content.get("options"), dict):
+        options.setdefault("criterion", "learned")
+
+
+def _nested(tensors: Tensors, part: str) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a part by group and name."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in tensors.group(part).items():
+        group, _, name = path.partition("/")
+        groups.setdefault(group, {})[name] = tensor
+    return groups
+
+
+def _read_masks(
+    tensors: Tensors, weights: Mapping[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    groups = _nested(tensors, "masks")
+    for group, masks in groups.items():
+        for name, mask in masks.items():
+            at = f"masks/{group}/{name}"
+            if group == "weights" and name not in weights:
+                tensors.fail(at, "be of one of the ticket's weights")
+            like = weights[name] if group == "weights" else mask
+            tensors.mask(at, like.shape)
+    return groups
 
 
 def _like(

@@ -1,63 +1,21 @@
 """The command line in real processes: what it prints, writes and refuses."""
 
-import csv
 import json
 import os
 import signal
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
+from helpers import assert_refused, read_rows, run_gebt
 
 import gebt
-from gebt.cli import app as cli
 from gebt.files import folders
 
 pytestmark = pytest.mark.slow
 
 FAST = ("--epochs", "12", "--threshold", "2")
-
-
-def run_gebt(*args, cwd, stdout=subprocess.PIPE, **env):
-    """`python -m gebt` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "gebt", *map(str, args)],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **env},
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=120,
-    )
-
-
-@pytest.fixture
-def gebt_here(tmp_path, monkeypatch, capsys):
-    """The same command line in this process: starting torch takes seconds."""
-
-    def call(*args):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["gebt", *map(str, args)])
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        with pytest.raises(SystemExit) as stop, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as Python does by default, for most
-            warnings.simplefilter("default", UserWarning)
-            cli.main()
-        out, err = capsys.readouterr()
-        return subprocess.CompletedProcess(args, stop.value.code, out, err)
-
-    return call
-
-
-def assert_refused(result, *words):
-    assert result.returncode == 2, result
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("gebt: ")
-    for word in words:
-        assert word in lines[0]
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +103,7 @@ def test_the_written_compact_model_scores_what_the_metrics_say(digits_run):
 
 def test_history_has_a_row_per_epoch_and_phase(digits_run):
     folder, _ = digits_run
-    with open(folder / "seed-0" / "history.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(folder / "seed-0" / "history.csv")
     drawn = gebt.Ticket.load(folder / "seed-0" / "ticket.safetensors").epoch
     phases = [row["phase"] for row in rows]
     assert phases == ["dense"] * 12 + ["search"] * drawn + ["retrain"] * 12

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -302,18 +303,7 @@ def test_truncated_planetoid_files_are_one_clear_error(planetoid_root, tmp_path)
 @pytest.fixture
 def tolokers_like(tmp_path):
     """A root with a small file as tolokers' own: 12 nodes, 10 splits."""
-    draw = np.random.RandomState(0)
-    part = np.stack([draw.permutation(np.arange(12) % 4) for _ in range(10)])
-    low, high = np.triu_indices(12, 1)
-    some = draw.permutation(low.size)[:30]
-    arrays = {
-        "node_features": draw.rand(12, 10).astype(np.float32),
-        "node_labels": np.arange(12) % 2,
-        "edges": np.stack([high[some], low[some]], axis=1),
-        "train_masks": part < 2,
-        "val_masks": part == 2,
-        "test_masks": part == 3,
-    }
+    arrays = helpers.tolokers_like()
     raw = tmp_path / "root" / "tolokers" / "raw"
     raw.mkdir(parents=True)
     np.savez(raw / "tolokers.npz", **arrays)

@@ -6,7 +6,6 @@ Whatever is in the files, `load` ends soon, in this process, and runs none of it
 import os
 import pickle
 import random
-import signal
 import zipfile
 from collections import defaultdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import in_time, tolokers_like
 from scipy.sparse import csr_matrix
 
 from gebt import Graph, load
@@ -103,25 +103,12 @@ def root(tmp_path) -> Path:
     return tmp_path
 
 
-def tolokers() -> dict:
-    draw = np.random.RandomState(0)
-    part = np.stack([draw.permutation(np.arange(12) % 4) for _ in range(10)])
-    return {
-        "node_features": draw.rand(12, 10).astype(np.float32),
-        "node_labels": np.arange(12) % 2,
-        "edges": draw.permutation(np.stack(np.triu_indices(12, 1), axis=1))[:30],
-        "train_masks": part < 2,
-        "val_masks": part == 2,
-        "test_masks": part == 3,
-    }
-
-
 @pytest.fixture
 def npz(tmp_path) -> Path:
     """The file of a small tolokers."""
     path = tmp_path / "tolokers" / "raw" / "tolokers.npz"
     path.parent.mkdir(parents=True)
-    np.savez_compressed(path, **tolokers())
+    np.savez_compressed(path, **tolokers_like())
     return path
 
 
@@ -300,7 +287,7 @@ NESTED = b"\x80\x02}" + b")" + b"\x85" * 100_000  # a tuple too deep to hash
 def test_a_bomb_goes_out_at_once(root, part, given):
     write(root, part, given)
     with pytest.raises(ValueError, match=f"citeseer.{part} "):
-        in_time("citeseer", root)
+        load_in_time("citeseer", root)
 
 
 def often(what: bytes, state: bytes, asked: bytes) -> bytes:
@@ -326,7 +313,7 @@ ARRAY = python_2(np.zeros(10**6, dtype=np.int8))[2:-1]
 def test_a_long_thing_is_not_made_again_and_again(root, given):
     write(root, "ally", given)
     with pytest.raises(ValueError, match="citeseer.ally "):
-        in_time("citeseer", root)
+        load_in_time("citeseer", root)
 
 
 def test_keys_that_collide_are_refused(root):
@@ -336,7 +323,7 @@ def test_keys_that_collide_are_refused(root):
     )
     write(root, "graph", b"\x80\x02}(" + b"".join(k + b"]" for k in keys) + b"u.")
     with pytest.raises(ValueError, match="LONG1, which such a file does not need"):
-        in_time("citeseer", root)
+        load_in_time("citeseer", root)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +350,7 @@ def test_keys_that_collide_are_refused(root):
     ],
 )
 def test_what_does_not_fit_in_an_npz_is_refused(npz, tmp_path, name, value, said):
-    np.savez_compressed(npz, **{**tolokers(), name: value})
+    np.savez_compressed(npz, **{**tolokers_like(), name: value})
     with pytest.raises(ValueError, match=f"tolokers in .* corrupt .*{said}"):
         load("tolokers", tmp_path)
 
@@ -384,12 +371,19 @@ def test_an_npz_whose_lengths_lie_is_refused_before_memory_is_asked_for(
     with pytest.raises(
         ValueError, match="edges.npy an array of int64 claims the shape"
     ):
-        in_time("tolokers", tmp_path)
+        load_in_time("tolokers", tmp_path)
     rewrite(honest)
-    in_time("tolokers", tmp_path)
+    load_in_time("tolokers", tmp_path)
     monkeypatch.setattr("gebt.datasets.raw._MOST_BYTES", 1000)
     with pytest.raises(ValueError, match="unpacks to more than 1000 bytes"):
-        in_time("tolokers", tmp_path)
+        load_in_time("tolokers", tmp_path)
+
+
+def load_in_time(name: str, root: Path) -> None:
+    """Load within two seconds of this process's own time."""
+    with in_time(2):
+        graph = load(name, root)
+    assert isinstance(graph, Graph)
 
 
 def mutants(content: bytes, draw: random.Random) -> bytes:
@@ -426,26 +420,6 @@ def mutants(content: bytes, draw: random.Random) -> bytes:
     return bytes(changed)
 
 
-class TooSlow(BaseException):
-    """`load` took its time: not one of the errors that it may end in."""
-
-
-def in_time(name: str, root: Path) -> None:
-    """Load within two seconds of this process's own time."""
-
-    def stop(*_) -> None:
-        raise TooSlow
-
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, 2)
-    try:
-        graph = load(name, root)
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
-    assert isinstance(graph, Graph)
-
-
 def test_a_garbled_file_is_a_graph_or_one_clear_error(root, npz, request):
     parts = [*values(), "npz", "npz"]
     for seed in range(request.config.getoption("--fuzz") // 5):
@@ -458,7 +432,7 @@ def test_a_garbled_file_is_a_graph_or_one_clear_error(root, npz, request):
         whole = path.read_bytes()
         path.write_bytes(mutants(whole, draw))
         try:
-            in_time(name, root)
+            load_in_time(name, root)
         except ValueError as error:
             assert "truncated or corrupt" in str(error), seed
             assert len(str(error)) < 1000, seed

@@ -1,10 +1,8 @@
 """Sizes kept exactly, communities, hubs, and a seed that repeats."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
+from helpers import run_python
 
 import gebt
 from gebt import Graph, Split
@@ -131,9 +129,7 @@ for threads in (1, 2):
 
 
 def test_a_fresh_process_draws_the_same_on_any_number_of_threads(small):
-    command = [sys.executable, "-c", CHILD, SMALL]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert run.stdout.split() == [small.fingerprint()] * 2
+    assert run_python(CHILD, SMALL).split() == [small.fingerprint()] * 2
 
 
 def test_it_is_the_same_on_every_machine(small):

@@ -1,12 +1,11 @@
 """Same outputs from less, for any masks and any biases."""
 
-import json
-import struct
 from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
+from helpers import as_dtype, header_of, shaken
 from safetensors.torch import load_file
 from torch import nn
 
@@ -14,13 +13,6 @@ import gebt
 from gebt import Graph, SparseMatrix, compact, load_compact, save_compact
 from gebt.files import write_tensors
 from gebt.models import GAT, GCN, GIN, MODELS, GraphSAGE, ResGCN
-
-
-def double(graph):
-    x = graph.x
-    x = x.with_value(x.value.double()) if isinstance(x, SparseMatrix) else x.double()
-    adjacency = graph.adjacency
-    return replace(graph, x=x, adjacency=adjacency.with_value(adjacency.value.double()))
 
 
 def outputs(model, graph):
@@ -57,7 +49,7 @@ def uneven(graph):
     keep = torch.ones(graph.num_links, dtype=torch.bool)
     touches = torch.isin(pattern.row, alone) | torch.isin(pattern.col, alone)
     keep[graph.link[touches]] = False
-    return double(graph.keep_links(keep, score))
+    return as_dtype(graph.keep_links(keep, score), torch.float64)
 
 
 STACKS = pytest.mark.parametrize("kind", [GCN, GIN, GraphSAGE])
@@ -169,7 +161,7 @@ def test_a_unit_behind_a_constant_zero_is_constant_too(make_graph):
 
 def test_a_unit_behind_an_inner_bias_is_not_constant(make_graph):
     """A (0 + c) + b differs from row to row, because A's row sums do."""
-    graph = double(make_graph(features=2))
+    graph = as_dtype(make_graph(features=2), torch.float64)
     model = GCN(2, (2, 1), 2).double()
     with torch.no_grad():
         # Layer 1's only unit is reached by unit 0 alone, which is constant.
@@ -205,7 +197,7 @@ def test_a_constant_of_graphsage_folds_into_both_biases_by_hand(make_graph):
 
 
 def test_a_unit_that_only_a_nodes_own_weight_reads_stays(make_graph):
-    graph = double(make_graph(features=3))
+    graph = as_dtype(make_graph(features=3), torch.float64)
     model = GraphSAGE(3, 3, 2).double()
     with torch.no_grad():
         model.layers[0].weight[2] = 0  # feature 2 is read by `own_weight` alone
@@ -256,14 +248,10 @@ DEEP = {
 def with_dead_features(name, features, share, case=0):
     """A GAT or ResGCN of which a share of the features is read by nothing."""
     torch.manual_seed(case)
-    model = DEEP[name](features).double()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d):
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            module.num_batches_tracked.fill_(7)
+    model = shaken(DEEP[name](features))
+    for buffer_name, buffer in model.named_buffers():
+        if buffer_name.endswith("num_batches_tracked"):
+            buffer.fill_(7)
     first = model.encoder if name == "ResGCN" else model.layers[0]
     with torch.no_grad():
         first.weight[torch.randperm(features)[: int(share * features)]] = 0
@@ -444,12 +432,6 @@ def test_a_ticket_is_not_a_compact_model(graph, tmp_path):
         load_compact(tmp_path / "ticket")
 
 
-def header_of(path):
-    content = path.read_bytes()
-    size = struct.unpack("<Q", content[:8])[0]
-    return json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["gebt"])
-
-
 @pytest.mark.parametrize(
     "name",
     ["link", "x", "adjacency/col", "model/layers.0.weight", "model/layers.1.bias"],
@@ -469,16 +451,6 @@ def test_a_model_that_gebt_does_not_know_is_refused(saved):
     write_tensors(saved, load_file(saved), header)
     with pytest.raises(ValueError, match="cannot rebuild a model of class 'Elsewhere'"):
         load_compact(saved)
-
-
-def as_dtype(graph, dtype):
-    x, adjacency = graph.x, graph.adjacency
-    sparse = isinstance(x, SparseMatrix)
-    return replace(
-        graph,
-        x=x.with_value(x.value.to(dtype)) if sparse else x.to(dtype),
-        adjacency=adjacency.with_value(adjacency.value.to(dtype)),
-    )
 
 
 @pytest.mark.parametrize(
@@ -649,7 +621,7 @@ def test_labels_of_any_kind_and_an_order_come_back(make_graph, tmp_path, labels)
 
 def test_compaction_of_a_directed_graph(data):
     data.edge_index = data.edge_index[:, data.edge_index[0] < data.edge_index[1]]
-    graph = double(Graph.from_pyg(data))
+    graph = as_dtype(Graph.from_pyg(data), torch.float64)
     model = randomly_pruned(GCN, 24, 9)
     expected = outputs(model, graph)
     out = outputs(*compact(model, graph))

@@ -1,11 +1,10 @@
 """And the link scores behind its one-shot methods."""
 
-import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import same, tiny
 
 import gebt
 from gebt.experiments import methods as baselines
@@ -13,8 +12,7 @@ from gebt.experiments.methods import METHODS, Setting, controls
 from gebt.learn.tasks import NodeClassification
 from gebt.learn.training import copy_state
 from gebt.models.recipes import find_recipe
-from gebt.prune.links import link_scores
-from gebt.prune.masks import keep_top
+from gebt.prune.criteria import Context, score_links
 from gebt.prune.weights import prunable_weights
 
 EPOCHS = 6
@@ -22,128 +20,8 @@ SEARCHED = {"joint-EB", "GEB", "SGCN", "UGS"}
 WEIGHTS = {"joint-EB", "UGS", "IMP", "random"}
 
 
-def tiny(pairs, x=None, *, nodes=None, directed=False):
-    """A graph from (source, target) pairs; features are one column of ones."""
-    edge_index = torch.tensor(pairs, dtype=torch.int64).t().reshape(2, -1)
-    nodes = nodes or int(edge_index.max()) + 1
-    x = torch.ones(nodes, 1) if x is None else torch.tensor(x)
-    data = SimpleNamespace(x=x, edge_index=edge_index)
-    return gebt.Graph.from_pyg(data, directed=directed)
-
-
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def ends(graph):
-    """(L, 2) nodes of each link; of a directed one source and target."""
-    found = torch.empty(graph.num_links, 2, dtype=torch.int64)
-    pattern = graph.adjacency.pattern
-    found[graph.link.flip(0)] = (
-        torch.stack([pattern.col, pattern.row], 1).long().flip(0)
-    )
-    return found
-
-
-# ------------------------------------------------------------------ link scores
-
-
-def test_random_scores_are_seeded_and_one_a_link(graph):
-    first, again, other = (
-        link_scores(graph, "random", seeded(seed)) for seed in (3, 3, 4)
-    )
-    assert first.shape == (graph.num_links,)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert first.unique().numel() > 0.99 * first.numel()
-
-
-def test_degree_scores_of_a_star_with_a_tail_by_hand():
-    # 0 joins 1, 2 and 3; 3 joins 4. Degrees 3, 1, 1, 2, 1.
-    graph = tiny([(0, 1), (0, 2), (0, 3), (3, 4)])
-    low = [3**-0.5, 1.0, 1.0, 2**-0.5, 1.0]
-    around = [
-        (low[0] + low[1] + low[2] + low[3]) / 4,
-        (low[1] + low[0]) / 2,
-        (low[2] + low[0]) / 2,
-        (low[3] + low[0] + low[4]) / 3,
-        (low[4] + low[3]) / 2,
-    ]
-    expected = [around[a] * around[b] for a, b in [(0, 1), (0, 2), (0, 3), (3, 4)]]
-    found = link_scores(graph, "degree", seeded())
-    # Up to one factor for all, which ranks nothing.
-    torch.testing.assert_close(found / found[0], torch.tensor(expected) / expected[0])
-    assert int(found.argmax()) == 3  # between the two of fewest neighbours around
-
-
-def test_similarity_is_the_cosine_of_the_ends_plus_one():
-    x = [[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
-    pairs = [(0, 1), (0, 2), (0, 3), (0, 4), (0, 5)]
-    found = link_scores(tiny(pairs, x), "similarity", seeded())
-    expected = torch.tensor([2.0, 1.0, 0.0, 1 + math.sqrt(0.5), 1.0])
-    torch.testing.assert_close(found, expected)
-
-
-def test_similarity_is_the_same_for_sparse_features(sparse_graph):
-    assert isinstance(sparse_graph.x, gebt.SparseMatrix)
-    dense = replace(sparse_graph, x=sparse_graph.x.to_dense())
-    found = [link_scores(g, "similarity", seeded()) for g in (sparse_graph, dense)]
-    torch.testing.assert_close(*found)
-    x = dense.x / dense.x.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    a, b = ends(dense).t()
-    torch.testing.assert_close(found[0], 1 + (x[a] * x[b]).sum(1))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_k_neighbour_keeps_a_link_of_every_node_as_long_as_the_ratio_allows(
-    graph, seed
-):
-    scores = link_scores(graph, "k-neighbour", seeded(seed))
-    firsts = int((scores >= 1).sum())  # some node's first link
-    assert graph.num_nodes / 2 <= firsts <= graph.num_nodes
-    kept = ends(graph)[keep_top(scores, 1 - firsts / graph.num_links)]
-    assert kept.unique().numel() == graph.num_nodes
-    # As many random links leave some node alone: the promise is not empty.
-    random = link_scores(graph, "random", seeded(seed))
-    kept = ends(graph)[keep_top(random, 1 - firsts / graph.num_links)]
-    assert kept.unique().numel() < graph.num_nodes
-
-
-def test_k_neighbour_scores_a_link_by_the_better_of_its_two_places():
-    star = tiny([(0, 1), (0, 2), (0, 3), (0, 4)])
-    # Every link is the only one of its leaf, whatever its place at the centre.
-    assert link_scores(star, "k-neighbour", seeded()).min() >= 1
-
-
-def test_k_neighbour_orders_each_nodes_links_at_random():
-    ring = tiny([(i, (i + d) % 30) for i in range(30) for d in (1, 2, 3)])
-    first, again, other = (
-        link_scores(ring, "k-neighbour", seeded(seed)) for seed in (0, 0, 1)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first >= 1, other >= 1)
-
-
-@pytest.mark.parametrize("criterion", ["random", "degree", "similarity", "k-neighbour"])
-def test_scores_fit_a_directed_graph_with_isolated_nodes(criterion):
-    graph = tiny([(0, 1), (2, 1), (1, 0), (3, 0)], nodes=6, directed=True)
-    scores = link_scores(graph, criterion, seeded())
-    assert scores.shape == (4,)
-    assert scores.isfinite().all() and (scores >= 0).all()
-
-
-def test_in_a_directed_graph_every_node_keeps_an_incoming_link():
-    graph = tiny([(0, 2), (1, 2), (3, 2), (0, 1), (2, 1)], directed=True)
-    kept = ends(graph)[link_scores(graph, "k-neighbour", seeded()) >= 1]
-    assert sorted(kept[:, 1].tolist()) == [1, 2]
-
-
-def test_an_unknown_criterion_is_refused_with_those_there_are(graph):
-    with pytest.raises(ValueError, match="`criterion` must be one of .*k-neighbour"):
-        link_scores(graph, "luck", seeded())
-
-
-# -------------------------------------------------------------------- baselines
 
 
 @pytest.fixture
@@ -160,11 +38,6 @@ def run(method, setting):
 
 def weights_kept(model):
     return sum(int(w.count_nonzero()) for w in prunable_weights(model).values())
-
-
-def state_equal(one, other):
-    a, b = one.state_dict(), other.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def trained_again(setting, ticket, weights):
@@ -197,7 +70,7 @@ def test_every_method_keeps_exactly_the_promised_links_and_weights(method, setti
 def test_every_method_repeats_under_its_seed(method, setting):
     first, again = run(method, setting), run(method, setting)
     for one, other in zip(first, again, strict=True):
-        assert state_equal(one.model, other.model)
+        assert same(one.model.state_dict(), other.model.state_dict())
         assert torch.equal(one.graph.link, other.graph.link)
         assert (one.links, one.val) == (other.links, other.val)
 
@@ -208,7 +81,7 @@ def test_another_seed_gives_another_model(method, setting):
         run(method, setting),
         run(method, replace(setting, seed=2)),
     )
-    assert not state_equal(first.model, other.model)
+    assert not same(first.model.state_dict(), other.model.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -276,7 +149,7 @@ def test_geb_retrains_from_fresh_weights_not_from_the_pretrained(setting):
             assert not torch.equal(weight, outcome.ticket.weights[name])
             assert not torch.equal(weight, prunable_weights(setting.model())[name])
         again = trained_again(setting, variant, "fresh")
-        assert state_equal(outcome.model, again)
+        assert same(outcome.model.state_dict(), again.state_dict())
 
 
 def test_geb_has_the_random_control_and_dense_is_the_other(setting):
@@ -290,7 +163,7 @@ def test_joint_outcomes_are_one_ticket_on_three_sets_of_links(setting):
     assert all(o.ticket is ticket for o in outcomes)
     for outcome in outcomes:
         again = trained_again(setting, controls(ticket)[outcome.links], "inherit")
-        assert state_equal(outcome.model, again)
+        assert same(outcome.model.state_dict(), again.state_dict())
 
 
 def test_controls_differ_from_their_ticket_in_the_links_alone(setting):
@@ -390,7 +263,7 @@ def test_imp_removes_the_least_of_what_the_round_before_left(setting):
         model.load_state_dict(first)
     setting.train(model, setting.graph, masks)
     [outcome] = run("IMP", setting)
-    assert state_equal(outcome.model, model)
+    assert same(outcome.model.state_dict(), model.state_dict())
 
 
 @pytest.fixture
@@ -458,7 +331,9 @@ def test_ugs_at_its_own_end_points_drops_5_and_20_percent_a_round(graph, searche
 @pytest.mark.parametrize("criterion", ["degree", "similarity", "k-neighbour"])
 def test_a_one_shot_method_keeps_the_links_of_highest_score(criterion, setting):
     [outcome] = run(criterion, setting)
-    scores = link_scores(setting.graph, criterion, seeded(setting.seed))
+    scores = score_links(
+        criterion, setting.graph, Context(seeded(setting.seed), setting.model())
+    )
     kept = torch.zeros(setting.graph.num_links, dtype=torch.bool)
     kept[outcome.graph.link] = True
     assert scores[~kept].max() <= scores[kept].min()
@@ -492,8 +367,10 @@ def test_random_weights_are_drawn_over_all_layers_together(setting):
 
 
 def test_a_setting_gives_the_same_new_model_at_every_call(setting):
-    assert state_equal(setting.model(), setting.model())
-    assert not state_equal(setting.model(), replace(setting, seed=2).model())
+    settings = (setting, setting, replace(setting, seed=2))
+    one, again, other = (s.model().state_dict() for s in settings)
+    assert same(one, again)
+    assert not same(one, other)
 
 
 def test_outcomes_hold_the_model_of_the_best_validation_epoch(setting):

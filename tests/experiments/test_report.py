@@ -1,6 +1,5 @@
 """Pages that say what was found, whole, alone, light, dark and small."""
 
-import csv
 import json
 import re
 import shutil
@@ -13,6 +12,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from helpers import call_gebt, read_rows
 
 from gebt import Ticket
 from gebt._registry import EXPERIMENTS
@@ -44,12 +44,7 @@ def run_folder(tmp_path_factory):
     """What `gebt run digits --seeds 2` writes, of few epochs."""
     folder = tmp_path_factory.mktemp("run") / "out"
     args = ("run", "digits", "--seeds", "2", "--epochs", "8", "--threshold", "2")
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(sys, "argv", ["gebt", *args, "--quiet", "--out", str(folder)])
-        patch.setattr(warnings, "showwarning", warnings.showwarning)
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    assert not stop.value.code
+    assert not call_gebt(*args, "--quiet", "--out", folder)
     return folder
 
 
@@ -356,7 +351,7 @@ def test_an_unfinished_experiment_has_a_page_at_every_point(
     name, experiments, tmp_path
 ):
     folder = experiments[name]
-    tables = {path.stem: list(_rows(path)) for path in folder.glob("*.csv")}
+    tables = {path.stem: read_rows(path) for path in folder.glob("*.csv")}
     shutil.copy(folder / "experiment.json", tmp_path)
     rows = tables["stops" if name == "fig2" else "runs"]
     for done in range(len(rows) + 1):
@@ -379,11 +374,6 @@ def test_an_unfinished_experiment_has_a_page_at_every_point(
 def test_an_experiment_of_which_nothing_is_done_says_so(experiments, tmp_path):
     shutil.copy(experiments["fig1"] / "experiment.json", tmp_path)
     assert "No run of it has finished yet." in items(page_of(tmp_path), str)
-
-
-def _rows(path):
-    with path.open(newline="") as file:
-        yield from csv.DictReader(file)
 
 
 def row(method, seed, test, links="learned", **options):
@@ -591,7 +581,7 @@ def test_every_cell_of_a_table_may_be_anything_and_is_shown_or_named(
 ):
     shutil.copytree(experiments[name], tmp_path, dirs_exist_ok=True)
     for path in tmp_path.glob("*.csv"):
-        rows = list(_rows(path))
+        rows = read_rows(path)
         for column in rows[0]:
             for text in ("", "x", "nan", "inf", "-1", "1e400", "9" * 5000, "$\\frac"):
                 write_csv(path, [{**rows[0], column: text}, *rows[1:3]])

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import same
 
 from gebt import LinkPrediction, LinkSplit, MultiLabel, NodeClassification, train
 from gebt.experiments.run import (
@@ -26,10 +27,6 @@ TASK = NodeClassification()
 def options(model="gcn", **changes):
     recipe = RECIPES[model].changed(**{"hidden": 8, "epochs": 6} | changes)
     return Options(recipe, weight_ratio=0.5, threshold=2)
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_preparing_for_link_prediction_holds_out_the_same_links_each_time(graph):

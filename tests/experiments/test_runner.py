@@ -1,6 +1,5 @@
 """Experiments in real processes, killed and resumed."""
 
-import csv
 import json
 import multiprocessing
 import os
@@ -9,15 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
+from helpers import assert_refused, read_rows
 
 from gebt._registry import EXPERIMENTS
-from gebt.cli import app as cli
 from gebt.experiments.methods import METHODS
 from gebt.experiments.rows import DRAWS
 from gebt.experiments.runner import (
@@ -104,8 +102,7 @@ def grown(small, one, tmp_path_factory):
 
 def test_runs_csv_has_one_row_for_each_trained_model(one):
     folder, tables, _ = one
-    with (folder / "runs.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(folder / "runs.csv")
     assert rows == tables["runs"]
     assert [(row["method"], row["links"]) for row in rows] == [
         ("dense", "all"),
@@ -361,13 +358,14 @@ def test_a_resumed_run_equals_an_unbroken_one(stopped, finished):
 
 
 def test_a_finished_command_leaves_tables_page_and_figures_and_no_litter(
-    finished, call, tmp_path
+    finished, gebt_here, tmp_path
 ):
     # Without the pairs of epochs, whose many panels take long to draw.
     folder = tmp_path / "fig2"
     shutil.copytree(finished[0], folder, ignore=shutil.ignore_patterns("matrix.csv"))
     options = ("--graph", "digits", "--quick", "--seeds", "1", "--out", folder)
-    assert call("reproduce", "fig2", *options, "--resume", "--quiet") == (0, "")
+    answer = gebt_here("reproduce", "fig2", *options, "--resume", "--quiet")
+    assert (answer.returncode, answer.stderr) == (0, "")
     names = {path.name for path in folder.iterdir()}
     tables = {"trajectories.csv", "stops.csv"}
     assert names == tables | {RECORD, "experiment.json", "report.html", "figures"}
@@ -384,66 +382,45 @@ def test_a_process_that_dies_is_told_and_not_waited_for():
 # ------------------------------------------------------------------- refusals
 
 
-@pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """`gebt` in this process."""
-
-    def run(*args):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["gebt", *map(str, args)])
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code, capsys.readouterr().err
-
-    return run
+def test_an_unknown_experiment_lists_the_known_ones(gebt_here):
+    assert_refused(gebt_here("reproduce", "fig3"), "'fig3'", *EXPERIMENTS)
 
 
-def assert_one_line(answer, *words):
-    code, err = answer
-    assert code == 2
-    assert len(err.strip().splitlines()) == 1, err
-    for word in words:
-        assert word in err
-
-
-def test_an_unknown_experiment_lists_the_known_ones(call):
-    assert_one_line(call("reproduce", "fig3"), "'fig3'", *EXPERIMENTS)
-
-
-def test_an_experiment_that_is_there_is_not_touched_without_resume(call, one):
+def test_an_experiment_that_is_there_is_not_touched_without_resume(gebt_here, one):
     folder, _, _ = one
     before = (folder / "runs.csv").read_bytes()
-    answer = call("reproduce", "fig4", "--graph", "digits", "--out", folder)
-    assert_one_line(answer, str(folder), "--resume", "--force")
+    answer = gebt_here("reproduce", "fig4", "--graph", "digits", "--out", folder)
+    assert_refused(answer, str(folder), "--resume", "--force")
     assert (folder / "runs.csv").read_bytes() == before
 
 
-def test_a_folder_of_another_experiment_is_refused(call, one):
+def test_a_folder_of_another_experiment_is_refused(gebt_here, one):
     folder, _, _ = one
     options = ("--graph", "digits", "--quick", "--resume", "--out", folder)
-    answer = call("reproduce", "fig2", *options)
-    assert_one_line(answer, "'fig4'", "'fig2'", "another folder")
+    answer = gebt_here("reproduce", "fig2", *options)
+    assert_refused(answer, "'fig4'", "'fig2'", "another folder")
 
 
-def test_a_folder_of_other_options_is_refused(call, one):
+def test_a_folder_of_other_options_is_refused(gebt_here, one):
     folder, _, _ = one
     options = ("--graph", "digits", "--resume", "--out", folder)
-    answer = call("reproduce", "fig4", *options)
-    assert_one_line(answer, "quick = True", "another folder")
+    answer = gebt_here("reproduce", "fig4", *options)
+    assert_refused(answer, "quick = True", "another folder")
 
 
-def test_an_unknown_graph_is_refused_before_anything_is_written(call, tmp_path):
-    answer = call("reproduce", "fig2", "--graph", "digit", "--out", tmp_path / "x")
-    assert_one_line(answer, "'digit'", "Did you mean 'digits'?")
+def test_an_unknown_graph_is_refused_before_anything_is_written(gebt_here, tmp_path):
+    answer = gebt_here("reproduce", "fig2", "--graph", "digit", "--out", tmp_path / "x")
+    assert_refused(answer, "'digit'", "Did you mean 'digits'?")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
-def test_a_folder_that_holds_something_else_is_refused(call, tmp_path, resume):
+def test_a_folder_that_holds_something_else_is_refused(gebt_here, tmp_path, resume):
     (tmp_path / "thesis.tex").write_text("years of work")
-    answer = call("reproduce", "fig2", "--graph", "digits", "--out", tmp_path, *resume)
-    assert_one_line(answer, "not empty")
+    answer = gebt_here(
+        "reproduce", "fig2", "--graph", "digits", "--out", tmp_path, *resume
+    )
+    assert_refused(answer, "not empty")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -461,21 +438,21 @@ def test_a_folder_that_holds_something_else_is_refused(call, tmp_path, resume):
     ],
 )
 def test_a_record_that_is_none_is_named_and_left_as_it_was(
-    call, tmp_path, content, words
+    gebt_here, tmp_path, content, words
 ):
     path = tmp_path / "experiment.json"
     path.write_text(content)
     options = ("--graph", "digits", "--quick", "--resume", "--out", tmp_path)
-    assert_one_line(call("reproduce", "fig4", *options), str(path), words)
+    assert_refused(gebt_here("reproduce", "fig4", *options), str(path), words)
     assert path.read_text() == content
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n"])
-def test_a_table_that_is_none_is_named(call, one, tmp_path, content):
+def test_a_table_that_is_none_is_named(gebt_here, one, tmp_path, content):
     shutil.copy(one[0] / "experiment.json", tmp_path)
     (tmp_path / "runs.csv").write_text(content)
     options = ("--graph", "digits", "--quick", "--resume", "--out", tmp_path)
-    assert_one_line(call("reproduce", "fig4", *options), "runs.csv", "columns")
+    assert_refused(gebt_here("reproduce", "fig4", *options), "runs.csv", "columns")
 
 
 def test_other_csv_files_in_the_folder_are_left_alone(one, tmp_path):

@@ -1,5 +1,3 @@
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -8,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import run_python
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -502,7 +501,7 @@ def test_numbas_loops_are_chosen_where_they_are_faster():
     def chosen(entries: int, dtype: torch.dtype) -> list[str]:
         pattern = (row_starts([entries, 0, 1]), torch.zeros(entries + 1).int())
         value = torch.ones(entries + 1, dtype=dtype)
-        x, left = torch.ones(2, 4, dtype=dtype), torch.ones(3, 4, dtype=dtype)
+        x, left = torch.ones(1000, 4, dtype=dtype), torch.ones(3, 4, dtype=dtype)
         runs = [
             choose("spmm", SPMM.IMPLEMENTATIONS, *pattern, value, x),
             choose("sddmm", SDDMM.IMPLEMENTATIONS, *pattern, left, x),
@@ -523,17 +522,6 @@ def test_a_backend_ends_with_its_block_also_after_an_error():
     with pytest.raises(ValueError), backend("nonsense"):
         spmm(*csr, torch.ones(23), torch.ones(8, 3))
     assert spmm(*csr, torch.ones(23), torch.ones(8, 3)).shape == (11, 3)
-
-
-def run_python(code: str, threads: int, *args: str, **variables: str) -> str:
-    """Run code in a process of its own, without this one's deterministic mode."""
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *args],
-        env={**os.environ, "OMP_NUM_THREADS": str(threads), **variables},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    ).stdout
 
 
 STEP_OF_A_SEARCH = """
@@ -563,7 +551,7 @@ print(graph.adjacency.pattern.nnz, peak_gib(), peak_gib() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
 @pytest.mark.slow
 def test_a_search_step_on_four_million_edges_stays_under_four_gib():
-    nnz, peak, step = run_python(STEP_OF_A_SEARCH, 2).split()
+    nnz, peak, step = run_python(STEP_OF_A_SEARCH, threads=2).split()
     assert int(nnz) > 3_990_000
     assert float(peak) < 4
     # Measured: 0.45 GiB. One array of E x F would be 0.95 GiB alone.
@@ -601,7 +589,7 @@ def test_a_ticket_is_the_same_bit_for_bit_on_one_thread_and_on_two(tmp_path: Pat
     tickets = []
     for threads in (1, 2):
         path = tmp_path / f"{threads}.pt"
-        used = run_python(TICKET_OF_A_LARGE_GRAPH, threads, str(path), **strict)
+        used = run_python(TICKET_OF_A_LARGE_GRAPH, str(path), threads=threads, **strict)
         assert int(used) == threads
         tickets.append(torch.load(path, weights_only=True))
     one, two = tickets

@@ -2,14 +2,13 @@
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
+from helpers import run_python
 from sklearn.metrics import f1_score, roc_auc_score
 
 from gebt import (
@@ -335,14 +334,8 @@ for pos, neg in json.load(sys.stdin):
     scores = {"y_pred_pos": torch.tensor(pos), "y_pred_neg": torch.tensor(neg)}
     print(judge.eval(scores)["hits@50"])
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        input=json.dumps(cases),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    theirs = [100 * float(line) for line in done.stdout.splitlines()[-len(cases) :]]
+    lines = run_python(code, given=json.dumps(cases)).splitlines()[-len(cases) :]
+    theirs = [100 * float(line) for line in lines]
     ours = [hits(torch.tensor(pos), torch.tensor(neg), 50) for pos, neg in cases]
     assert ours == pytest.approx(theirs, abs=1e-9)
     assert len(set(ours)) > 3

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import built, same
 from torch import nn
 
 from gebt import LinkPrediction, LinkSplit, ModelPruner, Split, evaluate, train
@@ -12,15 +13,6 @@ from gebt.learn.loop import parameter_groups
 from gebt.learn.training import copy_state
 from gebt.models import GAT, GCN, GIN, GraphSAGE, ResGCN
 from gebt.options import Fit
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def built(graph, hidden=16, dropout=0.5, seed=1):
-    torch.manual_seed(seed)
-    return GCN(graph.num_features, hidden, 3, dropout=dropout)
 
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from helpers import shaken
 from torch import Tensor, nn
 from torch_geometric.nn import (
     DeepGCNLayer,
@@ -30,18 +31,6 @@ SMALL: dict[str, Callable[..., nn.Module]] = {
 
 def close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
-
-
-def shaken(model: nn.Module) -> nn.Module:
-    """The model in float64, all its parameters and statistics random, in eval mode."""
-    model.double()  # first: the numbers must need all of their digits
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d):
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    return model.eval()
 
 
 def double(graph: Graph) -> Graph:

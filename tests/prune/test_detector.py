@@ -1,9 +1,8 @@
 import io
-import subprocess
-import sys
 
 import pytest
 import torch
+from helpers import run_python
 from torch import Tensor
 
 from gebt.prune.detector import MaskDistanceDetector, Reading
@@ -250,9 +249,7 @@ assert reading.settled
 assert not {"torch_geometric", "sklearn", "safetensors"} & set(sys.modules)
 print("done")
 """
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert run.stdout == "done\n"
+    assert run_python(code) == "done\n"
 
 
 @pytest.mark.parametrize("compare", ["window", "previous"])

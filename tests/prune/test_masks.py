@@ -245,3 +245,9 @@ def test_a_cuda_graph_can_hold_the_mask(size):
         scores.normal_()
         graph.replay()
         assert torch.equal(mask.cpu(), keep_top(scores.cpu(), 0.5))
+
+
+def test_one_score_alone_and_the_lowest_integer_have_a_rank():
+    assert torch.equal(keep_top(torch.tensor(3.0), 0.9), torch.tensor(True))
+    scores = torch.tensor([127, -128, 5], dtype=torch.int8)
+    assert keep_top(scores, 0.7).tolist() == [False, True, False]

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gebt.kernels import backend, sddmm
 from gebt.sparse import Pattern, SparseMatrix
 
 F64 = torch.float64
@@ -420,3 +421,14 @@ def test_what_nodes_have_is_read_at_each_entrys_ends_by_hand():
     assert torch.equal(
         twice.at_rows(near.repeat(2, 1)), last.at_rows(near).repeat(2, 1)
     )
+
+
+def test_more_entries_than_positions_have_a_gradient_each():
+    row = torch.tensor([0, 0, 0])
+    value = torch.ones(3, dtype=F64, requires_grad=True)
+    matrix = SparseMatrix.from_coo(row, row, value, (1, 1))
+    x = torch.full((1, 2), 5.0, dtype=F64)
+    (matrix @ x).sum().backward()
+    assert value.grad.tolist() == [10, 10, 10]
+    with backend("torch"), pytest.raises(ValueError, match="no more entries than"):
+        sddmm(matrix.pattern.crow, matrix.pattern.col, x, x)

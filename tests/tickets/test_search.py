@@ -6,22 +6,22 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import built, same
 from torch import nn
 
 import gebt
-from gebt import ADMM, Graph, GraphSparsifier, MaskDistanceDetector, find_ticket
+from gebt import (
+    ADMM,
+    Graph,
+    GraphSparsifier,
+    MaskDistanceDetector,
+    ModelPruner,
+    find_ticket,
+)
 from gebt.learn.training import copy_state
 from gebt.models import GCN
+from gebt.prune.groups import Group
 from gebt.tickets.search import _check, _loss_and_nan
-
-
-def built(graph, hidden=16, dropout=0.5, seed=1):
-    torch.manual_seed(seed)
-    return GCN(graph.num_features, hidden, 3, dropout=dropout)
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def quiet(model, graph, **options):
@@ -693,3 +693,43 @@ def test_pygs_data_and_a_ticket_for_its_masks_are_told_from_what_is_wanted(data,
             door(built(graph), graph, keep=ticket)
     kept = f"{ticket.links_kept} of 468 links, {ticket.weights_kept} of 432 weights"
     assert repr(ticket) == f"Ticket('blocks', epoch 3, not settled, {kept})"
+
+
+class RandomLinks(Group):
+    """Other links each epoch, at random."""
+
+    name = "graph"
+    prune_ratio = 0.5
+
+    def __init__(self, graph):
+        self._graph = graph
+        self._draw = torch.Generator().manual_seed(0)
+
+    def masks(self):
+        count = self._graph.num_links
+        return {"link": gebt.random_links(count, self.prune_ratio, self._draw)}
+
+    def learned(self):
+        return {"link": torch.ones(self._graph.num_links)}
+
+
+def test_random_pruning_is_another_sparsifier(graph):
+    model = GCN(graph.num_features, 8, 3)
+    groups = [RandomLinks(graph), ModelPruner(model, 0.5)]
+    with pytest.warns(UserWarning, match="did not settle within 5 epochs"):
+        ticket = find_ticket(model, graph, groups=groups, epochs=5)
+    assert ticket.links_kept == graph.num_links - int(0.5 * graph.num_links)
+    assert all(d["graph"] > 0.3 for d in ticket.distances[1:])
+    assert ticket.weights_kept == ticket.num_weights - int(0.5 * ticket.num_weights)
+    ticket.open(model, graph)
+    ratios = [ticket.options[f"{name}_ratio"] for name in ("graph", "weight")]
+    assert ratios == [0.5, 0.5]
+
+
+def test_a_pruner_alone_may_be_given_and_every_link_stays(graph):
+    model = GCN(graph.num_features, 8, 3)
+    pruner = ModelPruner(model, 0.3, unit="row")
+    ticket = find_ticket(model, graph, groups=[pruner])
+    assert ticket.link_mask.all() and (ticket.link_score == 1).all()
+    assert "graph" not in ticket.distances[0]
+    assert ticket.weight_masks.keys() == pruner.masks().keys()

@@ -1,14 +1,14 @@
 """Saved and loaded bit for bit, opened as asked, refused if unfit."""
 
 import io
-import json
 import pickle
-import struct
 from copy import deepcopy
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
+from helpers import header_of, same
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -35,16 +35,6 @@ def saved(ticket, tmp_path):
     return tmp_path / "t.safetensors"
 
 
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def header(path):
-    content = path.read_bytes()
-    size = struct.unpack("<Q", content[:8])[0]
-    return json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["gebt"])
-
-
 def without_nan(distances):
     """With None for NaN, which is not equal to itself."""
     return [{k: v if v == v else None for k, v in d.items()} for d in distances]
@@ -61,9 +51,10 @@ def test_a_ticket_survives_its_file_bit_for_bit(graph, tmp_path, ratios, unit):
     again = Ticket.load(tmp_path / "deep" / "t.safetensors")
     for field in fields(Ticket):
         ours, theirs = getattr(ticket, field.name), getattr(again, field.name)
-        if isinstance(ours, torch.Tensor):
-            assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
-        elif field.name in ("weight_masks", "weights", "first_weights"):
+        if field.name in ("masks", "scores"):
+            assert ours.keys() == theirs.keys()
+            assert all(same(ours[group], theirs[group]) for group in ours)
+        elif field.name in ("weights", "first_weights"):
             assert same(ours, theirs)
         elif field.name == "distances":
             assert isinstance(theirs, tuple)
@@ -102,8 +93,8 @@ def test_a_ticket_of_any_model_is_rebuilt_from_its_file_alone(graph, tmp_path, k
 
 
 def test_the_file_is_safetensors_and_its_header_says_it_all(graph, ticket, saved):
-    assert "link_mask" in load_file(saved)
-    found = header(saved)
+    assert "masks/graph/link" in load_file(saved)
+    found = header_of(saved)
     assert found["kind"] == "ticket"
     assert found["dataset"]["fingerprint"] == graph.fingerprint()
     assert found["options"]["graph_ratio"] == 0.3
@@ -126,7 +117,7 @@ def test_nothing_is_unpickled(saved, tmp_path, monkeypatch):
     Ticket.load(saved)
     bomb = io.BytesIO()
     monkeypatch.undo()
-    torch.save({"link_mask": torch.ones(3)}, bomb)
+    torch.save({"masks/graph/link": torch.ones(3)}, bomb)
     path = tmp_path / "pickled.pt"
     path.write_bytes(bomb.getvalue())
     with pytest.raises(ValueError, match="not a readable ticket file"):
@@ -171,7 +162,7 @@ def rewritten(path, *, drop=None, **changes):
     tensors = load_file(path)
     if drop:
         del tensors[drop]
-    entries = {k: v for k, v in (header(path) | changes).items() if v is not None}
+    entries = {k: v for k, v in (header_of(path) | changes).items() if v is not None}
     write_tensors(path, tensors, entries)
 
 
@@ -183,7 +174,7 @@ def test_another_format_is_refused(saved):
         Ticket.load(saved)
 
 
-@pytest.mark.parametrize("name", ["link_mask", "link_score"])
+@pytest.mark.parametrize("name", ["masks/graph/link", "scores/graph/link"])
 def test_a_missing_tensor_is_refused(saved, name):
     rewritten(saved, drop=name)
     with pytest.raises(ValueError, match=f"not a whole ticket: it lacks '{name}'"):
@@ -214,25 +205,45 @@ W = "layers.1.weight"
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("link_mask", lambda t: t[1:], r"'link_score' must be floating of shape \(467"),
-        ("link_mask", lambda t: t.float(), "'link_mask' must be boolean of shape"),
-        ("link_mask", lambda t: t[None], "'link_mask' must be boolean of shape"),
-        ("link_score", lambda t: t.int(), "'link_score' must be floating"),
-        ("link_score", lambda t: t * torch.nan, "'link_score' must be finite"),
-        (f"weight_masks/{W}", lambda t: t.int(), "must be boolean of shape"),
-        (f"weight_masks/{W}", lambda t: t.t(), r"boolean of shape \(8, 3\)"),
+        (
+            "masks/graph/link",
+            lambda t: t[1:],
+            r"'scores/graph/link' must be floating of shape \(467",
+        ),
+        (
+            "masks/graph/link",
+            lambda t: t.float(),
+            "'masks/graph/link' must be boolean of shape",
+        ),
+        (
+            "masks/graph/link",
+            lambda t: t[None],
+            "'masks/graph/link' must be boolean of shape",
+        ),
+        (
+            "scores/graph/link",
+            lambda t: t.int(),
+            "'scores/graph/link' must be floating",
+        ),
+        (
+            "scores/graph/link",
+            lambda t: t * torch.nan,
+            "'scores/graph/link' must be finite",
+        ),
+        (f"masks/weights/{W}", lambda t: t.int(), "must be boolean of shape"),
+        (f"masks/weights/{W}", lambda t: t.t(), r"boolean of shape \(8, 3\)"),
         (f"weights/{W}", lambda t: t.double(), f"first_weights/{W}' must be like weig"),
         (f"first_weights/{W}", lambda t: t.double(), "must be like weights/layers.1.w"),
         (f"first_weights/{W}", lambda t: None, "must be like weights/layers.1.weight"),
         (f"weights/{W}", lambda t: None, "one of the ticket's weights"),
-        ("weight_masks/x", lambda t: torch.ones(1) > 0, "one of the ticket's weights"),
+        ("masks/weights/x", lambda t: torch.ones(1) > 0, "one of the ticket's weights"),
     ],
 )
 def test_tensors_of_another_kind_or_size_are_refused(saved, name, change, words):
     tensors = load_file(saved)
     if (tensor := change(tensors.pop(name, None))) is not None:
         tensors[name] = tensor
-    write_tensors(saved, tensors, header(saved))
+    write_tensors(saved, tensors, header_of(saved))
     with pytest.raises(ValueError, match=f"t.safetensors is not a whole .*{words}"):
         Ticket.load(saved)
 
@@ -288,7 +299,7 @@ def with_field(entries, place, value):
     ],
 )
 def test_a_header_field_of_another_type_or_range_is_named(saved, place, value, words):
-    write_tensors(saved, load_file(saved), with_field(header(saved), place, value))
+    write_tensors(saved, load_file(saved), with_field(header_of(saved), place, value))
     with pytest.raises(ValueError, match=f"t.safetensors is not a whole .*{words}"):
         Ticket.load(saved)
 
@@ -311,7 +322,7 @@ def test_a_header_field_of_another_type_or_range_is_named(saved, place, value, w
     ],
 )
 def test_what_tickets_may_hold_is_read(saved, place, value):
-    written = with_field(header(saved), place, value)
+    written = with_field(header_of(saved), place, value)
     write_tensors(saved, load_file(saved), written)
     ticket = Ticket.load(saved)
     found = {name: getattr(ticket, name) for name in ("options", "seed", "model")}
@@ -339,8 +350,8 @@ def test_a_ticket_of_ones_own_class_that_has_a_name_of_gebts_is_read(graph, tmp_
 
 def test_a_mask_may_be_of_any_parameter(saved):
     tensors = load_file(saved)
-    tensors["weight_masks/layers.0.bias"] = torch.ones(8, dtype=torch.bool)
-    write_tensors(saved, tensors, header(saved))
+    tensors["masks/weights/layers.0.bias"] = torch.ones(8, dtype=torch.bool)
+    write_tensors(saved, tensors, header_of(saved))
     assert "layers.0.bias" in Ticket.load(saved).weight_masks
 
 
@@ -348,7 +359,7 @@ def test_a_mask_may_be_of_any_parameter(saved):
 def test_a_tickets_numbers_may_be_of_any_floating_dtype(saved, dtype):
     tensors = load_file(saved).items()
     tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors}
-    write_tensors(saved, tensors, header(saved))
+    write_tensors(saved, tensors, header_of(saved))
     ticket = Ticket.load(saved)
     assert ticket.link_score.dtype == dtype
     assert {t.dtype for t in ticket.weights.values()} == {dtype}
@@ -356,7 +367,7 @@ def test_a_tickets_numbers_may_be_of_any_floating_dtype(saved, dtype):
 
 def test_a_claimed_width_allocates_nothing(saved):
     """Not even one that a machine's memory could hold."""
-    hidden = with_field(header(saved), "model.arguments.hidden", [2**20])
+    hidden = with_field(header_of(saved), "model.arguments.hidden", [2**20])
     write_tensors(saved, load_file(saved), hidden)
     with Largest() as seen, pytest.raises(ValueError, match="tensors differ"):
         Ticket.load(saved)
@@ -504,3 +515,27 @@ def test_a_compact_graph_carries_no_masks_of_the_larger_model(graph, ticket):
     fast, compacted = gebt.compact(model, small)
     assert type(compacted) is gebt.Graph
     train(fast, compacted, epochs=1)
+
+
+def test_a_ticket_of_format_2_still_opens(tmp_path):
+    path = Path(__file__).parent / "format-2.safetensors"
+    assert header_of(path)["format"] == 2
+    old = Ticket.load(path)
+    assert old.masks.keys() == {"graph", "weights"} and old.scores.keys() == {"graph"}
+    assert old.masks["weights"].keys() == old.weights.keys() - {
+        name for name in old.weights if "bias" in name
+    }
+    old.save(tmp_path / "t.safetensors")
+    assert header_of(tmp_path / "t.safetensors")["format"] == 3
+    new = Ticket.load(tmp_path / "t.safetensors")
+    assert torch.equal(new.link_mask, old.link_mask)
+    assert same(new.weight_masks, old.weight_masks)
+    assert new.options == old.options and new.options["criterion"] == "learned"
+
+
+def test_other_links_for_the_same_weights(ticket):
+    every = torch.ones_like(ticket.link_mask)
+    other = ticket.with_links(every)
+    assert other.links_kept == every.numel() and (other.link_score == 1).all()
+    assert same(other.weight_masks, ticket.weight_masks)
+    assert ticket.links_kept < every.numel()

@@ -1,0 +1,137 @@
+"""Criteria: functions that score links, by name; users register their own.
+
+A criterion is given a graph and a `Context` and gives scores (L,), the larger the
+sooner kept.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import normalize
+
+from gebt._registry import CRITERIA
+from gebt.graph import Graph
+from gebt.kernels import sddmm
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a criterion may use beside the graph.
+
+    Attributes:
+        generator: on CPU, for what is drawn.
+        model: that will be trained; as it is, and not to be changed.
+    """
+
+    generator: Generator
+    model: nn.Module
+
+
+Criterion = Callable[[Graph, Context], Tensor]
+
+
+def criterion(name: str) -> Callable[[Criterion], Criterion]:
+    """Register a function as a criterion for links.
+
+    ``find_ticket(..., criterion=name)`` then keeps the links that it scores highest,
+    as does ``gebt run --criterion name --plugin FILE``, with FILE the function's own::
+
+        @gebt.criterion("longest")
+        def longest(graph, context):
+            row, col = graph.adjacency.pattern.edge_index
+            none = torch.zeros(graph.num_links)
+            return none.index_copy(0, graph.link, (row - col).abs().float())
+
+    Args:
+        name: in lower case.
+
+    Raises:
+        ValueError: if the name is one of gebt's own.
+    """
+
+    def register(function: Criterion) -> Criterion:
+        CRITERIA.add(name, function, function.__module__)
+        return function
+
+    return register
+
+
+def score_links(name: str, graph: Graph, context: Context) -> Tensor:
+    """Scores (L,) of a criterion, by name, checked.
+
+    Raises:
+        ValueError: if there is no such criterion, or it gives anything but one finite
+            number for each link.
+    """
+    scores = CRITERIA.find(name)(graph, context)
+    shape = (graph.num_links,)
+    if not isinstance(scores, Tensor) or scores.shape != shape:
+        shown = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores)
+        raise ValueError(
+            f"the criterion {name!r} must give a tensor with one score for each of the "
+            f"{graph.num_links} links, got {shown}."
+        )
+    if not scores.isfinite().all():
+        raise ValueError(f"the criterion {name!r} must give finite scores.")
+    return scores.detach().to(graph.adjacency.device)
+
+
+@criterion("learned")
+def learned(graph: Graph, context: Context) -> Tensor:
+    """By scores learned together with the weights, as the paper does."""
+    raise ValueError("links are learned by a search: use `gebt.find_ticket`.")
+
+
+@criterion("random")
+def random(graph: Graph, context: Context) -> Tensor:
+    """At random: the control of every other."""
+    draw = torch.rand(graph.num_links, generator=context.generator)
+    return draw.to(graph.link.device)
+
+
+@criterion("degree")
+def degree(graph: Graph, context: Context) -> Tensor:
+    """Links of low-degree surroundings first, after TEDDY (Seo et al. 2024).
+
+    The product over both ends of the mean of 1 / sqrt(degree) over a node and its
+    neighbours.
+    """
+    pattern = graph.adjacency.pattern
+    row, col = pattern.row.long(), pattern.col.long()
+    low = torch.bincount(row, minlength=graph.num_nodes).clamp(min=1).rsqrt()
+    around = low.index_add(0, row, low[col]) / (pattern.crow.diff() + 1)
+    return _better(graph, around[row] * around[col])
+
+
+@criterion("similarity")
+def similarity(graph: Graph, context: Context) -> Tensor:
+    """The cosine of the ends' features, plus 1."""
+    pattern = graph.adjacency.pattern
+    x = graph.x if isinstance(graph.x, Tensor) else graph.x.to_dense()
+    x = normalize(x, dim=1)
+    return _better(graph, 1 + sddmm(pattern.crow, pattern.col, x, x).clamp(-1, 1))
+
+
+@criterion("k-neighbour")
+def k_neighbour(graph: Graph, context: Context) -> Tensor:
+    """The better of a link's places in a random order of each end's links.
+
+    So every node keeps some. After NeuralSparse (Zheng et al. 2020).
+    """
+    chance = random(graph, context)
+    pattern, link = graph.adjacency.pattern, graph.link
+    row = pattern.row.long()
+    order = (row + chance[link].double()).argsort()  # by row, random within
+    place = torch.empty_like(order)
+    place[order] = torch.arange(order.numel(), device=order.device)
+    rank = (place - pattern.crow.long()[row]).double()
+    # Chance between equal places.
+    return _better(graph, 1 / (1 + rank) + 1e-9 * chance[link])
+
+
+def _better(graph: Graph, edge: Tensor) -> Tensor:
+    """(L,) the larger of a link's entries; 0 for links that the graph lacks."""
+    best = edge.new_zeros(graph.num_links)
+    return best.scatter_reduce(0, graph.link, edge, "amax")
