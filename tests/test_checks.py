@@ -5,7 +5,6 @@ import pytest
 from gebt import _registry
 from gebt._checks import check_count, check_name
 from gebt._registry import DATASETS, EXPERIMENTS, MODELS, TASKS, check_dataset
-from gebt.experiments.runner import find_experiment
 from gebt.learn.tasks import find_task
 
 
@@ -13,7 +12,7 @@ def test_the_names_are_those_that_there_are():
     assert [MODELS[name].model for name in MODELS] == [*MODELS]
     assert [DATASETS[name].name for name in DATASETS] == [*DATASETS]
     assert [find_task(name).name for name in TASKS] == [*TASKS]
-    assert [find_experiment(name).name for name in EXPERIMENTS] == [*EXPERIMENTS]
+    assert [EXPERIMENTS[name].name for name in EXPERIMENTS] == [*EXPERIMENTS]
 
 
 def test_a_name_comes_back_as_it_is_known():

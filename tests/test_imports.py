@@ -82,6 +82,7 @@ def test_the_table_of_floors_names_the_rooms_that_are_there():
     "room, known",
     {
         "randomness": set(),
+        "_provenance": {""},
         "_checks": set(),
         "options": {"_checks"},
         "_registry": {"_checks"},

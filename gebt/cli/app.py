@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.table import Table
 
 from gebt import __version__
 from gebt._checks import check_count
@@ -45,14 +44,13 @@ from gebt.cli.flags import (
 from gebt.cli.show import (
     counting,
     out_console,
-    percent,
     print_costs,
     print_rows,
+    print_table,
     print_tables,
     progress,
     tell_folder,
     tell_of_ticket,
-    tell_of_unsettled,
 )
 
 if TYPE_CHECKING:
@@ -104,8 +102,8 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Train dense, draw the joint ticket, retrain it, compact it, compare the two."""
-    from gebt.experiments.run import RUN_FILES, Options, best_run, collect, run_seed
-    from gebt.files import write_json
+    from gebt.experiments.record import summary_table
+    from gebt.experiments.run import RUN_FILES, Options, run_seeds
 
     recipe = _recipe(model, task, changes)
     options = Options(recipe, **vars(drawn))
@@ -115,21 +113,13 @@ def run(
     names = ["metrics.json", *RUN_FILES]
     if seeds > 1:
         names += [f"seed-{each}/{name}" for each in asked for name in RUN_FILES]
-    runs = []
     with (
         _results(folder, names, force=force),
         progress(recipe.fit.epochs, seeds, quiet) as show,
     ):
-        for each in asked:
-            runs.append(run_seed(graph, learned, options, each, show))
-            if seeds > 1:
-                runs[-1].save(folder / f"seed-{each}")
-            best_run(runs).save(folder)
-            metrics = collect(graph, learned, options, runs, seeds=asked)
-            write_json(folder / "metrics.json", metrics)
+        record = run_seeds(graph, learned, options, asked, folder, show)
     if not quiet:
-        out_console.print(_table(metrics))
-        tell_of_unsettled(metrics)
+        print_table(summary_table(record))
     tell_folder(folder, quiet)
 
 
@@ -188,10 +178,8 @@ def retrain(
     quiet: Quiet = False,
 ) -> None:
     """Retrain a ticket with its inherited weights, compact it, and measure it."""
-    from gebt.deploy.cost import executed_macs, latencies
-    from gebt.deploy.storage import save_compact
-    from gebt.experiments import run as pipeline
-    from gebt.files import write_csv, write_json
+    from gebt.experiments.record import summary_table
+    from gebt.experiments.run import RETRAIN_FILES, retrain_alone
     from gebt.models import build_model
     from gebt.tickets.ticket import Ticket
 
@@ -202,36 +190,14 @@ def retrain(
     model = build_model(dict(ticket.model)).to(graph.adjacency.device)
     ticket.open(model, graph)  # a ticket that does not fit fails before any folder
     folder = out or _default_folder(graph.name)
-    names = ("compact.safetensors", "history.csv", "metrics.json")
-    with _results(folder, names, force=force, spare=ticket_path):
-        with progress(epochs, 1, quiet) as show:
-            recorder = pipeline.Recorder(show)
-            done = pipeline.retrain(ticket, model, graph, task, epochs, recorder)
-        save_compact(folder / "compact.safetensors", done.model, done.graph)
-        write_csv(folder / "history.csv", recorder.rows)
-        [ticket_ms] = latencies([(done.model, done.graph)])
-        metrics = {
-            "dataset": graph.name,
-            "task": task.name,
-            "metric": task.metric(graph),
-            "ticket": pipeline.describe(ticket, model),
-            "retrained": done.scores,
-            "seconds": recorder.seconds,
-            "cpu_seconds": recorder.cpu_seconds,
-            "inference_ms": {"ticket": ticket_ms},
-            "macs": {
-                "paper": {"ticket": done.paper_macs},
-                "executed": {"ticket": executed_macs(done.model, done.graph)},
-            },
-        }
-        write_json(folder / "metrics.json", metrics)
+    name = ticket_path.name
+    with (
+        _results(folder, RETRAIN_FILES, force=force, spare=ticket_path),
+        progress(epochs, 1, quiet) as show,
+    ):
+        record = retrain_alone(ticket, name, model, graph, task, epochs, folder, show)
     if not quiet:
-        out_console.print(
-            f"Retrained in {recorder.seconds['retrain']:.2f} s: test "
-            f"{metrics['metric']} {percent(done.scores['test'])}, validation "
-            f"{percent(done.scores['val'])}, "
-            f"inference {ticket_ms:.2f} ms."
-        )
+        print_table(summary_table(record))
     tell_folder(folder, quiet)
 
 
@@ -281,12 +247,13 @@ def reproduce(
     quiet: Quiet = False,
 ) -> None:
     """Run an experiment of the paper with baselines; writes CSV, figures and a page."""
+    from gebt._registry import EXPERIMENTS
     from gebt.experiments.report import check_figures, page_of, write_report
-    from gebt.experiments.runner import TABLES, find_experiment
+    from gebt.experiments.runner import TABLES
     from gebt.experiments.runner import reproduce as run_experiment
 
     check_figures()
-    experiment = find_experiment(name)
+    experiment = EXPERIMENTS.find(name)
     folder = out or Path("runs") / experiment.name
     begun = (folder / "experiment.json").is_file()
     if begun and not (resume or force):
@@ -358,9 +325,10 @@ def inference(
     quiet: Quiet = False,
 ) -> None:
     """Time a GCN's forward: PyG's and gebt's dense one, masked and compact tickets."""
-    from gebt.experiments.inference import inference_costs
-    from gebt.experiments.report import check_figures, inference_page, write_pages
+    from gebt.experiments.inference import inference_costs, inference_page
+    from gebt.experiments.report import check_figures
     from gebt.files import write_csv
+    from gebt.report.page import write_pages
 
     check_figures()
     graph, _ = _load(dataset, root, device, "node-classification")
@@ -562,90 +530,3 @@ def _default_folder(dataset: str) -> Path:
     while folder.exists():
         folder, number = base.with_name(f"{base.name}-{number}"), number + 1
     return folder
-
-
-def _table(metrics: dict[str, Any]) -> Table:
-    mean, std = metrics["summary"]["mean"], metrics["summary"]["std"]
-    n = metrics["summary"]["n"]
-
-    def number(*path: str, digits: int = 1, scale: float = 1.0, unit: str = "") -> str:
-        a: Any = mean
-        b: Any = std
-        for key in path:
-            a, b = a[key], b[key]
-        if a is None:
-            return "-"
-        text = f"{a / scale:.{digits}f}"
-        return text + (f" ± {b / scale:.{digits}f}" if n > 1 else "") + unit
-
-    def ratio(name: str, *path: str) -> str:
-        values: Any = mean[name]
-        for key in path:
-            values = values[key]
-        if not values["dense"] or not values["ticket"]:
-            return "-"
-        less = values["dense"] / values["ticket"]
-        return f"{less:.1f}x less" if less >= 1 else f"{1 / less:.1f}x more"
-
-    seconds = mean["cpu_seconds"]
-    found = mean["ticket"]
-    model = metrics["options"]["model"]
-    title = f"{metrics['dataset']}, {model}, {n} seed{'s' if n > 1 else ''}" + (
-        ", mean ± standard deviation" if n > 1 else ""
-    )
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for name in ("dense", "ticket", ""):
-        table.add_column(name, justify="right")
-    scores = mean["retrained"]["test"], mean["dense"]["test"]
-    gain = "-" if None in scores else f"{scores[0] - scores[1]:+.1f}"
-    table.add_row(
-        f"test {metrics['metric']}, %",
-        number("dense", "test"),
-        number("retrained", "test"),
-        gain,
-    )
-    table.add_row(
-        f"val {metrics['metric']}, %",
-        number("dense", "val"),
-        number("retrained", "val"),
-        "",
-    )
-    settled = sum(run["ticket"]["settled"] for run in metrics["runs"])
-    table.add_row(
-        "epoch drawn", "", number("ticket", "epoch", digits=0), f"{settled}/{n} settled"
-    )
-    for what in ("links", "weights"):
-        table.add_row(
-            f"{what} kept",
-            f"{found[what]:,.0f}",
-            f"{found[f'{what}_kept']:,.0f}",
-            f"{found[f'{what}_kept'] / found[what]:.0%}",
-        )
-    table.add_row(
-        "training, CPU s",
-        number("cpu_seconds", "dense", digits=2),
-        f"{seconds['search'] + seconds['retrain']:.2f}",
-        f"= {seconds['search']:.2f} + {seconds['retrain']:.2f}",
-    )
-    wall = mean["seconds"]
-    table.add_row(
-        "training, s",
-        number("seconds", "dense", digits=2),
-        f"{wall['search'] + wall['retrain']:.2f}",
-        f"= {wall['search']:.2f} + {wall['retrain']:.2f}",
-    )
-    table.add_row(
-        "inference, ms",
-        number("inference_ms", "dense", digits=2),
-        number("inference_ms", "ticket", digits=2),
-        ratio("inference_ms"),
-    )
-    for name, title in (("paper", "MACs, paper's"), ("executed", "MACs executed")):
-        table.add_row(
-            title,
-            number("macs", name, "dense", digits=2, scale=1e6, unit=" M"),
-            number("macs", name, "ticket", digits=2, scale=1e6, unit=" M"),
-            ratio("macs", name),
-        )
-    return table

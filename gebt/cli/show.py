@@ -1,6 +1,5 @@
 """What is printed while a command runs, and at its end."""
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,9 +14,11 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from gebt.deploy.cost import Cost
-    from gebt.experiments.report import Page
+    from gebt.experiments.record import Drawn
     from gebt.experiments.run import OnEpoch
     from gebt.learn.training import Epoch
+    from gebt.report.page import Page
+    from gebt.report.page import Table as PageTable
     from gebt.tickets.ticket import Ticket
 
 out_console = Console()
@@ -123,19 +124,24 @@ def _state(epoch: "Epoch") -> str:
 
 def print_tables(page: "Page") -> None:
     """The tables of a page."""
-    from gebt.experiments.report import Table as PageTable
+    from gebt.report.page import Table as PageTable
 
     for section in page.sections:
         for item in section.items:
             if isinstance(item, PageTable):
-                texts: Any = {"title": escape(item.title), "caption": escape(item.note)}
-                table = Table(**texts, title_justify="left", caption_justify="left")
-                for place, title in enumerate(item.header):
-                    justify: Any = "right" if place else "left"
-                    table.add_column(escape(title), justify=justify, overflow="fold")
-                for cells in item.rows:
-                    table.add_row(*map(escape, cells))
-                out_console.print(table)
+                print_table(item)
+
+
+def print_table(found: "PageTable") -> None:
+    """One of them: numbers at the right."""
+    texts: Any = {"title": escape(found.title), "caption": escape(found.note)}
+    table = Table(**texts, title_justify="left", caption_justify="left")
+    for place, title in enumerate(found.header):
+        justify: Any = "right" if place else "left"
+        table.add_column(escape(title), justify=justify, overflow="fold")
+    for cells in found.rows:
+        table.add_row(*map(escape, cells))
+    out_console.print(table)
 
 
 def print_rows(
@@ -173,28 +179,18 @@ def print_costs(graph: str, costs: Mapping[str, "Cost"]) -> None:
     )
 
 
-def tell_of_ticket(ticket: "Ticket", found: dict[str, Any], seconds: float) -> None:
+def tell_of_ticket(ticket: "Ticket", found: "Drawn", seconds: float) -> None:
     """Say when a ticket was drawn, and of how much."""
     state = "settled" if ticket.settled else "[bold]not settled[/]"
     out_console.print(
         f"Ticket drawn at epoch {ticket.epoch} ({state}) in {seconds:.2f} s: "
-        f"{found['links_kept']:,} of {found['links']:,} links, "
-        f"{found['weights_kept']:,} of {found['weights']:,} weights."
+        f"{found.links_kept:,} of {found.links:,} links, "
+        f"{found.weights_kept:,} of {found.weights:,} weights."
     )
     if ticket.share_untouched:
         out_console.print(
             f"{ticket.links_untouched:,} of the links never received a gradient; "
             "among them those to keep were drawn."
-        )
-
-
-def tell_of_unsettled(metrics: dict[str, Any]) -> None:
-    """Name the seeds whose search did not settle."""
-    late = [r["seed"] for r in metrics["runs"] if not r["ticket"]["settled"]]
-    if late:
-        out_console.print(
-            f"Not settled within {metrics['options']['epochs']} epochs: seed "
-            f"{', '.join(map(str, late))}. Their tickets are the last epoch's."
         )
 
 
@@ -205,11 +201,6 @@ def tell_folder(folder: Path, quiet: bool) -> None:
     else:
         # Plain print: rich would wrap a long path.
         print(f"Written: {folder}{os.sep}")
-
-
-def percent(score: float) -> str:
-    """A score, or a dash where there is none."""
-    return "-" if math.isnan(score) else f"{score:.1f}%"
 
 
 def _millions(count: int | None) -> str:

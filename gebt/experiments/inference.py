@@ -1,4 +1,4 @@
-"""What inference costs over pruning ratios: PyG, dense, masked and compact."""
+"""What inference costs over pruning ratios: PyG, dense, masked, compact; its page."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -15,6 +15,8 @@ from gebt.models import GCN
 from gebt.prune.links import random_order, top_links
 from gebt.prune.weights import ModelPruner, apply_masks
 from gebt.randomness import Draws
+from gebt.report.figures import Line, Panel, curves
+from gebt.report.page import Figure, Page, Section, tabulated
 from gebt.tickets.search import find_ticket
 
 Row = dict[str, Any]
@@ -115,3 +117,40 @@ def _pyg(dense: GCN, graph: Graph) -> Call:
     x = graph.x if isinstance(graph.x, torch.Tensor) else graph.x.to_dense()
     edges, weight = graph.adjacency.pattern.edge_index, graph.adjacency.value
     return partial(model.eval().to(weight.device), x, edges, weight)
+
+
+def inference_page(graph: str, rows: Sequence[Row]) -> Page:
+    """Table and curves of the rows of `inference_costs`."""
+    pyg, dense = rows[0]["ms"], rows[1]["ms"]
+    cells = [
+        {
+            "model, links removed": row["what"]
+            + (f", {row['graph_ratio']:.0%}" if row["graph_ratio"] else ""),
+            "ms": f"{row['ms']:.2f}",
+            "PyG / this": f"{pyg / row['ms']:.1f}x",
+            "dense / this": f"{dense / row['ms']:.2f}x",
+            "M nodes/s": f"{row['nodes_per_s'] / 1e6:.2f}",
+            "MiB": f"{row['peak_mib']:,.0f}",
+            "features": f"{row['features']}",
+        }
+        for row in rows
+    ]
+    removed = rows[-1]["weight_ratio"]
+    table = tabulated(
+        f"{graph}: one forward over all nodes, {removed:.0%} of the weights removed",
+        cells,
+        "Medians of calls in turns. MiB is what a forward needs beyond what was "
+        "there. Links and weights are ranked by a search of a few epochs.",
+    )
+    lines = [
+        Line(what, [r["graph_ratio"] for r in found], [r["ms"] for r in found])
+        for what in ("masked", "compact")
+        if (found := [row for row in rows if row["what"] == what])
+    ]
+    panel = Panel("", lines, {"PyG, full graph": pyg, "gebt, dense": dense})
+    figure = Figure(
+        "inference",
+        f"{graph}: milliseconds of a forward against the share of links removed",
+        partial(curves, [panel], "share of links removed", "ms", log_y=True),
+    )
+    return Page(f"Inference on {graph}", "", [Section("Inference", [*table, figure])])

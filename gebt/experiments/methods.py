@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gebt.experiments.run import new_model, train_by
+from gebt.experiments.run import new_model
 from gebt.graph import Graph
 from gebt.learn.tasks import Task
-from gebt.learn.training import copy_state
+from gebt.learn.training import copy_state, train
 from gebt.models.recipe import Recipe
 from gebt.prune.criteria import Context, score_links
 from gebt.prune.detector import MaskDistanceDetector
@@ -69,7 +69,8 @@ class Setting:
         self, model: nn.Module, graph: Graph, keep: Mapping[str, Tensor] | None = None
     ) -> float:
         """Train by the recipe; the best validation score."""
-        return train_by(self.recipe, model, graph, self.task, self.seed, keep=keep).val
+        given: Any = {"fit": self.recipe.fit, "seed": self.seed, "task": self.task}
+        return train(model, graph, keep=keep, **given).val
 
     def search(self, model: nn.Module, **options: Any) -> Ticket:
         """`find_ticket` by the recipe; an unsettled ticket gives no warning."""

@@ -1,26 +1,22 @@
-"""What people look at: pages of runs and experiments, and their figures."""
+"""What people look at: the page of a folder, of a run or an experiment."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from gebt.experiments.inference_page import inference_page
-from gebt.experiments.pages import experiment_sections
+from gebt._provenance import in_words
+from gebt._registry import EXPERIMENTS
+from gebt.experiments.record import FILE, facts
 from gebt.experiments.run_page import run_page
-from gebt.experiments.runner import find_experiment, read_about, read_tables
-from gebt.report.page import Figure, Page, Section, Table, write_pages
-
-__all__ = [
-    "Figure",
-    "Page",
-    "Section",
-    "Table",
-    "check_figures",
-    "inference_page",
-    "page_of",
-    "write_pages",
-    "write_report",
-]
+from gebt.experiments.runner import (
+    Experiment,
+    Tables,
+    read_about,
+    read_tables,
+    source_of,
+)
+from gebt.report.comparison import seeds_of
+from gebt.report.page import Page, Section, write_pages
 
 
 def page_of(folder: Path, root: str | Path | None = None) -> Page:
@@ -35,16 +31,16 @@ def page_of(folder: Path, root: str | Path | None = None) -> Page:
         ValueError: if a file in it cannot be read.
     """
     if about := read_about(folder):
-        experiment = find_experiment(about.text("experiment"))
-        machine = ", ".join(f"{k} {v}" for k, v in about.content["machine"].items())
+        experiment = EXPERIMENTS.find(about.text("experiment"))
         quick = "QUICK, figures mean nothing; " if about.flag("quick") else ""
         asked = about.whole("seeds", 1) if "seeds" in about else 0
-        sections = experiment_sections(experiment.name, read_tables(folder), asked)
+        sections = _sections(experiment, read_tables(folder), asked)
         if not sections:
             sections = [Section("Results", ["No run of it has finished yet."])]
         title = f"{experiment.name}: {experiment.about}"
-        return Page(title, f"{quick}{machine}", sections)
-    if (folder / "metrics.json").is_file():
+        where = in_words(facts(about, source_of(about)))
+        return Page(title, f"{quick}{where}", sections)
+    if (folder / FILE).is_file():
         return run_page(folder, root)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}.")
@@ -52,6 +48,27 @@ def page_of(folder: Path, root: str | Path | None = None) -> Page:
         f"{folder} holds neither metrics.json of `gebt run` or `gebt retrain` nor "
         "experiment.json of `gebt reproduce`."
     )
+
+
+def _sections(experiment: Experiment, tables: Tables, asked: int) -> list[Section]:
+    """One for each graph; of how many seeds were asked for, 0 if that is not known."""
+    sections = []
+    runs = tables.get("runs", [])
+    scored = [row for row in runs if row["test"] not in ("", "nan")]
+    rows = runs + tables.get("stops", [])
+    for graph in dict.fromkeys(row["dataset"] for row in rows):
+        mine = {
+            table: [row for row in found if row["dataset"] == graph]
+            for table, found in {**tables, "runs": scored}.items()
+        }
+        n = len({row["seed"] for row in rows if row["dataset"] == graph})
+        texts = [f"n = {seeds_of(n, asked)}. {experiment.how}"]
+        if bare := len([r for r in runs if r["dataset"] == graph]) - len(mine["runs"]):
+            texts.append(f"Left out, for want of a test score: {bare} runs.")
+        some = mine["runs"] or mine.get("stops")
+        items = list(experiment.page(graph, mine)) if some else []
+        sections.append(Section(graph, [*texts, *items]))
+    return sections
 
 
 def check_figures() -> None:

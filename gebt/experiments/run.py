@@ -1,33 +1,41 @@
 """Dense model, joint ticket, retraining, compaction and cost: one seed of it all."""
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gebt._checks import check_ratio
+from gebt._provenance import provenance
 from gebt._registry import MODELS
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs, peak_memory
 from gebt.deploy.storage import save_compact
+from gebt.experiments.record import (
+    Drawn,
+    Macs,
+    Measured,
+    Phases,
+    Record,
+    Scores,
+    Sides,
+)
 from gebt.files import write_csv
 from gebt.graph import Graph, LinkSplit
 from gebt.learn.tasks import LinkPrediction, Task
 from gebt.learn.training import Epoch, Training, evaluate, train
 from gebt.models.recipe import Recipe
 from gebt.options import Fit
-from gebt.prune.detector import Group, MaskDistanceDetector, Reading
 from gebt.prune.weights import prunable_weights
 from gebt.randomness import Draws
-from gebt.report.comparison import deviation
+from gebt.tickets.recording import RecordingDetector
 from gebt.tickets.search import find_ticket
 from gebt.tickets.ticket import Ticket
 
@@ -59,7 +67,7 @@ class Options:
         check_ratio("weight_ratio", self.weight_ratio)
         self.detector()
 
-    def detector(self) -> "RecordingDetector":
+    def detector(self) -> RecordingDetector:
         """A new detector."""
         return RecordingDetector(self.threshold, self.window)
 
@@ -74,63 +82,6 @@ class Options:
             }.items()
             if isinstance(value, int | float | str) and name not in ("about", "source")
         }
-
-
-class RecordingDetector(MaskDistanceDetector):
-    """A detector that keeps every mask, eight entries a byte, for pictures.
-
-    Of groups of more than 16 million entries it keeps nothing.
-    """
-
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
-        self._packed: list[dict[str, np.ndarray]] = []
-        self._reachable: dict[str, int] = {}
-
-    def update(self, groups: Mapping[str, Group]) -> Reading:
-        """As the base class."""
-        copies = {}
-        for group, masks in groups.items():
-            parts = [masks] if isinstance(masks, Tensor) else list(masks.values())
-            if sum(part.numel() for part in parts) > 2**24:
-                continue
-            entries = torch.cat([part.flatten() for part in parts])
-            copies[group] = entries.to("cpu", non_blocking=True)
-        # This waits for a GPU, so the copies from there are complete after it.
-        reading = super().update(groups)
-        packed = {}
-        for group, copy in copies.items():
-            kept_or_not = copy.numpy()
-            packed[group] = np.packbits(kept_or_not)
-            if group not in self._reachable:
-                kept = int(np.count_nonzero(kept_or_not))
-                dropped = kept_or_not.size - kept
-                self._reachable[group] = max(1, 2 * min(kept, dropped))
-        self._packed.append(packed)
-        return reading
-
-    def pairs(self) -> list[dict[str, Any]]:
-        """Distances of the masks of all pairs of epochs, of some 60 if there are more.
-
-        Scaled to [0, 1] by the largest distance that such masks can have.
-        """
-        every = -(-len(self._packed) // 60)
-        epochs = range(0, len(self._packed), max(1, every))
-        rows = []
-        for group, scale in self._reachable.items():
-            for a in epochs:
-                for b in range(0, a, every):
-                    apart = self._packed[a][group] ^ self._packed[b][group]
-                    distance = int(np.unpackbits(apart).sum()) / scale
-                    rows.append(
-                        {
-                            "group": group,
-                            "epoch": a + 1,
-                            "other": b + 1,
-                            "distance": round(distance, 5),
-                        }
-                    )
-        return rows
 
 
 class Recorder:
@@ -185,6 +136,7 @@ RUN_FILES = (
     "distances.csv",
 )
 """What `Run.save` writes."""
+RETRAIN_FILES = ("compact.safetensors", "history.csv", "metrics.json")
 
 
 @dataclass(frozen=True)
@@ -192,7 +144,7 @@ class Run:
     """What one seed gave.
 
     Attributes:
-        metrics: one entry of ``runs`` in metrics.json.
+        metrics: its entry in the record.
         ticket: the ticket.
         model: the compact model.
         graph: the compact graph.
@@ -200,12 +152,12 @@ class Run:
         distances: of the masks of every pair of the search's epochs.
     """
 
-    metrics: dict[str, Any]
+    metrics: Measured
     ticket: Ticket
     model: nn.Module
     graph: Graph
     history: Sequence[Mapping[str, Any]]
-    distances: Sequence[Mapping[str, Any]]
+    distances: Sequence[Mapping[str, Any]] = ()
 
     def save(self, folder: Path) -> None:
         """Write `RUN_FILES`: ticket, compact model, epochs, and distances if any."""
@@ -231,28 +183,6 @@ def new_model(graph: Graph, recipe: Recipe, task: Task, seed: int) -> nn.Module:
     return model.to(graph.adjacency.device)
 
 
-def train_by(
-    recipe: Recipe,
-    model: nn.Module,
-    graph: Graph,
-    task: Task,
-    seed: int,
-    *,
-    keep: Mapping[str, Tensor] | None = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
-) -> Training:
-    """`train` by a recipe."""
-    return train(
-        model,
-        graph,
-        keep=keep,
-        fit=recipe.fit,
-        seed=seed,
-        task=task,
-        on_epoch=on_epoch,
-    )
-
-
 def run_seed(
     graph: Graph,
     task: Task,
@@ -276,37 +206,15 @@ def run_seed(
         train(new_model(graph, recipe, task, seed), graph, epochs=1, task=task)
         dense = new_model(graph, recipe, task, seed)
         with recorder.phase("dense") as hook:
-            training = train_by(recipe, dense, graph, task, seed, on_epoch=hook)
-        test = evaluate(dense, graph, "test", task=task)
-
+            given: Any = {"fit": recipe.fit, "seed": seed, "task": task}
+            training = train(dense, graph, on_epoch=hook, **given)
         model = new_model(graph, recipe, task, seed)
         with recorder.phase("search") as hook:
             ticket, detector = search(model, graph, task, options, seed, hook)
-        retrained = retrain(ticket, model, graph, task, recipe.fit.epochs, recorder)
-        compared = [(dense, graph), (retrained.model, retrained.graph)]
-        dense_ms, ticket_ms = latencies(compared)
-    metrics = {
-        "seed": seed,
-        "dense": {"val": training.val, "test": test},
-        "ticket": describe(ticket, model),
-        "retrained": retrained.scores,
-        "seconds": recorder.seconds,
-        "cpu_seconds": recorder.cpu_seconds,
-        "inference_ms": {"dense": dense_ms, "ticket": ticket_ms},
-        "macs": {
-            "paper": {
-                "dense": paper_macs(dense, graph),
-                "ticket": retrained.paper_macs,
-            },
-            "executed": {
-                "dense": executed_macs(dense, graph),
-                "ticket": executed_macs(retrained.model, retrained.graph),
-            },
-        },
-        "peak_mib": peak[0],
-    }
-    found = retrained.model, retrained.graph
-    return Run(metrics, ticket, *found, recorder.rows, detector.pairs())
+        beside = dense, _scores(training, dense, graph, task)
+        run = retrain(ticket, model, graph, task, recipe.fit.epochs, recorder, beside)
+    metrics = replace(run.metrics, peak_mib=peak[0])
+    return replace(run, metrics=metrics, distances=detector.pairs())
 
 
 def search(
@@ -336,20 +244,6 @@ def search(
     return ticket, detector
 
 
-@dataclass(frozen=True)
-class Retrained:
-    """A retrained ticket: its scores and its compact form.
-
-    The MACs by the paper's convention are those before compaction, with every feature
-    still there.
-    """
-
-    scores: dict[str, float]
-    model: nn.Module
-    graph: Graph
-    paper_macs: int | None
-
-
 def retrain(
     ticket: Ticket,
     model: nn.Module,
@@ -357,75 +251,146 @@ def retrain(
     task: Task,
     epochs: int,
     recorder: Recorder,
-) -> Retrained:
-    """Retrain a ticket with inherited weights as it was searched, and compact it."""
-    with recorder.phase("retrain") as hook:
-        small = ticket.open(model, graph)
-        training = train(
-            model,
-            small,
-            keep=ticket.weight_masks,
-            fit=replace(Fit.from_dict(ticket.options), epochs=epochs),
-            seed=ticket.seed,
-            task=task,
-            on_epoch=hook,
-        )
-    scores = {"val": training.val, "test": evaluate(model, small, "test", task=task)}
-    return Retrained(scores, *compact(model, small), paper_macs(model, small))
+    dense: tuple[nn.Module, Scores] | None = None,
+) -> Run:
+    """Retrain a ticket with inherited weights as it was searched, compact and measure.
+
+    The MACs by the paper's convention are those before compaction, with every feature
+    still there.
+
+    Args:
+        ticket: drawn for the model on the graph.
+        model: as the ticket's; its weights change.
+        graph: prepared for the task.
+        task: what is learned.
+        epochs: of retraining.
+        recorder: of all that was trained.
+        dense: the dense model and its scores, to be measured beside the ticket.
+    """
+    with peak_memory(graph.adjacency.device) as peak:
+        with recorder.phase("retrain") as hook:
+            small = ticket.open(model, graph)
+            training = train(
+                model,
+                small,
+                keep=ticket.weight_masks,
+                fit=replace(Fit.from_dict(ticket.options), epochs=epochs),
+                seed=ticket.seed,
+                task=task,
+                on_epoch=hook,
+            )
+        scores = _scores(training, model, small, task)
+        found = compact(model, small)
+        sides = {"dense": (dense[0], graph)} if dense else {}
+        uncompacted = {**sides, "ticket": (model, small)}
+        sides["ticket"] = found
+        times = dict(zip(sides, latencies([*sides.values()]), strict=True))
+    metrics = Measured(
+        ticket.seed,
+        dense[1] if dense else None,
+        describe(ticket, model),
+        scores,
+        Phases(**recorder.seconds),
+        Phases(**recorder.cpu_seconds),
+        Sides(**times),
+        Macs(
+            Sides(**{side: paper_macs(*pair) for side, pair in uncompacted.items()}),
+            Sides(**{side: executed_macs(*pair) for side, pair in sides.items()}),
+        ),
+        peak[0],
+    )
+    return Run(metrics, ticket, *found, recorder.rows)
 
 
-def describe(ticket: Ticket, model: nn.Module) -> dict[str, Any]:
-    """The ticket's part of the metrics."""
+def _scores(training: Training, model: nn.Module, graph: Graph, task: Task) -> Scores:
+    test = evaluate(model, graph, "test", task=task)
+    return Scores(*(None if math.isnan(s) else s for s in (training.val, test)))
+
+
+def describe(ticket: Ticket, model: nn.Module) -> Drawn:
+    """The ticket's part of the record."""
     weights = sum(w.numel() for w in prunable_weights(model).values())
-    return {
-        "epoch": ticket.epoch,
-        "settled": ticket.settled,
-        "links_kept": ticket.links_kept,
-        "links": ticket.link_mask.numel(),
-        "weights_kept": ticket.weights_kept if ticket.weight_masks else weights,
-        "weights": weights,
-    }
+    return Drawn(
+        epoch=ticket.epoch,
+        settled=ticket.settled,
+        links_kept=ticket.links_kept,
+        links=ticket.link_mask.numel(),
+        weights_kept=ticket.weights_kept if ticket.weight_masks else weights,
+        weights=weights,
+    )
+
+
+def run_seeds(
+    graph: Graph,
+    task: Task,
+    options: Options,
+    seeds: range,
+    folder: Path,
+    on_epoch: OnEpoch | None = None,
+) -> Record:
+    """`run_seed` for some seeds; what `gebt run` writes is whole after each.
+
+    Args:
+        graph: prepared for the task.
+        task: what is learned.
+        options: of the runs.
+        seeds: to run, at least one.
+        folder: for metrics.json, the best run's files and, where there are several
+            seeds, every run's in ``seed-N/``.
+        on_epoch: called with the phase and each of its epochs.
+    """
+    runs: list[Run] = []
+    asked = {**options.record(), "seed": seeds.start, "seeds": len(seeds)}
+    for seed in seeds:
+        runs.append(run_seed(graph, task, options, seed, on_epoch))
+        if len(seeds) > 1:
+            runs[-1].save(folder / f"seed-{seed}")
+        record = collect(graph, task, asked, runs)
+        runs[record.best].save(folder)
+        record.write(folder)
+    return record
 
 
 def collect(
-    graph: Graph, task: Task, options: Options, runs: Sequence[Run], *, seeds: range
-) -> dict[str, Any]:
-    """The content of metrics.json.
+    graph: Graph, task: Task, options: Mapping[str, Any], runs: Sequence[Run]
+) -> Record:
+    """The record of some runs, at least one.
 
     Args:
         graph: of the runs.
         task: what was learned.
-        options: of the runs.
-        runs: those that are done, at least one.
-        seeds: all that were asked for.
+        options: what was asked for, numbers and names.
+        runs: those that are done.
     """
-    entries = [run.metrics for run in runs]
-    return {
-        "dataset": graph.name,
-        "task": task.name,
-        "metric": task.metric(graph),
-        "options": {**options.record(), "seed": seeds.start, "seeds": len(seeds)},
-        "runs": entries,
-        "summary": {
-            "n": len(runs),
-            "best_seed": best_run(runs).metrics["seed"],
-            "mean": _combine(entries, statistics.fmean),
-            "std": _combine(entries, deviation),
-        },
+    metrics = tuple(run.metrics for run in runs)
+    names = graph.name, task.name, task.metric(graph)
+    return Record(*names, options, provenance(), metrics)
+
+
+def retrain_alone(
+    ticket: Ticket,
+    file: str,
+    model: nn.Module,
+    graph: Graph,
+    task: Task,
+    epochs: int,
+    folder: Path,
+    on_epoch: OnEpoch | None = None,
+) -> Record:
+    """`retrain` a ticket of a file, and write `RETRAIN_FILES`."""
+    # Untimed: with its first optimiser torch imports its compiler, over a second.
+    train(deepcopy(model), graph, epochs=1, task=task)
+    run = retrain(ticket, model, graph, task, epochs, Recorder(on_epoch))
+    save_compact(folder / "compact.safetensors", run.model, run.graph)
+    write_csv(folder / "history.csv", run.history)
+    asked = {
+        "model": ticket.model["class"],
+        **replace(Fit.from_dict(ticket.options), epochs=epochs).to_dict(),
+        **{name: ticket.options[name] for name in ("graph_ratio", "weight_ratio")},
+        "ticket": file,
+        "seed": ticket.seed,
+        "seeds": 1,
     }
-
-
-def best_run(runs: Sequence[Run]) -> Run:
-    """The run whose retrained ticket validates best, the first of equals."""
-    return max(runs, key=lambda run: run.metrics["retrained"]["val"])
-
-
-def _combine(entries: Sequence[Any], by: Callable[[Sequence[float]], float]) -> Any:
-    """Combine equal trees of numbers leaf by leaf; None where one is none."""
-    first = entries[0]
-    if isinstance(first, Mapping):
-        keys = [key for key in first if key != "seed"]
-        return {key: _combine([entry[key] for entry in entries], by) for key in keys}
-    if any(entry is None or math.isnan(entry) for entry in entries):
-        return None  # a model without paper MACs, a graph without test nodes
-    return by([float(entry) for entry in entries])
+    record = collect(graph, task, asked, [run])
+    record.write(folder)
+    return record

@@ -8,13 +8,11 @@ are written whole, so that what is killed loses only the jobs in flight.
 import csv
 import multiprocessing
 import os
-import platform
 import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,44 +20,26 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gebt._checks import check_name
-from gebt._registry import MODELS
+from gebt._provenance import cores, provenance
+from gebt._registry import EXPERIMENTS, MODELS
 from gebt.datasets import load
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs
 from gebt.experiments.methods import METHODS, Outcome, Setting
-from gebt.experiments.run import RecordingDetector, new_model, prepare
+from gebt.experiments.record import facts
+from gebt.experiments.run import new_model, prepare
 from gebt.files import Fields, read_json, shown, write_csv, write_json
 from gebt.graph import Graph
 from gebt.learn.tasks import task_for
 from gebt.learn.training import evaluate, train
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.weights import prunable_weights
+from gebt.report.page import Figure, Table
+from gebt.tickets.recording import RecordingDetector
 from gebt.tickets.search import FROZEN_THRESHOLD
-from gebt.tickets.ticket import current_versions
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]
-
-DRAWS = (5, 10, 20, 40, 60, 80, 100)
-FIG1_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
-JOINT_RATIOS = ((0.2, 0.5), (0.4, 0.7), (0.6, 0.9), (0.8, 0.9), (0.2, 0.9))
-TABLE2_RATIOS: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
-    ("gcn", "cora"): ((0.6, 0.7), (0.2, 0.8)),  # either gives the table's MACs
-    ("gcn", "citeseer"): ((0.1, 0.9),),
-    ("gcn", "pubmed"): ((0.1, 0.9),),
-    # GraphSAGE's MACs there do not depend on links; 0.1 is what most others removed.
-    ("sage", "cora"): ((0.1, 0.9),),
-    ("sage", "citeseer"): ((0.1, 0.9),),
-    ("sage", "pubmed"): ((0.1, 0.7),),
-    ("gat", "cora"): ((0.2, 0.9),),
-    ("gat", "citeseer"): ((0.2, 0.9),),
-    ("gat", "pubmed"): ((0.1, 0.9),),
-    ("gin", "cora"): ((0.1, 0.9),),
-    ("gin", "citeseer"): ((0.1, 0.7),),
-    ("gin", "pubmed"): ((0.1, 0.9),),
-}
-"""Shares of links and weights removed, decoded from the MACs of the paper's Table 2."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +67,11 @@ class Job:
     draw: int | None = None
     watch: str | None = None
 
+    @classmethod
+    def dense(cls, dataset: str, seed: int, model: str = "gcn") -> "Job":
+        """The unpruned model, for comparison."""
+        return cls(dataset, model, "dense", 0.0, 0.0, seed)
+
     @property
     def key(self) -> tuple[str, ...]:
         """Its columns as they stand in a CSV."""
@@ -101,86 +86,26 @@ TABLES = ("trajectories", "matrix", *_DONE)
 
 @dataclass(frozen=True)
 class Experiment:
-    """What `gebt reproduce` can run.
+    """What `gebt reproduce` can run: a file that registers it, `gebt._registry`.
 
     Attributes:
         name: on the command line.
         about: what it shows.
+        how: what is trained and scored, on its page.
         jobs: its jobs for one graph and one seed.
+        page: what was found on one graph, from the tables' rows of it.
     """
 
     name: str
     about: str
+    how: str
     jobs: Callable[[str, int], list[Job]]
+    page: Callable[[str, "Tables"], Iterator[Table | Figure | str]]
 
 
-def _dense(dataset: str, seed: int, model: str = "gcn") -> Job:
-    return Job(dataset, model, "dense", 0.0, 0.0, seed)
-
-
-def _fig1(dataset: str, seed: int) -> list[Job]:
-    jobs = [_dense(dataset, seed)]
-    for ratio in FIG1_RATIOS:
-        job = Job(dataset, "gcn", "GEB", ratio, 0.0, seed)
-        jobs += [job, *(replace(job, draw=epoch) for epoch in DRAWS)]
-    return jobs
-
-
-def _fig2(dataset: str, seed: int) -> list[Job]:
-    watched = [(ratio, 0.0) for ratio in FIG1_RATIOS] + list(JOINT_RATIOS[:4])
-    return [Job(dataset, "gcn", "distances", *ratios, seed) for ratios in watched]
-
-
-def _fig4(dataset: str, seed: int) -> list[Job]:
-    jobs = [_dense(dataset, seed)]
-    for ratios in JOINT_RATIOS:
-        job = Job(dataset, "gcn", "joint-EB", *ratios, seed)
-        jobs += [job, *(replace(job, watch=group) for group in ("graph", "weights"))]
-        jobs += [replace(job, draw=epoch) for epoch in DRAWS]
-        jobs.append(replace(job, method="distances"))
-    return jobs
-
-
-def _fig6(dataset: str, seed: int) -> list[Job]:
-    jobs = [_dense(dataset, seed)]
-    for graph_ratio, weight_ratio in JOINT_RATIOS[:3]:
-        for method in ("joint-EB", "UGS", "random"):
-            jobs.append(Job(dataset, "gcn", method, graph_ratio, weight_ratio, seed))
-        jobs.append(Job(dataset, "gcn", "IMP", 0.0, weight_ratio, seed))
-        for method in ("GEB", "SGCN", "random", "degree", "similarity", "k-neighbour"):
-            jobs.append(Job(dataset, "gcn", method, graph_ratio, 0.0, seed))
-    return jobs
-
-
-def _table2(dataset: str, seed: int) -> list[Job]:
-    jobs = []
-    for model in ("gcn", "sage", "gat", "gin"):
-        jobs.append(_dense(dataset, seed, model))
-        for ratios in TABLE2_RATIOS.get((model, dataset), ((0.1, 0.9),)):
-            jobs.append(Job(dataset, model, "joint-EB", *ratios, seed))
-    return jobs
-
-
-EXPERIMENTS = {
-    experiment.name: experiment
-    for experiment in (
-        Experiment("fig1", "GEB tickets from scratch against the epoch drawn", _fig1),
-        Experiment("fig2", "mask distances of every pair of epochs", _fig2),
-        Experiment("fig4", "joint tickets, three stop criteria, epochs drawn", _fig4),
-        Experiment("fig6", "accuracy against cost, all baselines", _fig6),
-        Experiment("table2", "GCN, GraphSAGE, GAT and GIN beside the paper", _table2),
-    )
-}
-"""Every experiment, by name."""
-
-
-def find_experiment(name: str) -> Experiment:
-    """The experiment of that name.
-
-    Raises:
-        ValueError: if there is none; lists those there are.
-    """
-    return EXPERIMENTS[check_name("experiment", name, EXPERIMENTS)]
+def register(experiment: Experiment) -> None:
+    """Let `gebt reproduce` find an experiment; its module calls this when imported."""
+    EXPERIMENTS.add(experiment.name, experiment, experiment.jobs.__module__)
 
 
 def reproduce(
@@ -226,11 +151,12 @@ def reproduce(
     finished = len(jobs) - len(missing)
     if on_done:
         on_done(finished, len(jobs))
-    workers = min(workers or _cores(), max(1, len(missing)))
-    about = {**options, "graphs": names, "seeds": seeds, "machine": _machine()}
+    workers = min(workers or cores(), max(1, len(missing)))
+    about = {"format": 1, **options, "graphs": names, "seeds": seeds}
+    about["provenance"] = {**provenance(), "threads": 1, "workers": workers}
     if before:  # rows of an earlier call may be another machine's
-        machines = before.content.get("earlier") or []
-        about["earlier"] = [*machines, before.content["machine"]]
+        earlier = before.content.get("earlier") or []
+        about["earlier"] = [*earlier, facts(before, source_of(before))]
     write_json(folder / "experiment.json", about)
     work = [(job, str(root) if root else None, quick) for job in missing]
     with _results(workers, work) as results:
@@ -382,17 +308,19 @@ def read_about(folder: Path) -> Fields | None:
     if not path.is_file():
         return None
     about = read_json(path, "record of an experiment")
-    find_experiment(about.text("experiment"))
+    EXPERIMENTS.check(about.text("experiment"))
     about.flag("quick")
-    machine = about.fields("machine")
-    for name, value in machine.content.items():
-        if not isinstance(value, str | int | float):
-            machine.fail(name, "text or a number")
+    facts(about, source_of(about))
     if "seeds" in about:
         about.whole("seeds", 1)
     if "earlier" in about:
         about.each("earlier")
     return about
+
+
+def source_of(about: Fields) -> str:
+    """The field that says where an experiment is from; gebt 0.1 had another."""
+    return "provenance" if "provenance" in about else "machine"
 
 
 def _earlier(about: Fields | None, folder: Path, options: Mapping[str, Any]) -> Tables:
@@ -410,28 +338,6 @@ def _earlier(about: Fields | None, folder: Path, options: Mapping[str, Any]) -> 
 def _as_read(rows: Sequence[Row]) -> list[Row]:
     """As they will be read back, so that a resumed run equals an unbroken one."""
     return [{c: "" if v is None else str(v) for c, v in r.items()} for r in rows]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "date": date.today().isoformat(),
-        "processor": _processor(),
-        "cores": _cores(),
-        **current_versions(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 @contextmanager

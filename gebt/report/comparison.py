@@ -1,9 +1,13 @@
-"""Means, spreads, and paired differences that say whether there is one."""
+"""Means, spreads, and paired differences that say whether there is one.
+
+Of numbers, and of rows of a table, whose cells are text: one row for each seed.
+"""
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -64,3 +68,37 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     if len(values) == 1:
         return mean
     return f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def seeds_of(n: int, asked: int) -> str:
+    """How many seeds there are, of how many that were asked for."""
+    return f"{n}{f' of {asked}' if n < asked else ''} seed{'s' * (max(n, asked) > 1)}"
+
+
+Row = Mapping[str, Any]
+
+
+def pick(rows: Sequence[Row], **wanted: object) -> list[Row]:
+    """The rows whose columns have these values; None stands for an empty cell."""
+    texts = {c: "" if v is None else str(v) for c, v in wanted.items()}
+    return [row for row in rows if all(row[c] == v for c, v in texts.items())]
+
+
+def scores(rows: Sequence[Row], column: str = "test") -> dict[str, float]:
+    """A column by seed."""
+    return {row["seed"]: float(row[column]) for row in rows}
+
+
+def mean_of(rows: Sequence[Row], column: str = "test", digits: int = 1) -> str:
+    """A column's mean and standard deviation, as text."""
+    return spread(list(scores(rows, column).values()), digits)
+
+
+def against(ours: Sequence[Row], theirs: Sequence[Row]) -> str:
+    """The paired difference in test score, as text; a dash for none."""
+    return str(paired(scores(ours), scores(theirs)) or "-")
+
+
+def percent(ratio: object) -> str:
+    """A share, or a cell that holds one, as text."""
+    return f"{float(str(ratio)):.0%}"

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -22,6 +22,16 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+
+
+def tabulated(
+    title: str, rows: Sequence[Mapping[str, str]], note: str = ""
+) -> Iterator[Table]:
+    """A table of rows that name their columns, unless there are none."""
+    if rows:
+        header = list(dict.fromkeys(column for row in rows for column in row))
+        cells = [[row.get(column, "-") for column in header] for row in rows]
+        yield Table(title, header, cells, note)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gebt._checks import check_choice, check_positive, check_ratio
+from gebt._provenance import versions
 from gebt._registry import CRITERIA
 from gebt.graph import Graph
 from gebt.learn.loop import Learner, begin, check_finite, whole
@@ -25,7 +26,7 @@ from gebt.prune.masks import NAN
 from gebt.prune.penalties import ADMM
 from gebt.prune.weights import ModelPruner, apply_masks
 from gebt.sparse import SparseMatrix
-from gebt.tickets.ticket import Ticket, current_versions
+from gebt.tickets.ticket import Ticket
 
 FROZEN_THRESHOLD = 0.04
 """Default detector threshold when the weights are frozen (Algorithm 1).
@@ -185,7 +186,7 @@ def find_ticket(
         seed=seed,
         dataset={"name": graph.name, "fingerprint": graph.fingerprint()},
         model=describe_model(model),
-        versions=current_versions(),
+        versions=versions(),
     )
 
 

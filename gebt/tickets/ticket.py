@@ -1,6 +1,5 @@
 """The ticket: the only thing that passes from search to retraining."""
 
-import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -10,7 +9,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gebt import __version__
 from gebt._checks import check_choice
 from gebt.files import Fields, Tensors, read_tensors, shown, write_tensors
 from gebt.graph import Graph, PrunedGraph, check_graph
@@ -360,12 +358,3 @@ _HEADER = (
     "model",
     "versions",
 )
-
-
-def current_versions() -> dict[str, str]:
-    """Versions of gebt, torch and Python."""
-    return {
-        "gebt": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }

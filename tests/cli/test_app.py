@@ -43,7 +43,8 @@ def test_metrics_hold_every_promised_number(digits_run):
     folder, _ = digits_run
     metrics = json.loads((folder / "metrics.json").read_text())
     promised = {"dataset", "task", "metric", "options", "runs", "summary"}
-    assert set(metrics) == promised
+    assert set(metrics) == promised | {"format", "provenance"}
+    assert metrics["provenance"]["gebt"] == gebt.__version__
     assert metrics["dataset"] == "digits"
     assert metrics["task"] == "node-classification"
     assert metrics["metric"] == "accuracy"
@@ -130,7 +131,15 @@ def test_search_retrain_and_cost_do_the_steps_one_by_one(
     assert result.returncode == 0, result.stderr
     ours = json.loads((tmp_path / "r" / "metrics.json").read_text())
     theirs = json.loads((folder / "metrics.json").read_text())["runs"][0]
-    assert ours["retrained"] == theirs["retrained"]
+    [again] = ours["runs"]
+    assert again["retrained"] == theirs["retrained"] and again["dense"] is None
+    assert set(again) == set(theirs)
+    assert ours["options"] == {
+        "model": "GCN", "epochs": 12, "lr": 0.01, "weight_decay": 5e-4,
+        "decay": "first", "graph_ratio": 0.2, "weight_ratio": 0.9,
+        "ticket": "ticket.safetensors", "seed": 0, "seeds": 1,
+    }  # fmt: skip
+    assert "digits, GCN, 1 seed" in result.stdout
     assert (tmp_path / "r" / "compact.safetensors").is_file()
 
     result = gebt_here("cost", ticket)
@@ -201,7 +210,7 @@ def test_links_are_predicted_retrained_and_costed_by_the_tickets_own_task(
     assert "test Hits@50" in result.stdout
     again = json.loads((tmp_path / "r" / "metrics.json").read_text())
     assert (again["task"], again["metric"]) == ("link-prediction", "Hits@50")
-    assert again["retrained"] == run["retrained"]
+    assert again["runs"][0]["retrained"] == run["retrained"]
 
     result = gebt_here("cost", "o/ticket.safetensors")
     assert result.returncode == 0, result.stderr

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gebt.experiments.inference import _call, _pyg, inference_costs
+from gebt.experiments.inference import _call, _pyg, inference_costs, inference_page
 from gebt.models import GCN
 
 pytestmark = pytest.mark.filterwarnings("ignore:the masks did not settle")
@@ -41,8 +41,6 @@ def test_every_model_has_a_row_with_what_it_costs(sparse_graph):
 
 def test_the_page_says_how_many_times_faster_each_is(sparse_graph):
     pytest.importorskip("matplotlib", reason="figures need matplotlib")
-    from gebt.experiments.report import inference_page
-
     rows = inference_costs(
         sparse_graph, hidden=[8], ratios=[(0.5, 0.9)], repeats=5, search_epochs=1
     )

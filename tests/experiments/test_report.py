@@ -15,16 +15,16 @@ import pytest
 from helpers import call_gebt, read_rows
 
 from gebt import Ticket
-from gebt._registry import MODELS
+from gebt._registry import EXPERIMENTS, MODELS
 from gebt.cli import app as cli
 from gebt.datasets import load
-from gebt.experiments.report import Figure, Page, Section, Table, page_of, write_report
-from gebt.experiments.run import Options, collect, run_seed
-from gebt.experiments.runner import EXPERIMENTS, KEY, _run
+from gebt.experiments.report import page_of, write_report
+from gebt.experiments.run import Options, run_seeds
+from gebt.experiments.runner import KEY, _run
 from gebt.files import write_csv, write_json
 from gebt.learn.tasks import NodeClassification
 from gebt.report.figures import at_least, scatter
-from gebt.report.page import write_pages
+from gebt.report.page import Figure, Page, Section, Table, write_pages
 
 pytestmark = pytest.mark.slow
 
@@ -256,6 +256,7 @@ def test_what_costs_more_is_not_called_less(run_folder, tmp_path):
     rows = {r[""]: r for r in cells(items(page_of(tmp_path / "x"), Table)[0])}
     assert rows["inference, ms"]["difference"] == "2.00x more"
     assert rows["MACs executed, M"]["difference"] == "3.00x less"
+    assert rows["epoch drawn"]["difference"] == "2/2 settled"
 
 
 def test_a_runs_page_has_the_promised_figures_and_layers(run_folder):
@@ -277,10 +278,7 @@ def odd_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd")
     graph = replace(load("digits"), name="<b>&$x_")
     options = Options(MODELS["gcn"].changed(epochs=4), 0.2, 0.5, threshold=5)
-    run = run_seed(graph, NodeClassification(), options, 0)
-    run.save(folder)
-    metrics = collect(graph, NodeClassification(), options, [run], seeds=range(1))
-    write_json(folder / "metrics.json", metrics)
+    run_seeds(graph, NodeClassification(), options, range(1), folder)
     return folder
 
 
@@ -295,7 +293,7 @@ def test_a_missing_dataset_is_told_in_words_and_its_name_escaped(odd_folder, tmp
 def test_one_seed_gives_numbers_without_a_spread_or_a_verdict(odd_folder):
     first = cells(items(page_of(odd_folder), Table)[0])[0]
     assert re.fullmatch(r"\d+\.\d", first["dense"])
-    assert re.fullmatch(r"[+-]\d+\.\d \(n = 1\)", first["difference"])
+    assert re.fullmatch(r"[+-]\d+\.\d", first["difference"])
 
 
 def test_missing_distances_are_told_in_words(odd_folder, tmp_path):
@@ -317,7 +315,7 @@ def test_a_graph_that_is_not_the_one_searched_shows_no_degrees(run_folder, tmp_p
 
 
 def test_the_folder_of_a_retrained_ticket_has_a_page(odd_folder, tmp_path):
-    # `gebt retrain` writes no ticket, and metrics of one training only.
+    # That of gebt 0.1: no ticket, and metrics of one training only.
     metrics = json.loads((odd_folder / "metrics.json").read_text())
     run = metrics["runs"][0]
     short = {key: metrics[key] for key in ("dataset", "task", "metric")}
@@ -622,7 +620,7 @@ def test_a_run_without_test_nodes_has_a_page(run_folder, tmp_path):
     rows = {row[""]: row for row in cells(items(page, Table)[0])}
     assert rows["test accuracy, %"]["dense"] == "-"
     assert rows["test accuracy, %"]["difference"] == "-"
-    assert "±" in rows["validation accuracy, %"]["ticket"]
+    assert "±" in rows["val accuracy, %"]["ticket"]
     assert any("no test score was recorded" in text for text in items(page, str))
 
 
@@ -643,7 +641,7 @@ def test_a_killed_run_says_how_many_seeds_were_asked(run_folder, tmp_path):
     write_json(tmp_path / "metrics.json", metrics)
     page = page_of(tmp_path)
     assert "2 of 20 seeds" in page.subtitle
-    assert items(page, Table)[0].note.startswith("n = 2 of 20 seeds; mean")
+    assert "digits, gcn, 2 of 20 seeds, mean" in items(page, Table)[0].title
 
 
 def test_a_killed_experiment_says_how_many_seeds_were_asked(tmp_path):
@@ -741,7 +739,7 @@ def test_a_phone_shows_a_runs_difference_and_figures_whole(whole, tmp_path):
         ".concat(all('svg').slice(0, 4).map((svg) => box(svg).right))"
     )
     rights, _ = framed(whole, tmp_path, (390, 800), script)
-    assert len(rights) == 7 + 4
+    assert len(rights) == 11 + 4
     assert max(rights) <= 390 - 16 + 0.5  # the page's margin
 
 

@@ -1,6 +1,5 @@
 """What `gebt run` does for one seed, step by step."""
 
-import math
 import warnings
 from dataclasses import replace
 
@@ -13,7 +12,6 @@ from gebt._registry import MODELS
 from gebt.experiments.run import (
     Options,
     Recorder,
-    best_run,
     collect,
     new_model,
     prepare,
@@ -118,7 +116,7 @@ def test_a_ticket_is_retrained_as_it_was_searched(graph, decay):
     )
     assert [row["loss"] for row in recorder.rows] == [e.loss for e in by_hand.history]
     assert same(copy_state(model), copy_state(again))
-    assert done.scores["val"] == by_hand.val
+    assert done.metrics.retrained.val == by_hand.val
     assert [row["phase"] for row in recorder.rows] == ["retrain"] * 4
 
 
@@ -137,45 +135,24 @@ def test_one_seed_of_every_task_is_trained_searched_retrained_and_measured(graph
     graph = prepare(graph, task)
     chosen = options(epochs=20)
     runs = [run_seed(graph, task, chosen, seed) for seed in (0, 1)]
-    metrics = collect(graph, task, chosen, runs, seeds=range(2))
-    assert (metrics["task"], metrics["metric"]) == (task.name, task.metric(graph))
+    record = collect(graph, task, chosen.record(), runs)
+    assert (record.task, record.metric) == (task.name, task.metric(graph))
     for run in runs:
-        for scores in (run.metrics["dense"], run.metrics["retrained"]):
-            assert all(0 < score <= 100 for score in scores.values())
+        for scores in (run.metrics.dense, run.metrics.retrained):
+            assert 0 < scores.val <= 100 and 0 < scores.test <= 100
         assert run.ticket.options["task"]["name"] == kind
         assert run.ticket.links_kept == graph.num_links - int(0.2 * graph.num_links)
-    best = max(run.metrics["retrained"]["val"] for run in runs)
-    assert best_run(runs).metrics["retrained"]["val"] == best
+    best = max(run.metrics.retrained.val for run in runs)
+    assert runs[record.best].metrics.retrained.val == best
 
 
 def test_a_run_without_validation_nodes_is_measured_all_the_same(graph):
     empty = torch.empty(0, dtype=torch.int64)
     bare = replace(graph, split=replace(graph.split, val=empty))
     done = run_seed(bare, TASK, options(), seed=0)
-    assert math.isnan(done.metrics["dense"]["val"])
-    assert math.isnan(done.metrics["retrained"]["val"])
-    assert done.metrics["dense"]["test"] > 0
-
-
-def test_what_one_run_lacks_has_no_mean(graph):
-    empty = torch.empty(0, dtype=torch.int64)
-    bare = replace(graph, split=replace(graph.split, test=empty))
-    runs = [run_seed(bare, TASK, options(), seed) for seed in (0, 1)]
-    for run in runs:
-        run.metrics["macs"]["paper"]["dense"] = None  # as of an adapted model
-    found = collect(bare, TASK, options(), runs, seeds=range(2))["summary"]
-    for by in (found["mean"], found["std"]):
-        assert by["dense"]["test"] is None and by["retrained"]["test"] is None
-        assert by["macs"]["paper"]["dense"] is None
-        assert by["macs"]["paper"]["ticket"] is not None
-        assert by["retrained"]["val"] >= 0
-
-
-def test_the_record_says_what_was_asked(graph):
-    runs = [run_seed(graph, TASK, options(), 5)]
-    found = collect(graph, TASK, options(), runs, seeds=range(5, 25))
-    assert found["summary"]["n"] == 1
-    assert (found["options"]["seed"], found["options"]["seeds"]) == (5, 20)
+    assert done.metrics.dense.val is None and done.metrics.retrained.val is None
+    assert done.metrics.dense.test > 0
+    assert collect(bare, TASK, {}, [done, done]).best == 0
 
 
 def test_the_same_seed_gives_the_same_run(graph, tmp_path):

@@ -15,15 +15,14 @@ from pathlib import Path
 import pytest
 from helpers import assert_refused, read_rows
 
+from gebt._registry import EXPERIMENTS
 from gebt.experiments.methods import METHODS
+from gebt.experiments.rows import DRAWS
 from gebt.experiments.runner import (
-    DRAWS,
-    EXPERIMENTS,
     KEY,
     TABLES,
     _run,
     _watched,
-    find_experiment,
     read_tables,
     reproduce,
 )
@@ -71,7 +70,7 @@ def go(experiment, folder, *, seeds):
 @pytest.fixture(scope="module")
 def small():
     """fig4 cut down to three jobs a seed: a dense model, a ticket, distances."""
-    fig4 = find_experiment("fig4")
+    fig4 = EXPERIMENTS.find("fig4")
 
     def jobs(graph, seed):
         dense, ticket, *others = fig4.jobs(graph, seed)
@@ -170,7 +169,10 @@ def test_experiment_json_says_what_was_run_and_where(grown):
     assert about["experiment"] == "fig4" and about["quick"] is True
     assert about["graphs"] == ["digits"] and about["seeds"] == 2
     for fact in ("processor", "cores", "gebt", "torch", "python"):
-        assert about["machine"][fact]
+        assert about["provenance"][fact]
+    assert about["format"] == 1 and about["provenance"]["threads"] == 1
+    [earlier] = about["earlier"]
+    assert earlier["gebt"] == about["provenance"]["gebt"]
 
 
 def test_distances_are_kept_epoch_by_epoch_and_for_all_pairs_of_one_seed(grown):
@@ -319,7 +321,7 @@ def stopped(tmp_path_factory):
 def finished(stopped, tmp_path_factory):
     """The same run to its end, and its jobs run here: folders, and progress told."""
     folder, _ = stopped
-    fig2, unbroken = find_experiment("fig2"), tmp_path_factory.mktemp("unbroken")
+    fig2, unbroken = EXPERIMENTS.find("fig2"), tmp_path_factory.mktemp("unbroken")
     _, counts = go(fig2, folder, seeds=1)
     tables = {}
     for job in fig2.jobs("digits", 0):

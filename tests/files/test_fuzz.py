@@ -28,7 +28,7 @@ from gebt._checks import check_count
 from gebt._registry import MODELS
 from gebt.cli import app as cli
 from gebt.experiments.report import page_of
-from gebt.experiments.run import Options, Recorder, collect, retrain, run_seed
+from gebt.experiments.run import Options, Recorder, retrain, run_seeds
 from gebt.files import _checksum, write_json
 from gebt.models import GAT, GCN, GraphSAGE, ResGCN, build_model
 
@@ -90,10 +90,9 @@ def write_runs(folder: Path) -> None:
     """A folder as `gebt run` writes it, of two seeds, and one as `reproduce` does."""
     graph, task = gebt.load(GRAPH), gebt.NodeClassification()
     options = Options(MODELS["gcn"].changed(hidden=4, epochs=3), threshold=2.0)
-    runs = [run_seed(graph, task, options, seed) for seed in (0, 1)]
-    runs[0].save(folder / "run")
-    record = collect(graph, task, options, runs, seeds=range(2))
-    write_json(folder / "run" / "metrics.json", record)
+    run_seeds(graph, task, options, range(2), folder / "run")
+    for seed in (0, 1):
+        shutil.rmtree(folder / "run" / f"seed-{seed}")
     about = {
         "experiment": "fig6",
         "quick": True,

@@ -7,7 +7,7 @@ import torch
 
 import gebt
 from gebt._registry import MODELS
-from gebt.experiments.run import new_model, train_by
+from gebt.experiments.run import new_model
 from gebt.learn.tasks import TASKS, task_for
 from gebt.models import CLASSES, GCN, describe_model
 from gebt.models.recipe import TITLES, row
@@ -29,7 +29,7 @@ def test_every_recipe_builds_and_trains_two_epochs(digits, name):
     model = new_model(digits, recipe, task, seed=1)
     assert describe_model(model)["class"] in CLASSES
     assert describe_model(model)["arguments"]["dropout"] == recipe.dropout
-    done = train_by(recipe, model, digits, task, 1)
+    done = gebt.train(model, digits, fit=recipe.fit, seed=1, task=task)
     assert len(done.history) == 2
     assert gebt.evaluate(model, digits) > 0
     fresh = new_model(digits, recipe, task, seed=1)
