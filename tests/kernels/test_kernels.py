@@ -276,18 +276,27 @@ def test_gradcheck_edge_softmax():
     assert torch.autograd.gradcheck(lambda s: edge_softmax(crow, s), (leaf(13),))
 
 
+# In torch 2.15 `opcheck` looks for a gradient of what it has computed itself.
+LEAVES = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not"
+)
+
+
+@LEAVES
 def test_opcheck_spmm():
     csr, transpose = positions()
     args = (*csr, leaf(23), leaf(8, 3), *transpose)
     torch.library.opcheck(torch.ops.gebt.spmm.default, args)
 
 
+@LEAVES
 def test_opcheck_sddmm():
     csr, transpose = positions()
     args = (*csr, leaf(11, 3), leaf(8, 3), *transpose)
     torch.library.opcheck(torch.ops.gebt.sddmm.default, args)
 
 
+@LEAVES
 @pytest.mark.parametrize("index", INDICES)
 def test_opcheck_edge_softmax(index):
     args = (row_starts(LENGTHS["empty-rows"], index), leaf(13))
