@@ -4,7 +4,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+from gebt._version import __version__
 
 if TYPE_CHECKING:
     from gebt import datasets, kernels, models

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gebt import __version__
+from gebt._version import __version__
 
 
 def provenance() -> dict[str, Any]:

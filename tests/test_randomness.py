@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 from torch_geometric.nn import models as pyg
 
 import gebt
-from gebt import kernels
 from gebt.models import GCN, ResGCN, adapt
+from gebt.models._layers import dropout
 from gebt.randomness import Draws, drawn_again, stream
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ DRAWING = {
     "dropout of channels": lambda x: nn.functional.dropout1d(x, 0.5),
     "native dropout": lambda x: torch.native_dropout(x, 0.5, True)[0],
     "gumbel": lambda x: nn.functional.gumbel_softmax(x),
-    "gebt's": lambda x: kernels.dropout(x, 0.5),
+    "gebt's": lambda x: dropout(x, 0.5, True),
 }
 
 
@@ -161,24 +161,24 @@ def test_checkpointing_of_others_is_refused_rather_than_drawn_anew():
 
 def test_what_is_computed_again_draws_the_same():
     with Draws(5).used():
-        kernels.dropout(torch.ones(9), 0.5)
+        dropout(torch.ones(9), 0.5, True)
         again = drawn_again(CPU)
-        first = kernels.dropout(torch.ones(99), 0.5)
-        second = kernels.dropout(torch.ones(99), 0.5)
+        first = dropout(torch.ones(99), 0.5, True)
+        second = dropout(torch.ones(99), 0.5, True)
         third_of_another = Draws(5)
     with again:
-        assert torch.equal(kernels.dropout(torch.ones(99), 0.5), first)
-        assert torch.equal(kernels.dropout(torch.ones(99), 0.5), second)
+        assert torch.equal(dropout(torch.ones(99), 0.5, True), first)
+        assert torch.equal(dropout(torch.ones(99), 0.5, True), second)
     assert stream(CPU) is None
     with third_of_another.used():
-        kernels.dropout(torch.ones(9), 0.5)
-        assert torch.equal(kernels.dropout(torch.ones(99), 0.5), first)
+        dropout(torch.ones(9), 0.5, True)
+        assert torch.equal(dropout(torch.ones(99), 0.5, True), first)
 
 
 def test_outside_of_a_block_torchs_own_generator_serves():
     torch.manual_seed(3)
-    one = kernels.dropout(torch.ones(99), 0.5)
+    one = dropout(torch.ones(99), 0.5, True)
     weight = GCN(3, 4, 2).layers[0].weight.detach()
     torch.manual_seed(3)
-    assert torch.equal(kernels.dropout(torch.ones(99), 0.5), one)
+    assert torch.equal(dropout(torch.ones(99), 0.5, True), one)
     assert torch.equal(GCN(3, 4, 2).layers[0].weight, weight)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from gebt import __version__
 from gebt._checks import check_count
 from gebt._registry import DATASETS, MODELS, TASKS, load_plugins
+from gebt._version import __version__
 from gebt.cli.flags import (
     ARGUMENTS,
     Changes,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from gebt._registry import DATASETS
+from gebt._registry import DATASETS, check_dataset
 from gebt.datasets.raw import reason
 from gebt.files import write_bytes
 from gebt.graph import Graph
@@ -27,12 +27,14 @@ class Dataset:
         about: size and source in a few words.
         files: paths below the root that it is read from; none for built-in ones.
         read: makes the graph, given the root.
+        sized: makes another of its kind, given what follows a colon.
     """
 
     name: str
     about: str
     files: tuple[str, ...]
     read: Callable[[Path], Graph]
+    sized: Callable[[str], Graph] | None = None
 
     def on_disk(self, root: Path) -> bool:
         """Whether `load` needs no network."""
@@ -61,12 +63,10 @@ def load(name: str, root: str | Path | None = None) -> Graph:
         FileNotFoundError: if it is not on disk and cannot be downloaded; says which
             files to put where.
     """
-    kind, colon, spec = name.partition(":")
-    if colon and kind.lower() == "synthetic":
-        from gebt.datasets.synthetic import Synthetic
-
-        return Synthetic.parse(spec).make()
-    dataset = DATASETS.find(name)
+    kind, colon, sizes = check_dataset(name).partition(":")
+    dataset = DATASETS.find(kind)
+    if colon and dataset.sized:
+        return dataset.sized(sizes)
     graph = dataset.read(find_root(root))
     if not isinstance(graph, Graph):
         raise ValueError(

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gebt.datasets.catalogue import register
+from gebt._registry import DATASETS
+from gebt.datasets.catalogue import Dataset
 from gebt.graph import Graph, Split, join
 from gebt.sparse import SparseMatrix
 
@@ -338,9 +339,11 @@ def _bell(draw: Draw, rows: int, columns: int) -> NDArray[np.float32]:
 
 
 def _register(name: str, about: str, **sizes: Any) -> None:
-    @register(name, about=about)
     def make(_: Path) -> Graph:
         return Synthetic(**sizes).make(name)
+
+    sized = None if sizes else lambda spec: Synthetic.parse(spec).make()
+    DATASETS.add(name, Dataset(name, about, (), make, sized), __name__)
 
 
 _register(

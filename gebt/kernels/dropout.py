@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.autograd.function import once_differentiable
 
-from gebt import randomness
 from gebt.kernels._choose import (
     Implementation,
     choose,
@@ -64,30 +63,30 @@ IMPLEMENTATIONS = (
 )
 
 
-def dropout(x: Tensor, p: float) -> Tensor:
+def dropout(x: Tensor, p: float, generator: Generator | None = None) -> Tensor:
     """Zero each entry with probability ``p``, divide the others by ``1 - p``.
 
     Four entries share one draw of 64 bits: 16 bits decide each. torch's own
     `bernoulli_` takes eight times as long on CPU. Which entries are dropped depends on
-    the random stream alone (`gebt.randomness`), not on how it is computed.
+    the generator alone, not on how it is computed.
 
     Args:
         x: any shape, floating.
         p: in [0, 1).
+        generator: on the device of ``x``; by default torch's own.
     """
     dropped = min(round(p * 2**_BITS), 2**_BITS - 1)
-    bits = _draw(x.numel(), x.device)
+    bits = _draw(x.numel(), x.device, generator)
     return choose("dropout", IMPLEMENTATIONS, x, bits, dropped)(x, bits, dropped)
 
 
-def _draw(n: int, device: torch.device) -> Tensor:
-    """(n,) int16 from the current stream."""
-    stream = randomness.stream(device)
+def _draw(n: int, device: torch.device, generator: Generator | None) -> Tensor:
+    """(n,) int16."""
     if n < _LARGE or device.type != "cpu":
         words = torch.empty(-(-n // 4), dtype=torch.int64, device=device)
-        words.random_(-(2**63), None, generator=stream)
+        words.random_(-(2**63), None, generator=generator)
     else:
-        seed = int(torch.empty((), dtype=torch.int64).random_(generator=stream))
+        seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
         drawn = np.random.SFC64(seed).random_raw(-(-n // 4))
         words = torch.from_numpy(drawn.view(np.int64))
     return words.view(torch.int16)[:n]

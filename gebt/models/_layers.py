@@ -89,8 +89,12 @@ def dropout(x: Features, p: float, training: bool) -> Features:
     if not training or p == 0:
         return x
     if isinstance(x, SparseMatrix):
-        return x.with_value(kernels.dropout(x.value, p))
-    return kernels.dropout(x, p)
+        return x.with_value(_dropped(x.value, p))
+    return _dropped(x, p)
+
+
+def _dropped(x: Tensor, p: float) -> Tensor:
+    return kernels.dropout(x, p, randomness.stream(x.device))
 
 
 def read_features(model: Any, first: str) -> tuple[nn.Module, Tensor]:

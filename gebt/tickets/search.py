@@ -220,6 +220,11 @@ def _groups(
 ) -> Sequence[Group]:
     """What the search prunes: links, and weights if any."""
     if search.groups is not None:
+        names = [group.name for group in search.groups]
+        if len({*names}) < len(names) or any("/" in name for name in names):
+            raise ValueError(
+                f"groups need names that differ, without '/', got {names}."
+            )
         if any(group.name == "graph" for group in search.groups):
             return search.groups
         every = torch.ones(graph.num_links, device=graph.link.device)

@@ -10,7 +10,7 @@ from torch import nn
 
 import gebt
 from gebt._registry import MODELS
-from gebt.experiments.run import new_model, train_by
+from gebt.experiments.run import new_model
 from gebt.learn.tasks import task_for
 from gebt.models import CLASSES, GCN, build_model, describe_model, register
 from gebt.models.recipe import row
@@ -71,7 +71,9 @@ def test_a_users_model_goes_from_its_name_to_a_compact_file(
     again = new_model(graph, recipe, task, seed=1)
     assert torch.equal(model.first, again.first), "the seed's, as gebt's own"
     assert torch.equal(model.last.weight, again.last.weight)
-    assert len(train_by(recipe, model, graph, task, 1).history) == 40
+    assert (
+        len(gebt.train(model, graph, fit=recipe.fit, seed=1, task=task).history) == 40
+    )
     assert gebt.evaluate(model, graph) > 60
 
     model = new_model(graph, recipe, task, seed=1)
@@ -225,7 +227,7 @@ def test_what_files_could_not_rebuild_is_refused_at_once(build, words):
     ("name", "hidden"), [("Mine", 4), ("mine ", 4), ("", 4), ("mine", 0)]
 )
 def test_a_wrong_name_or_width_is_refused(name, hidden):
-    with pytest.raises(ValueError, match="lower case|at least 1"):
+    with pytest.raises(ValueError, match="lower-case|at least 1"):
         register(name, Mine, hidden=hidden)
     assert "Mine" not in CLASSES
 
