@@ -197,12 +197,15 @@ def planetoid_root() -> Path:
 @pytest.fixture
 def own_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Registries that forget after the test what it registered, and no plugins."""
-    from gebt import _registry
+    from gebt import _registry, models
 
     monkeypatch.setenv("GEBT_PLUGINS", "")
     monkeypatch.setattr(sys, "path", [*sys.path])
+    classes = dict(models.CLASSES)
     yield
     for registry in vars(_registry).values():
         if isinstance(registry, _registry.Registry):
             for name in set(registry) - set(registry.homes):
                 del registry._things[name]
+    models.CLASSES.clear()
+    models.CLASSES.update(classes)

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 import gebt
+from gebt._registry import MODELS
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -57,3 +58,23 @@ def test_every_dependency_has_a_pin_and_a_lowest_version():
     pins = {line.partition("==")[0] for line in lines if not line.startswith("#")}
     assert set(names) - {"triton"} == pins  # torch brings the triton that it needs
     assert all(">=" in d or d.startswith("gebt[") for d in wanted)
+
+
+def test_what_contributing_registers_runs(own_registries):
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S
+    )
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(block, {})
+    graph = gebt.load("ring")
+    recipe = MODELS.find("mean").changed(epochs=60)
+    model = recipe.new(graph.num_features, graph.num_classes)
+    options = {"fit": recipe.fit, "weight_ratio": 0.5, "graph_ratio": 0.1}
+    ticket = gebt.find_ticket(model, graph, criterion="longest", **options)
+    small = ticket.open(model, graph)
+    gebt.train(model, small, fit=recipe.fit)
+    assert small.links_kept == 90
+    # The longest link of the ring, from its last node to its first, has rank one.
+    ends = small.adjacency.pattern.edge_index
+    assert (ends[0] - ends[1]).abs().max() == 99

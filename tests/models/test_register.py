@@ -16,6 +16,8 @@ from gebt.models import CLASSES, GCN, build_model, describe_model, register
 from gebt.models.recipe import row
 from gebt.prune.weights import prunable_weights
 
+pytestmark = pytest.mark.usefixtures("own_registries")
+
 
 class Mine(nn.Module):
     """Two hops without weights between them."""
@@ -34,16 +36,6 @@ class Mine(nn.Module):
         for _ in range(self.hops):
             h = h + self.scale * self.one * (adjacency @ h)
         return self.last(self.drop(torch.relu(h)))
-
-
-@pytest.fixture(autouse=True)
-def as_it_was(monkeypatch):
-    """Whatever a test registers is unknown to the next."""
-    monkeypatch.setattr(MODELS, "_things", dict(MODELS._things))
-    before = dict(CLASSES)
-    yield
-    CLASSES.clear()
-    CLASSES.update(before)
 
 
 def outputs(model, graph):

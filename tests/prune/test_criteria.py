@@ -8,7 +8,6 @@ import torch
 from helpers import tiny
 
 import gebt
-from gebt._registry import CRITERIA
 from gebt.models import GCN
 from gebt.prune.criteria import Context, score_links
 from gebt.prune.masks import keep_top
@@ -128,12 +127,9 @@ def test_an_unknown_criterion_is_refused_with_those_there_are(graph):
 
 
 @pytest.fixture
-def register():
+def register(own_registries):
     """`gebt.criterion`, of which nothing is left after the test."""
-    before = dict(CRITERIA._things)
-    yield gebt.criterion
-    CRITERIA._things.clear()
-    CRITERIA._things.update(before)
+    return gebt.criterion
 
 
 def test_a_users_criterion_is_searched_with_kept_and_saved(register, graph, tmp_path):
