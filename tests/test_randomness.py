@@ -65,6 +65,7 @@ def search(graph, seed, kind):
     return ticket.link_score, torch.cat([p.flatten() for p in model.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the masks did not settle")
 @pytest.mark.parametrize("kind", ["gcn", "resgcn", "links", "pyg", "wider", "task"])
 def test_searches_in_threads_draw_what_they_draw_one_by_one(graph, kind):

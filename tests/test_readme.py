@@ -23,6 +23,7 @@ def test_ten_lines_put_the_detector_into_a_plain_pyg_loop(data):
     assert sum(int(m.sum()) for m in masks.values()) == total - int(0.5 * total)
 
 
+@pytest.mark.slow
 def test_the_library_example_runs(tmp_path, monkeypatch, capsys):
     [code] = [block for block in BLOCKS if "gebt.load" in block]
     monkeypatch.chdir(tmp_path)
@@ -46,6 +47,7 @@ def test_a_pyg_model_of_ones_own_goes_from_data_to_compact_ticket(
     assert (tmp_path / "ticket.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_tables_of_models_and_tasks_are_what_the_code_prints():
     printed = run_gebt("models", "--markdown", cwd=None).stdout
     for table in printed.strip().split("\n\n"):

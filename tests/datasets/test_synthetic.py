@@ -128,6 +128,7 @@ for threads in (1, 2):
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_draws_the_same_on_any_number_of_threads(small):
     assert run_python(CHILD, SMALL).split() == [small.fingerprint()] * 2
 

@@ -120,6 +120,7 @@ def test_epochs_of_searches_count_those_up_to_the_draw(setting):
     assert {o.epochs for o in joint + geb} == {60}
 
 
+@pytest.mark.slow
 def test_training_is_worth_something(make_graph):
     graph = make_graph()
     recipe = MODELS["gcn"].changed(epochs=60)

@@ -124,6 +124,7 @@ def test_a_hostile_record_deletes_nothing(tmp_path, content):
     assert files(tmp_path) == mine
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_is_free(tmp_path):
     code = (
         "import os; from pathlib import Path; from gebt.files.folders import *\n"

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from gebt import Graph
 
+pytestmark = pytest.mark.slow
+
 
 @st.composite
 def lists_of_edges(draw, most=7):

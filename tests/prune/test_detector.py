@@ -238,6 +238,7 @@ def test_a_loop_of_three_lines():
     assert detector.history[-1].epoch == epoch
 
 
+@pytest.mark.slow
 def test_the_detector_runs_without_importing_pyg():
     code = """
 import sys, torch

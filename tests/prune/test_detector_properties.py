@@ -2,11 +2,14 @@
 
 import copy
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gebt import MaskDistanceDetector
+
+pytestmark = pytest.mark.slow
 
 OPTIONS = st.fixed_dictionaries(
     {

@@ -2,12 +2,15 @@
 
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gebt import ModelPruner, keep_top
 from gebt.prune.masks import counting_keep, reference_keep
+
+pytestmark = pytest.mark.slow
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64]

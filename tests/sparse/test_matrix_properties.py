@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from gebt import SparseMatrix
 from gebt.kernels import backend
 
+pytestmark = pytest.mark.slow
+
 F64 = torch.float64
 NUMBER = st.integers(-3, 3)
 

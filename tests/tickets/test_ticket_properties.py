@@ -3,12 +3,15 @@
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 from helpers import same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gebt import Fit, MaskDistanceDetector, Search, Ticket
+
+pytestmark = pytest.mark.slow
 
 # What a parameter may be called: torch forbids a dot within, joins with dots.
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
