@@ -1,6 +1,7 @@
 """The ticket: the only thing that passes from search to retraining."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -160,6 +161,12 @@ class Ticket:
         check_not_compiled(model)
         self._check_model(model)
         take_dtype(model, graph.x.dtype)
+        if others := self.masks.keys() - {"graph", "weights"}:
+            warnings.warn(
+                f"the masks of {', '.join(sorted(others))} are not applied: gebt knows "
+                "what those of the links and the weights mean. They are in `masks`.",
+                stacklevel=2,
+            )
         device = graph.adjacency.device
         state = {"inherit": self.weights, "rewind": self.first_weights}.get(weights)
         if state is not None:

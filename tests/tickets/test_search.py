@@ -733,3 +733,31 @@ def test_a_pruner_alone_may_be_given_and_every_link_stays(graph):
     assert ticket.link_mask.all() and (ticket.link_score == 1).all()
     assert "graph" not in ticket.distances[0]
     assert ticket.weight_masks.keys() == pruner.masks().keys()
+
+
+class Heads(Group):
+    """A group that gebt knows nothing of."""
+
+    name = "heads"
+    prune_ratio = 0.5
+
+    def masks(self):
+        return {"first": torch.tensor([True, False])}
+
+
+def test_masks_of_other_groups_are_kept_but_said_not_to_be_applied(graph, tmp_path):
+    model = GCN(graph.num_features, 8, 3)
+    groups = [Heads(), ModelPruner(model, 0.5)]
+    ticket = find_ticket(model, graph, groups=groups)
+    ticket.save(tmp_path / "t.safetensors")
+    again = gebt.Ticket.load(tmp_path / "t.safetensors")
+    assert again.masks["heads"]["first"].tolist() == [True, False]
+    with pytest.warns(UserWarning, match="the masks of heads are not applied"):
+        again.open(model, graph)
+
+
+def test_groups_of_one_name_are_refused(graph):
+    model = GCN(graph.num_features, 8, 3)
+    groups = [ModelPruner(model, 0.5), ModelPruner(model, 0.2)]
+    with pytest.raises(ValueError, match="groups need names that differ"):
+        find_ticket(model, graph, groups=groups)
