@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from gebt.prune.penalties import ADMM
     from gebt.prune.weights import ModelPruner
     from gebt.sparse import SparseMatrix
+    from gebt.tickets.choose import Candidate, Choice, find_cheapest
     from gebt.tickets.search import Search, find_ticket
     from gebt.tickets.ticket import Ticket
 
 # Loaded at first use: the detector alone needs neither PyG nor the models.
 _ROOMS = {
     "ADMM": "prune.penalties",
+    "Candidate": "tickets.choose",
+    "Choice": "tickets.choose",
     "Cost": "deploy.cost",
     "Fit": "options",
     "Graph": "graph",
@@ -48,6 +51,7 @@ _ROOMS = {
     "criterion": "prune.criteria",
     "datasets": "",
     "evaluate": "learn.training",
+    "find_cheapest": "tickets.choose",
     "find_ticket": "tickets.search",
     "keep_top": "prune.masks",
     "kernels": "",

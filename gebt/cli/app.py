@@ -483,8 +483,7 @@ def _load(
     import torch
 
     from gebt.datasets import load
-    from gebt.experiments.run import prepare
-    from gebt.learn.tasks import find_task, task_for
+    from gebt.learn.tasks import find_task, prepare, task_for
 
     if device is Device.cuda and not torch.cuda.is_available():
         raise ValueError(

@@ -20,10 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gebt.experiments.run import new_model
 from gebt.graph import Graph
 from gebt.learn.tasks import Task
-from gebt.learn.training import copy_state, train
+from gebt.learn.training import copy_state, new_model, train
 from gebt.models.recipe import Recipe
 from gebt.prune.criteria import Context, score_links
 from gebt.prune.detector import MaskDistanceDetector

@@ -28,13 +28,12 @@ from gebt.experiments.record import (
     Sides,
 )
 from gebt.files import write_csv
-from gebt.graph import Graph, LinkSplit
-from gebt.learn.tasks import LinkPrediction, Task
-from gebt.learn.training import Epoch, Training, evaluate, train
+from gebt.graph import Graph
+from gebt.learn.tasks import Task
+from gebt.learn.training import Epoch, Training, evaluate, new_model, train
 from gebt.models.recipe import Recipe
 from gebt.options import Fit
 from gebt.prune.weights import prunable_weights
-from gebt.randomness import Draws
 from gebt.tickets.recording import RecordingDetector
 from gebt.tickets.search import find_ticket
 from gebt.tickets.ticket import Ticket
@@ -166,21 +165,6 @@ class Run:
         write_csv(folder / "history.csv", self.history)
         if self.distances:
             write_csv(folder / "distances.csv", self.distances)
-
-
-def prepare(graph: Graph, task: Task) -> Graph:
-    """The graph that the task learns on: without its held-out links, if any."""
-    if isinstance(task, LinkPrediction) and not isinstance(graph.split, LinkSplit):
-        graph = graph.hold_out_links()
-    task.check(graph)
-    return graph
-
-
-def new_model(graph: Graph, recipe: Recipe, task: Task, seed: int) -> nn.Module:
-    """A model for a graph, initialised from a seed."""
-    with Draws(seed, recipe.build).used():
-        model = recipe.new(graph.num_features, task.num_outputs(graph))
-    return model.to(graph.adjacency.device)
 
 
 def run_seed(

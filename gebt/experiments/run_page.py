@@ -12,9 +12,8 @@ from gebt.datasets import load
 from gebt.deploy.storage import load_compact
 from gebt.experiments.record import Record, read_record, summary_table
 from gebt.experiments.rows import Items, square_of, trajectory
-from gebt.experiments.run import prepare
 from gebt.experiments.runner import read_table
-from gebt.learn.tasks import find_task
+from gebt.learn.tasks import find_task, prepare
 from gebt.report.figures import Panel, at_least, curves, heat_maps, scatter
 from gebt.report.page import Figure, Page, Section, tabulated
 from gebt.tickets.ticket import Ticket

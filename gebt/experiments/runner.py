@@ -27,11 +27,10 @@ from gebt.deploy.compaction import compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs
 from gebt.experiments.methods import METHODS, Outcome, Setting
 from gebt.experiments.record import facts
-from gebt.experiments.run import new_model, prepare
 from gebt.files import Fields, read_json, shown, write_csv, write_json
 from gebt.graph import Graph
-from gebt.learn.tasks import task_for
-from gebt.learn.training import evaluate, train
+from gebt.learn.tasks import prepare, task_for
+from gebt.learn.training import evaluate, new_model, train
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.weights import prunable_weights
 from gebt.report.page import Figure, Table

@@ -273,3 +273,11 @@ def task_for(graph: Graph) -> Task:
     """The task that the graph's labels are for."""
     several = graph.y is not None and graph.y.dim() == 2
     return MultiLabel() if several else NodeClassification()
+
+
+def prepare(graph: Graph, task: Task) -> Graph:
+    """The graph that the task learns on: without its held-out links, if any."""
+    if isinstance(task, LinkPrediction) and not isinstance(graph.split, LinkSplit):
+        graph = graph.hold_out_links()
+    task.check(graph)
+    return graph

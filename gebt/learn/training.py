@@ -12,9 +12,18 @@ from gebt._checks import check_choice
 from gebt.graph import Graph, check_graph
 from gebt.learn.loop import Learner, begin, check_finite, run, whole
 from gebt.learn.tasks import NodeClassification, Part, Task
+from gebt.models.recipe import Recipe
 from gebt.options import Fit, chosen
 from gebt.prune.weights import take_dtype
+from gebt.randomness import Draws
 from gebt.sparse import SparseMatrix
+
+
+def new_model(graph: Graph, recipe: Recipe, task: Task, seed: int) -> nn.Module:
+    """A model for a graph, initialised from a seed."""
+    with Draws(seed, recipe.build).used():
+        model = recipe.new(graph.num_features, task.num_outputs(graph))
+    return model.to(graph.adjacency.device)
 
 
 @dataclass(frozen=True)

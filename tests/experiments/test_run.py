@@ -13,13 +13,12 @@ from gebt.experiments.run import (
     Options,
     Recorder,
     collect,
-    new_model,
-    prepare,
     retrain,
     run_seed,
     search,
 )
-from gebt.learn.training import copy_state
+from gebt.learn.tasks import prepare
+from gebt.learn.training import copy_state, new_model
 
 TASK = NodeClassification()
 

@@ -7,8 +7,8 @@ import torch
 
 import gebt
 from gebt._registry import MODELS
-from gebt.experiments.run import new_model
 from gebt.learn.tasks import TASKS, task_for
+from gebt.learn.training import new_model
 from gebt.models import CLASSES, GCN, describe_model
 from gebt.models.recipe import TITLES, row
 from gebt.options import Fit

@@ -10,8 +10,8 @@ from torch import nn
 
 import gebt
 from gebt._registry import MODELS
-from gebt.experiments.run import new_model
 from gebt.learn.tasks import task_for
+from gebt.learn.training import new_model
 from gebt.models import CLASSES, GCN, build_model, describe_model, register
 from gebt.models.recipe import row
 from gebt.prune.weights import prunable_weights
