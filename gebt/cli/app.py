@@ -27,6 +27,7 @@ from gebt.cli.flags import (
     ExperimentName,
     Force,
     GraphRatios,
+    MaxDrop,
     Model,
     Out,
     Quiet,
@@ -93,6 +94,7 @@ def run(
     model: Model = "gcn",
     task: TaskName = None,
     changes: Changes,
+    max_drop: MaxDrop = None,
     seeds: Seeds = 1,
     seed: Seed = 0,
     root: Root = None,
@@ -102,24 +104,34 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Train dense, draw the joint ticket, retrain it, compact it, compare the two."""
+    from gebt.experiments.cheapest import FILES, frontier_items, run_cheapest
     from gebt.experiments.record import summary_table
     from gebt.experiments.run import RUN_FILES, Options, run_seeds
 
     recipe = _recipe(model, task, changes)
-    options = Options(recipe, **vars(drawn))
     graph, learned = _load(dataset, root, device, task)
     folder = out or _default_folder(graph.name)
     asked = range(seed, seed + seeds)
-    names = ["metrics.json", *RUN_FILES]
+    written = RUN_FILES if max_drop is None else FILES
+    names = ["metrics.json", *written]
     if seeds > 1:
-        names += [f"seed-{each}/{name}" for each in asked for name in RUN_FILES]
+        names += [f"seed-{each}/{name}" for each in asked for name in written]
+    tables = []
     with (
         _results(folder, names, force=force),
         progress(recipe.fit.epochs, seeds, quiet) as show,
     ):
-        record = run_seeds(graph, learned, options, asked, folder, show)
+        if max_drop is None:
+            options = Options(recipe, **vars(drawn))
+            record = run_seeds(graph, learned, options, asked, folder, show)
+        else:
+            criteria = None if drawn.criterion == "learned" else [drawn.criterion]
+            how: Any = {"max_drop": max_drop, "criteria": criteria, "on_epoch": show}
+            record, choice = run_cheapest(graph, learned, recipe, asked, folder, **how)
+            tables.append(frontier_items(choice.frontier, record.metric)[0])
     if not quiet:
-        print_table(summary_table(record))
+        for table in (*tables, summary_table(record)):
+            print_table(table)
     tell_folder(folder, quiet)
 
 

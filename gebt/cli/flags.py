@@ -13,7 +13,13 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 
 import typer
 
-from gebt._checks import check_count, check_dropout, check_positive, check_ratio
+from gebt._checks import (
+    check_count,
+    check_dropout,
+    check_not_negative,
+    check_positive,
+    check_ratio,
+)
 from gebt._registry import (
     CRITERIA,
     EXPERIMENTS,
@@ -88,7 +94,7 @@ class Changes(dict[str, Any]):
         chosen(*(kind() for kind in self.OF), given=self, of="gebt")
 
 
-ARGUMENTS = ["seeds", "seed"]
+ARGUMENTS = ["seeds", "seed", "max_drop"]
 """Names that the library's errors give to what is a flag here."""
 ARGUMENTS += [f.name for kind in (Drawn, *Changes.OF) for f in _told(kind)]
 
@@ -249,6 +255,16 @@ RetrainEpochs = Annotated[
         metavar="N",
         show_default=False,
         callback=_checked(check_count),
+    ),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        help="Instead of one ticket at the two ratios: the cheapest one whose "
+        "validation score is at most so far below the dense model's, in percent.",
+        metavar="PERCENT",
+        show_default=False,
+        callback=_checked(check_not_negative),
     ),
 ]
 Seeds = Annotated[

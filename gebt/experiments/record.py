@@ -271,7 +271,14 @@ def summary_table(record: Record) -> Table:
             f"Not settled before the epochs ran out: seed {', '.join(late)}. Their "
             "tickets are the last epoch's."
         )
-    notes.append("Whether learned links matter takes the controls of `gebt reproduce`.")
+    if "max_drop" in record.options:
+        notes.append(
+            "Training a ticket includes the dense model's, and all that was tried."
+        )
+    else:
+        notes.append(
+            "Whether learned links matter takes the controls of `gebt reproduce`."
+        )
     named = record.dataset, record.options.get("model"), record.seeds
     title = ", ".join(str(name) for name in named if name)
     title += ", mean ± standard deviation" * (n > 1)

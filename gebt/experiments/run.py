@@ -104,6 +104,11 @@ class Recorder:
         self.seconds[name] = time.perf_counter() - wall
         self.cpu_seconds[name] = time.process_time() - cpu
 
+    def of(self, phase: str, epoch: Epoch) -> None:
+        """Record an epoch of a phase that is not timed."""
+        self._phase = phase
+        self._record(epoch)
+
     def _record(self, epoch: Epoch) -> None:
         distances = {
             f"distance_{group}": epoch.distances.get(group, "")

@@ -10,6 +10,7 @@ import torch
 from gebt._provenance import in_words
 from gebt.datasets import load
 from gebt.deploy.storage import load_compact
+from gebt.experiments.cheapest import frontier_items, read_frontier
 from gebt.experiments.record import Record, read_record, summary_table
 from gebt.experiments.rows import Items, square_of, trajectory
 from gebt.experiments.runner import read_table
@@ -28,10 +29,10 @@ def run_page(folder: Path, root: str | Path | None) -> Page:
     if (folder / "ticket.safetensors").is_file():
         ticket = Ticket.load(folder / "ticket.safetensors")
         sections[0].items.insert(0, _words(ticket))
-        sections += [
-            Section("When the ticket was stable", list(_stability(folder, ticket))),
-            Section("What was kept", list(_kept(folder, ticket, root))),
-        ]
+        if ticket.distances:
+            stable = list(_stability(folder, ticket))
+            sections.append(Section("When the ticket was stable", stable))
+        sections.append(Section("What was kept", list(_kept(folder, ticket, root))))
         model = model or ticket.model["class"]
         facts += [
             f"links removed {ticket.options['graph_ratio']:.0%}",
@@ -40,6 +41,9 @@ def run_page(folder: Path, root: str | Path | None) -> Page:
     else:
         text = "ticket.safetensors is not in the folder: of distances, layers and "
         sections[0].items.append(f"{text}degrees nothing is shown.")
+    if frontier := read_frontier(folder):
+        items = frontier_items(frontier, record.metric)
+        sections.insert(1, Section("The frontier", [*items]))
     facts.append(in_words(record.provenance))
     title = ", ".join(str(part) for part in (record.dataset, model) if part)
     return Page(title, ", ".join(filter(None, facts)), sections)

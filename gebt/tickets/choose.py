@@ -37,12 +37,13 @@ class Candidate:
     """One ticket of the frontier.
 
     Attributes:
-        criterion: that ranked its links.
+        criterion: that ranked its links; ``"dense"`` for the dense model itself.
         graph_ratio: share of links removed.
         weight_ratio: share of weights removed.
         zero_shot: validation score of the dense model on these links, percent.
         val: validation score of the ticket after retraining; None if it was not.
         ms: of a forward of its compact form; None if it was not retrained.
+        reference_ms: of one of the dense model, timed in turns with it.
         chosen: whether it is the answer.
     """
 
@@ -52,6 +53,7 @@ class Candidate:
     zero_shot: float
     val: float | None = None
     ms: float | None = None
+    reference_ms: float | None = None
     chosen: bool = False
 
 
@@ -67,7 +69,7 @@ class Choice:
         masked: the retrained model before compaction, and its graph.
         dense: the dense model, at its best validation epoch.
         dense_val: its validation score, percent.
-        frontier: every ticket that was scored.
+        frontier: the dense model, and every ticket that was scored.
         interval: on 95% of the resampled sets of validation nodes the ticket's score
             less the dense model's lies between these two, percent; NaN for links.
     """
@@ -82,9 +84,9 @@ class Choice:
     interval: tuple[float, float]
 
     @property
-    def chosen(self) -> Candidate | None:
-        """The candidate that is the answer; None where nothing can be removed."""
-        return next((each for each in self.frontier if each.chosen), None)
+    def chosen(self) -> Candidate:
+        """The one that is the answer; the dense model where nothing can be removed."""
+        return next(each for each in self.frontier if each.chosen)
 
 
 def find_cheapest(
@@ -136,7 +138,7 @@ def find_cheapest(
     best = trial.rank([CRITERIA.check(name) for name in names])
     weight_ratio = 0.0
     every = Candidate(
-        criterion="random", graph_ratio=0.0, weight_ratio=0.0, zero_shot=trial.dense_val
+        criterion="all", graph_ratio=0.0, weight_ratio=0.0, zero_shot=trial.dense_val
     )
     for ratio in WEIGHTS:
         if trial.holds(replace(every, weight_ratio=ratio), None):
@@ -212,7 +214,7 @@ class _Trial:
         val = self._train("retrain", model, small)
         fast, compacted = compact(model, small)
         dense_ms, ms = latencies([(self._dense, graph), (fast, compacted)])
-        candidate = replace(candidate, val=val, ms=ms)
+        candidate = replace(candidate, val=val, ms=ms, reference_ms=dense_ms)
         enough = val >= self.dense_val - self._max_drop
         if enough and ms < dense_ms:
             found = {"ticket": ticket, "model": fast, "graph": compacted}
@@ -228,7 +230,7 @@ class _Trial:
             pruner = ModelPruner(self._dense, ratio, scope=recipe.scope)
             masks["weights"] = pruner.masks()
         search = Search(
-            criterion=candidate.criterion,
+            criterion=candidate.criterion if candidate.graph_ratio else "learned",
             scope=recipe.scope,
             detector=MaskDistanceDetector(),
         )
@@ -261,18 +263,20 @@ class _Trial:
     def choice(self) -> Choice:
         """The cheapest of those that hold, or the dense model."""
         whole = self._dense, self._graph
-        found: dict[str, Any] = dict(
-            ticket=None, model=self._dense, graph=self._graph, masked=whole
-        )
-        if self._held:
-            best, found = min(self._held, key=lambda each: each[0].ms or math.inf)
-            place = self._frontier.index(best)
-            self._frontier[place] = replace(best, chosen=True)
+        [ms] = latencies([whole])
+        val = self.dense_val
+        ratios: Any = {"graph_ratio": 0.0, "weight_ratio": 0.0, "zero_shot": val}
+        dense = Candidate(criterion="dense", val=val, ms=ms, reference_ms=ms, **ratios)
+        itself = {"ticket": None, "model": whole[0], "graph": whole[1]}
+        held = self._held or [(dense, itself | {"masked": whole})]
+        best, found = min(held, key=lambda each: each[0].ms or math.inf)
+        frontier = [dense, *self._frontier]
+        frontier[frontier.index(best)] = replace(best, chosen=True)
         return Choice(
             **found,
             dense=self._dense,
             dense_val=self.dense_val,
-            frontier=tuple(self._frontier),
+            frontier=tuple(frontier),
             interval=self._interval(whole, (found["model"], found["graph"])),
         )
 

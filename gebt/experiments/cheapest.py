@@ -1,0 +1,222 @@
+"""The cheapest ticket within a tolerance, seed by seed: `gebt run --max-drop`."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gebt._provenance import provenance
+from gebt.deploy.cost import executed_macs, latencies, paper_macs, peak_memory
+from gebt.deploy.storage import save_compact
+from gebt.experiments.record import (
+    Drawn,
+    Macs,
+    Measured,
+    Phases,
+    Record,
+    Scores,
+    Sides,
+)
+from gebt.experiments.run import OnEpoch, Recorder, describe
+from gebt.experiments.runner import read_table
+from gebt.files import write_csv
+from gebt.graph import Graph
+from gebt.learn.tasks import Task
+from gebt.learn.training import Epoch, evaluate, new_model, train
+from gebt.models.recipe import Recipe
+from gebt.prune.weights import prunable_weights
+from gebt.report.comparison import percent
+from gebt.report.figures import scatter
+from gebt.report.page import Figure, Table
+from gebt.tickets.choose import Candidate, Choice, find_cheapest
+
+FRONTIER = "frontier.csv"
+FILES = ("ticket.safetensors", "compact.safetensors", "history.csv", FRONTIER)
+"""What is written for a seed; no ticket where nothing can be removed."""
+_COLUMNS = tuple(each.name for each in fields(Candidate))
+
+
+def run_cheapest(
+    graph: Graph,
+    task: Task,
+    recipe: Recipe,
+    seeds: range,
+    folder: Path,
+    *,
+    max_drop: float,
+    criteria: Sequence[str] | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> tuple[Record, Choice]:
+    """`find_cheapest` for some seeds; what is written is whole after each.
+
+    Args:
+        graph: prepared for the task.
+        task: what is learned.
+        recipe: of the model.
+        seeds: to run, at least one.
+        folder: for metrics.json, the best seed's `FILES` and, where there are several,
+            every seed's in ``seed-N/``.
+        max_drop: see `find_cheapest`.
+        criteria: see `find_cheapest`.
+        on_epoch: called with the phase and each of its epochs.
+
+    Returns:
+        The record, and the choice of the seed that validates best.
+    """
+    fit = recipe.fit.to_dict()
+    asked = {"model": recipe.model, "hidden": recipe.hidden, "dropout": recipe.dropout}
+    asked |= {**fit, "max_drop": max_drop, "seed": seeds.start, "seeds": len(seeds)}
+    # Untimed: with its first optimiser torch imports its compiler, over a second.
+    train(new_model(graph, recipe, task, seeds.start), graph, epochs=1, task=task)
+    runs: list[Measured] = []
+    choices: list[tuple[Choice, Recorder]] = []
+    for seed in seeds:
+        recorder = Recorder(on_epoch)
+        clock = [_now()]
+
+        def record_epoch(phase: str, epoch: Epoch) -> None:
+            clock[1:] = [_now()] if phase == "dense" else clock[1:]  # noqa: B023
+            recorder.of(phase, epoch)  # noqa: B023
+
+        how: Any = {"recipe": recipe, "criteria": criteria, "seed": seed, "task": task}
+        with peak_memory(graph.adjacency.device) as peak:
+            choice = find_cheapest(
+                graph, max_drop=max_drop, on_epoch=record_epoch, **how
+            )
+        clock.append(_now())
+        runs.append(_measured(graph, task, choice, seed, clock, peak[0]))
+        choices.append((choice, recorder))
+        if len(seeds) > 1:
+            _save(*choices[-1], folder / f"seed-{seed}")
+        names = graph.name, task.name, task.metric(graph)
+        record = Record(*names, asked, provenance(), tuple(runs))
+        _save(*choices[record.best], folder)
+        record.write(folder)
+    return record, choices[record.best][0]
+
+
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def _measured(
+    graph: Graph,
+    task: Task,
+    choice: Choice,
+    seed: int,
+    clock: Sequence[tuple[float, float]],
+    peak_mib: float,
+) -> Measured:
+    """One seed's entry; training a ticket is the dense model's, and all that is tried.
+
+    The clock, wall and CPU, is read at the start, after the dense model, at the end.
+    """
+    start, dense_done, end = clock
+    wall, cpu = (
+        Phases(b - a, None, c - a)
+        for a, b, c in zip(start, dense_done, end, strict=True)
+    )
+    masked, pruned = choice.masked
+    sides = {"dense": (choice.dense, graph), "ticket": (choice.model, choice.graph)}
+    times = dict(zip(sides, latencies([*sides.values()]), strict=True))
+    if choice.ticket is None:
+        weights = sum(w.numel() for w in prunable_weights(choice.dense).values())
+        links = graph.num_links
+        drawn = Drawn(0, True, links, links, weights, weights)
+    else:
+        drawn = describe(choice.ticket, masked)
+    return Measured(
+        seed,
+        _scores(choice.dense_val, evaluate(choice.dense, graph, "test", task=task)),
+        drawn,
+        _scores(choice.chosen.val, evaluate(masked, pruned, "test", task=task)),
+        wall,
+        cpu,
+        Sides(**times),
+        Macs(
+            Sides(paper_macs(choice.dense, graph), paper_macs(masked, pruned)),
+            Sides(**{side: executed_macs(*pair) for side, pair in sides.items()}),
+        ),
+        peak_mib,
+    )
+
+
+def _scores(*found: float | None) -> Scores:
+    return Scores(*(None if s is None or math.isnan(s) else s for s in found))
+
+
+def _save(choice: Choice, recorder: Recorder, folder: Path) -> None:
+    path = folder / "ticket.safetensors"
+    if choice.ticket is None:  # of an earlier seed that was the best until now
+        path.unlink(missing_ok=True)
+    else:
+        choice.ticket.save(path)
+    save_compact(folder / "compact.safetensors", choice.model, choice.graph)
+    write_csv(folder / "history.csv", recorder.rows)
+    write_csv(folder / FRONTIER, [asdict(each) for each in choice.frontier])
+
+
+def read_frontier(folder: Path) -> list[Candidate]:
+    """The frontier in a folder; empty where there is none.
+
+    Raises:
+        ValueError: if it is none that gebt writes.
+    """
+    path = folder / FRONTIER
+    if not path.is_file():
+        return []
+    wrong = f"{path} is not a table that gebt writes"
+    numbers = [name for name in _COLUMNS if name not in ("criterion", "chosen")]
+    found = []
+    for row in read_table(path, _COLUMNS):
+        cells: dict[str, Any] = {"criterion": row["criterion"]}
+        cells["chosen"] = row["chosen"] == "True"
+        try:
+            cells |= {name: float(row[name]) if row[name] else None for name in numbers}
+        except ValueError as error:
+            raise ValueError(f"{wrong}: {error}. Delete it.") from error
+        found.append(Candidate(**cells))
+    dense = [each for each in found if each.criterion == "dense"]
+    if len(dense) != 1 or not (dense[0].val and dense[0].ms):
+        raise ValueError(f"{wrong}: it has no dense model. Delete it.")
+    return found
+
+
+def frontier_items(frontier: Sequence[Candidate], metric: str) -> tuple[Table, Figure]:
+    """What was retrained, the cheapest first, and the dense model; table and figure."""
+    tried = [each for each in frontier if each.val is not None and each.ms]
+    tried.sort(key=lambda each: each.ms or 0)
+    [dense] = [each for each in tried if each.criterion == "dense"]
+    rows, points = [], []
+    for each in tried:
+        assert each.val is not None and each.ms and each.reference_ms and dense.val
+        name = "dense"
+        if each is not dense:
+            name = f"{percent(each.graph_ratio)} / {percent(each.weight_ratio)}"
+        points.append((name, each.ms, each.val, 0.0))
+        rows.append(
+            [
+                "→ " * each.chosen + name,
+                each.criterion if each.graph_ratio else "-",
+                f"{each.zero_shot:.1f}",
+                f"{each.val:.1f}",
+                f"{each.val - dense.val:+z.1f}",
+                f"{each.ms:.2f}",
+                f"{each.reference_ms / each.ms:.2f}x",
+            ]
+        )
+    header = ("removed", "links by", "before", "after", "- dense", "ms", "faster")
+    note = (
+        f"→ is the answer. Shares of links / weights removed; validation {metric}, %, "
+        "before retraining with all weights; milliseconds of a forward, in turns with "
+        f"the dense model's. {FRONTIER} has those that were not retrained, too."
+    )
+    if dense.chosen:
+        note = f"Nothing can be removed from this graph within the tolerance. {note}"
+    draw = partial(scatter, {"": points}, "inference, ms", f"validation {metric}, %")
+    title = "every ticket that was retrained: validation score against its time"
+    table = Table("The frontier", header, rows, note)
+    return table, Figure("frontier", title, draw)

@@ -1,0 +1,132 @@
+"""`gebt run --max-drop`: what is written, read back, and shown."""
+
+import csv
+import math
+
+import pytest
+from helpers import call_gebt, run_gebt
+
+import gebt
+from gebt._registry import MODELS
+from gebt.experiments.cheapest import (
+    FILES,
+    FRONTIER,
+    frontier_items,
+    read_frontier,
+    run_cheapest,
+)
+from gebt.experiments.record import read_record, summary_table
+from gebt.experiments.report import page_of
+from gebt.learn.tasks import NodeClassification
+
+pytestmark = pytest.mark.slow
+RECIPE = MODELS["gcn"].changed(epochs=30, hidden=8)
+NAME = "synthetic:N=400,E=8000,F=16,C=4,split=30-30-40,seed=1"
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cheapest")
+    graph = gebt.load(NAME)
+    how = {"max_drop": 3.0, "criteria": ["degree", "random"]}
+    return folder, *run_cheapest(
+        graph, NodeClassification(), RECIPE, range(2), folder, **how
+    )
+
+
+def test_every_file_is_there_and_agrees(ran):
+    folder, record, choice = ran
+    for place in (folder, folder / "seed-0", folder / "seed-1"):
+        assert all((place / name).is_file() for name in FILES)
+    assert read_record(folder) == record
+    assert tuple(read_frontier(folder)) == choice.frontier
+    model, graph = gebt.load_compact(folder / "compact.safetensors")
+    assert gebt.evaluate(model, graph, "val") == choice.chosen.val
+    ticket = gebt.Ticket.load(folder / "ticket.safetensors")
+    best = record.runs[record.best]
+    assert ticket.links_kept == best.ticket.links_kept
+    assert best.retrained.val == choice.chosen.val
+
+
+def test_a_tickets_training_includes_the_dense_models(ran):
+    _, record, _ = ran
+    for run in record.runs:
+        assert run.cpu_seconds.retrain > run.cpu_seconds.dense > 0
+        assert run.cpu_seconds.search is None
+    note = summary_table(record).note
+    assert "includes the dense model's, and all that was tried" in note
+    assert "search + retraining" not in note
+
+
+def test_the_frontier_is_shown_the_cheapest_first(ran):
+    folder, record, choice = ran
+    table, figure = frontier_items(choice.frontier, record.metric)
+    times = [float(row[5]) for row in table.rows]
+    assert times == sorted(times)
+    [chosen] = [row for row in table.rows if row[0].startswith("→ ")]
+    assert chosen[3] == f"{choice.chosen.val:.1f}"
+    assert [row[4] for row in table.rows if row[0].endswith("dense")] == ["+0.0"]
+    titles = [section.title for section in page_of(folder).sections]
+    assert titles == ["Summary", "The frontier", "What was kept"]
+    assert figure.draw().axes
+
+
+def test_where_nothing_can_be_removed_it_says_so_and_leaves_no_ticket(tmp_path):
+    graph = gebt.load(NAME)
+    how = {"max_drop": 0.0, "criteria": ["random"]}
+    short = RECIPE.changed(epochs=1, lr=1e-9)  # no ticket is better than another
+    task = NodeClassification()
+    for seed in range(9):
+        folder = tmp_path / f"{seed}"
+        record, choice = run_cheapest(
+            graph, task, short, range(seed, seed + 1), folder, **how
+        )
+        if choice.ticket is None:
+            break
+    else:
+        pytest.fail("something could be removed for every seed")
+    assert not (folder / "ticket.safetensors").exists()
+    [run] = record.runs
+    assert run.ticket.links_kept == run.ticket.links
+    assert run.retrained == run.dense
+    table, _ = frontier_items(choice.frontier, record.metric)
+    assert table.note.startswith("Nothing can be removed from this graph")
+    assert page_of(folder).sections
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "words"),
+    [
+        ("val", "x", "`val` must be a number from 0 to 100, nan or empty, got 'x'"),
+        ("ms", "x", "could not convert string to float: 'x'"),
+        ("criterion", "degree", "it has no dense model"),
+    ],
+)
+def test_a_frontier_that_is_none_is_refused(ran, tmp_path, column, cell, words):
+    with (ran[0] / FRONTIER).open() as file:
+        rows = list(csv.DictReader(file))
+    rows[0][column] = cell
+    with (tmp_path / FRONTIER).open("w") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(ValueError, match=words):
+        read_frontier(tmp_path)
+
+
+def test_gebt_run_with_a_tolerance(tmp_path):
+    options = f"--max-drop 2 --criterion degree --epochs 20 --out {tmp_path / 'out'}"
+    done = run_gebt("run", NAME, *options.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("The frontier", "removed", "dense", "Written"):
+        assert words in done.stdout
+    record = read_record(tmp_path / "out")
+    assert record.options["max_drop"] == 2
+    assert not math.isnan(record.runs[0].inference_ms.ticket)
+
+
+def test_a_tolerance_that_is_none_is_refused(capsys):
+    for value in ("-1", "nan"):
+        code = call_gebt("run", "digits", "--max-drop", value)
+        assert code == 2
+        assert "`--max-drop` must not be negative" in capsys.readouterr().err
