@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from gebt.deploy.cost import Cost, measure_cost
     from gebt.deploy.storage import load_compact, save_compact
     from gebt.graph import Graph, LinkSplit, Split
+    from gebt.learn.distilled import Distilled
+    from gebt.learn.student import train_student
     from gebt.learn.tasks import LinkPrediction, MultiLabel, NodeClassification
     from gebt.learn.training import evaluate, train
     from gebt.options import Fit
@@ -33,6 +35,7 @@ _ROOMS = {
     "Candidate": "tickets.choose",
     "Choice": "tickets.choose",
     "Cost": "deploy.cost",
+    "Distilled": "learn.distilled",
     "Fit": "options",
     "Graph": "graph",
     "GraphSparsifier": "prune.links",
@@ -62,6 +65,7 @@ _ROOMS = {
     "random_links": "prune.links",
     "save_compact": "deploy.storage",
     "train": "learn.training",
+    "train_student": "learn.student",
 }
 
 __all__ = [*sorted(_ROOMS)]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gebt._checks import check_choice
 from gebt.graph import Graph, check_graph
-from gebt.learn.loop import Learner, begin, check_finite, run, whole
+from gebt.learn.loop import Batches, Learner, begin, check_finite, run, whole
 from gebt.learn.tasks import NodeClassification, Part, Task
 from gebt.models.recipe import Recipe
 from gebt.options import Fit, chosen
@@ -33,7 +33,8 @@ class Epoch:
     Attributes:
         epoch: completed epochs, this one included.
         loss: training loss, with dropout, before the step.
-        val: validation score after the step, percent; NaN without validation nodes.
+        val: validation score after the step, percent; NaN without validation nodes, and
+            where an epoch of a student does not count yet.
         distances: mask distance per group, and ``joint``; empty outside a search.
     """
 
@@ -96,12 +97,37 @@ def train(
     [fit] = chosen(fit or Fit(), given=options, of="train")
     _, hooks = begin(model, graph, task, keep)
     learner = Learner(model, task, fit, seed=seed, hooks=hooks)
+    return keep_best(learner, whole(graph), fit.epochs, graph, on_epoch=on_epoch)
+
+
+def keep_best(
+    learner: Learner,
+    batches: Batches,
+    until: int,
+    graph: Graph,
+    *,
+    since: int = 1,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Training:
+    """Learn, and leave the model at its best validation epoch, in eval mode.
+
+    Args:
+        learner: whose epochs these are.
+        batches: the graphs of each.
+        until: how many epochs to complete.
+        graph: to validate on.
+        since: the first epoch that counts; earlier ones are not scored.
+        on_epoch: called after each epoch.
+    """
+    model, task = learner.model, learner.task
     history: list[Epoch] = []
     best, best_epoch = -math.inf, 0
     best_state: dict[str, Tensor] = {}
-    for loss in learner.epochs(whole(graph), until=fit.epochs):
-        with learner.drawing():
-            val = _score(model, graph, "val", graph.adjacency, task)
+    for loss in learner.epochs(batches, until):
+        val = math.nan
+        if learner.epoch >= since:
+            with learner.drawing():
+                val = _score(model, graph, "val", graph.adjacency, task)
         # Last: it waits for a GPU, which the score has been waited for already.
         value = check_finite(loss, learner.epoch)
         if val > best:
