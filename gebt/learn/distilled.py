@@ -6,7 +6,7 @@ from torch.nn.functional import kl_div, log_softmax
 
 from gebt._checks import check_not_negative
 from gebt.graph import Graph, Split
-from gebt.learn.tasks import NodeClassification, Part
+from gebt.learn.tasks import NodeClassification, Part, Task
 
 
 class Distilled:
@@ -29,9 +29,7 @@ class Distilled:
     Source: Hinton et al. 2015, at temperature 1.
     """
 
-    def __init__(
-        self, task: NodeClassification, logits: Tensor, *, weight: float = 10.0
-    ):
+    def __init__(self, task: Task, logits: Tensor, *, weight: float = 10.0):
         if not isinstance(task, NodeClassification):
             name = getattr(task, "name", type(task).__name__)
             raise ValueError(

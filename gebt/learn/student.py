@@ -15,7 +15,7 @@ from gebt._checks import check_ratio
 from gebt.graph import Graph
 from gebt.learn.distilled import Distilled
 from gebt.learn.loop import Batches, Learner, begin
-from gebt.learn.tasks import NodeClassification
+from gebt.learn.tasks import NodeClassification, Task
 from gebt.learn.training import Epoch, Training, keep_best
 from gebt.options import Fit, Scope, chosen
 from gebt.prune.groups import Hook
@@ -113,13 +113,13 @@ def random_densities(graph: Graph, learner: Learner) -> Batches:
 def train_student(
     model: nn.Module,
     graph: Graph,
-    teacher_logits: Tensor,
+    teacher_logits: Tensor | None,
     *,
     weight_ratio: float = 0.9,
     scope: Scope = "global",
     fit: Fit | None = None,
     seed: int = 0,
-    task: NodeClassification | None = None,
+    task: Task | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     **options: Any,
 ) -> Student:
@@ -134,12 +134,12 @@ def train_student(
         model: starts with the weights that it has: its teacher's own, as a rule.
         graph: with a training split.
         teacher_logits: (N, C) a trained model's outputs on this graph; only those for
-            nodes outside training, validation and test are read.
+            nodes outside training, validation and test are read. None for no teacher.
         weight_ratio: share of all prunable weights to remove, in [0, 1).
         scope: how weights are ranked, see `ModelPruner`.
         fit: by default 140 epochs at a learning rate of 0.02, else as `Fit`.
         seed: of dropout and links; torch's own random state is left as it was.
-        task: one class per node.
+        task: one class per node, as it must be with a teacher, or another.
         on_epoch: called after each epoch; ``val`` is NaN in those that do not count.
         **options: fields of `Fit` to change, such as ``epochs=100``.
 
@@ -148,12 +148,14 @@ def train_student(
     """
     check_ratio("weight_ratio", weight_ratio)
     [fit] = chosen(fit or STUDENT, given=options, of="train_student")
-    distilled = Distilled(task or NodeClassification(), teacher_logits)
-    earlier, hooks = begin(model, graph, distilled, None)
+    task = task or NodeClassification()
+    if teacher_logits is not None:
+        task = Distilled(task, teacher_logits)
+    earlier, hooks = begin(model, graph, task, None)
     ramp = max(1, fit.epochs * 5 // 7)
     pruning = GradualPruning(model, weight_ratio, ramp, scope) if weight_ratio else None
     hooks = [*hooks, pruning] if pruning else hooks
-    learner = Learner(model, distilled, fit, seed=seed, hooks=hooks)
+    learner = Learner(model, task, fit, seed=seed, hooks=hooks)
     few = random_links(graph.num_links, 1 - _VALIDATED, Generator().manual_seed(seed))
     found = keep_best(
         learner,

@@ -1,4 +1,4 @@
-"""The cheapest model no worse than a dense one: many tickets, few of them retrained."""
+"""The cheapest model no worse than a dense one: one student, many tickets."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,20 +14,27 @@ from gebt._registry import CRITERIA, MODELS
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import latencies
 from gebt.graph import Graph, Split, check_graph
-from gebt.learn.tasks import Task, describe_task, prepare, task_for
+from gebt.learn.student import train_student
+from gebt.learn.tasks import (
+    NodeClassification,
+    Task,
+    describe_task,
+    prepare,
+    task_for,
+)
 from gebt.learn.training import Epoch, copy_state, evaluate, new_model, train
 from gebt.models import describe_model
 from gebt.models.recipe import Recipe
 from gebt.prune.criteria import Context, score_links
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.links import RankedLinks
-from gebt.prune.weights import ModelPruner
 from gebt.tickets.search import Search
 from gebt.tickets.ticket import Ticket
 
-LINKS = (0.95, 0.9, 0.8, 0.6, 0.4, 0.2)
-WEIGHTS = (0.9, 0.5)
+LINKS = (0.95, 0.9, 0.8, 0.6, 0.4, 0.2, 0.0)
+WEIGHTS = (0.9, 0.5, 0.0)
 """Shares removed that are tried, the cheapest first."""
+_LONGER, _FASTER = 1.4, 2.0  # than the dense model a student is trained
 _RESAMPLES = 1000
 OnEpoch = Callable[[str, Epoch], None]
 
@@ -37,12 +44,13 @@ class Candidate:
     """One ticket of the frontier.
 
     Attributes:
-        criterion: that ranked its links; ``"dense"`` for the dense model itself.
+        criterion: that ranked its links; ``"dense"`` for the dense model, ``"all"``
+            where all links stay.
         graph_ratio: share of links removed.
         weight_ratio: share of weights removed.
-        zero_shot: validation score of the dense model on these links, percent.
-        val: validation score of the ticket after retraining; None if it was not.
-        ms: of a forward of its compact form; None if it was not retrained.
+        val: validation score, percent.
+        retrained: the same after retraining, of the answer alone.
+        ms: of a forward of its compact form; None if another's links are better.
         reference_ms: of one of the dense model, timed in turns with it.
         chosen: whether it is the answer.
     """
@@ -50,8 +58,8 @@ class Candidate:
     criterion: str
     graph_ratio: float
     weight_ratio: float
-    zero_shot: float
-    val: float | None = None
+    val: float
+    retrained: float | None = None
     ms: float | None = None
     reference_ms: float | None = None
     chosen: bool = False
@@ -66,7 +74,8 @@ class Choice:
             removed.
         graph: the compact graph; the whole one where nothing can be removed.
         ticket: what they were made from; None where nothing can be removed.
-        masked: the retrained model before compaction, and its graph.
+        masked: the model before compaction, and its graph.
+        val: its validation score, percent.
         dense: the dense model, at its best validation epoch.
         dense_val: its validation score, percent.
         frontier: the dense model, and every ticket that was scored.
@@ -78,6 +87,7 @@ class Choice:
     graph: Graph
     ticket: Ticket | None
     masked: tuple[nn.Module, Graph]
+    val: float
     dense: nn.Module
     dense_val: float
     frontier: tuple[Candidate, ...]
@@ -101,12 +111,13 @@ def find_cheapest(
 ) -> Choice:
     """The cheapest ticket whose validation score is within a tolerance of the dense's.
 
-    Trains the dense model; every criterion's links at every share of `LINKS` are scored
-    by one forward of it on the validation nodes, and the best criterion's stay. Then
-    few are retrained with the dense model's weights: all links with fewer and fewer of
-    the weights gone until that holds, and then fewer links, by bisection. What holds
-    and takes the fewest milliseconds is the answer; where nothing does, nothing can be
-    removed. Selection is on validation alone; the test nodes are never looked at.
+    Trains the dense model, and from its weights a student (`train_student`) that does
+    with few weights, and with whichever links. Every criterion's links, at every share
+    in `LINKS`, are then scored by one forward of the student on the validation nodes.
+    Of what holds, the one that takes the fewest milliseconds is the answer; it alone is
+    retrained, and kept as it was unless that is better. Where nothing holds, a student
+    with more weights is tried, by `WEIGHTS`, and in the end nothing can be removed.
+    Selection is on validation alone; the test nodes are never looked at.
 
     Args:
         graph: with nodes, or links, to train and to validate on.
@@ -115,8 +126,8 @@ def find_cheapest(
         criteria: names of those to try; by default all that need no search.
         seed: of everything.
         task: what to learn; by default what the labels say.
-        on_epoch: called with the phase, ``"dense"`` or ``"retrain"``, and each of its
-            epochs.
+        on_epoch: called with the phase, ``"dense"``, ``"student"`` or ``"retrain"``,
+            and each of its epochs.
 
     Raises:
         ValueError: if the tolerance is negative, a name is not known, or there is
@@ -135,28 +146,16 @@ def find_cheapest(
             "is judged: mark nodes in `data.val_mask`."
         )
     trial = _Trial(graph, task, recipe, seed, max_drop, on_epoch)
-    best = trial.rank([CRITERIA.check(name) for name in names])
-    weight_ratio = 0.0
-    every = Candidate(
-        criterion="all", graph_ratio=0.0, weight_ratio=0.0, zero_shot=trial.dense_val
-    )
+    known = [CRITERIA.check(name) for name in names]
     for ratio in WEIGHTS:
-        if trial.holds(replace(every, weight_ratio=ratio), None):
-            weight_ratio = ratio
+        trial.student(ratio)
+        if trial.rank(known) >= trial.least:
             break
-    low, high = 0, len(LINKS)
-    while low < high:
-        place = (low + high) // 2
-        candidate, mask = best[LINKS[place]]
-        if trial.holds(replace(candidate, weight_ratio=weight_ratio), mask):
-            high = place
-        else:
-            low = place + 1
     return trial.choice()
 
 
 class _Trial:
-    """A dense model, the tickets of its weights, and those of them that hold."""
+    """A dense model, its student, and the student's tickets."""
 
     def __init__(
         self,
@@ -168,87 +167,146 @@ class _Trial:
         on_epoch: OnEpoch | None,
     ):
         self._graph, self._task, self._recipe, self._seed = graph, task, recipe, seed
-        self._max_drop, self._on_epoch = max_drop, on_epoch
+        self._on_epoch = on_epoch
         self._dense = new_model(graph, recipe, task, seed)
         self._first = copy_state(self._dense)
-        self.dense_val = self._train("dense", self._dense, graph)
+        how: Any = {"fit": recipe.fit, "seed": seed, "task": task}
+        how["on_epoch"] = self._hook("dense")
+        self.dense_val = train(self._dense, graph, **how).val
+        self.least = self.dense_val - max_drop
         self._frontier: list[Candidate] = []
-        self._held: list[tuple[Candidate, dict[str, Any]]] = []
+        self._best: dict[float, tuple[Candidate, Tensor]] = {}
 
-    def _train(self, phase: str, model: nn.Module, graph: Graph) -> float:
+    def _hook(self, phase: str) -> Callable[[Epoch], None] | None:
         given = self._on_epoch
-        hook = None if given is None else lambda epoch: given(phase, epoch)
-        options: Any = {"fit": self._recipe.fit, "seed": self._seed}
-        return train(model, graph, task=self._task, on_epoch=hook, **options).val
+        return None if given is None else lambda epoch: given(phase, epoch)
 
-    def rank(self, criteria: Sequence[str]) -> dict[float, tuple[Candidate, Tensor]]:
-        """For each share of links the candidate that validates best, with its links."""
-        best: dict[float, tuple[Candidate, Tensor]] = {}
-        graph, seed = self._graph, self._seed
-        for name in criteria:
-            context = Context(Generator().manual_seed(seed), self._dense)
-            scores = score_links(name, graph, context)
-            for ratio in LINKS:
-                mask = RankedLinks(graph, ratio, scores, seed).masks()["link"]
-                small = graph.keep_links(mask)
-                val = evaluate(self._dense, small, "val", task=self._task)
-                ratios: Any = {"graph_ratio": ratio, "weight_ratio": 0.0}
-                candidate = Candidate(criterion=name, zero_shot=val, **ratios)
-                self._frontier.append(candidate)
-                if ratio not in best or val > best[ratio][0].zero_shot:
-                    best[ratio] = candidate, mask
-        return best
+    def student(self, weight_ratio: float) -> None:
+        """Train one with fewer weights."""
+        graph, task, fit = self._graph, self._task, self._recipe.fit
+        self._fit = replace(
+            fit, epochs=max(1, round(_LONGER * fit.epochs)), lr=_FASTER * fit.lr
+        )
+        self._model = new_model(graph, self._recipe, task, self._seed)
+        self._model.load_state_dict(self._dense.state_dict())
+        logits = None
+        if isinstance(task, NodeClassification):
+            with torch.no_grad():
+                logits = self._dense(graph.x, graph.adjacency)
+        done = train_student(
+            self._model,
+            graph,
+            logits,
+            weight_ratio=weight_ratio,
+            scope=self._recipe.scope,
+            fit=self._fit,
+            seed=self._seed,
+            task=task,
+            on_epoch=self._hook("student"),
+        )
+        self._masks, self._ratio = done.masks, weight_ratio
 
-    def holds(self, candidate: Candidate, mask: Tensor | None) -> bool:
-        """Retrain a ticket; whether it is no worse than allowed.
-
-        Whether it is faster, which is measured and so never twice the same, decides
-        what is chosen in the end, not what is tried.
-        """
-        graph = self._graph
-        if mask is None:
-            mask = torch.ones(graph.num_links, dtype=torch.bool).to(graph.link.device)
-        ticket = self._ticket(candidate, mask)
-        model = new_model(graph, self._recipe, self._task, self._seed)
-        small = ticket.open(model, graph)
-        val = self._train("retrain", model, small)
-        fast, compacted = compact(model, small)
-        dense_ms, ms = latencies([(self._dense, graph), (fast, compacted)])
-        candidate = replace(candidate, val=val, ms=ms, reference_ms=dense_ms)
-        enough = val >= self.dense_val - self._max_drop
-        if enough and ms < dense_ms:
-            found = {"ticket": ticket, "model": fast, "graph": compacted}
-            self._held.append((candidate, found | {"masked": (model, small)}))
+    def _score(self, criterion: str, graph_ratio: float, mask: Tensor) -> None:
+        """The student's on some links, which are kept if the best at their share."""
+        small = self._graph.keep_links(mask)
+        val = evaluate(self._model, small, "val", task=self._task)
+        candidate = Candidate(
+            criterion=criterion,
+            graph_ratio=graph_ratio,
+            weight_ratio=self._ratio,
+            val=val,
+        )
         self._frontier.append(candidate)
-        return enough
+        known = self._best.get(graph_ratio)
+        if known is None or val > known[0].val:
+            self._best[graph_ratio] = candidate, mask
+
+    def rank(self, criteria: Sequence[str]) -> float:
+        """Score the student on every criterion's links at every share: the best."""
+        graph, seed = self._graph, self._seed
+        self._best.clear()
+        every = torch.ones(graph.num_links, dtype=torch.bool)
+        self._score("all", 0.0, every.to(graph.link.device))
+        for name in criteria:
+            context = Context(Generator().manual_seed(seed), self._model)
+            scores = score_links(name, graph, context)
+            for ratio in LINKS[:-1]:
+                links = RankedLinks(graph, ratio, scores, seed)
+                self._score(name, ratio, links.masks()["link"])
+        return max(candidate.val for candidate, _ in self._best.values())
+
+    def choice(self) -> Choice:
+        """The fastest of what holds, or the dense model."""
+        whole = self._dense, self._graph
+        [ms] = latencies([whole])
+        ratios: Any = {"graph_ratio": 0.0, "weight_ratio": 0.0}
+        best = Candidate(
+            criterion="dense", val=self.dense_val, ms=ms, reference_ms=ms, **ratios
+        )
+        ticket: Ticket | None = None
+        masked = compacted = whole
+        frontier = [best, *self._frontier]
+        for candidate, mask in self._best.values():
+            small = self._graph.keep_links(mask)
+            reference_ms, ms = latencies([whole, compact(self._model, small)])
+            timed = replace(candidate, ms=ms, reference_ms=reference_ms)
+            frontier[frontier.index(candidate)] = timed
+            if candidate.val >= self.least and ms < min(reference_ms, best.ms or ms):
+                best, ticket = timed, self._ticket(timed, mask)
+        val, place = best.val, frontier.index(best)
+        if ticket is not None:
+            masked, val, after = self._retrained(ticket, best.val)
+            compacted = compact(*masked)
+            best = replace(best, retrained=after)
+        frontier[place] = replace(best, chosen=True)
+        return Choice(
+            model=compacted[0],
+            graph=compacted[1],
+            ticket=ticket,
+            masked=masked,
+            val=val,
+            dense=self._dense,
+            dense_val=self.dense_val,
+            frontier=tuple(frontier),
+            interval=self._interval(whole, compacted),
+        )
+
+    def _retrained(
+        self, ticket: Ticket, before: float
+    ) -> tuple[tuple[nn.Module, Graph], float, float]:
+        """The better of a ticket as it is and retrained; its score, and the second's."""
+        how: Any = {"fit": self._recipe.fit, "seed": self._seed, "task": self._task}
+        small = ticket.open(self._model, self._graph)
+        after = train(self._model, small, on_epoch=self._hook("retrain"), **how).val
+        if not after > before:
+            small = ticket.open(self._model, self._graph)
+        return (self._model, small), max(after, before), after
 
     def _ticket(self, candidate: Candidate, mask: Tensor) -> Ticket:
-        """Of the dense model's weights, on the links of a mask (L,)."""
-        recipe, ratio = self._recipe, candidate.weight_ratio
-        masks = {"graph": {"link": mask}}
-        if ratio:
-            pruner = ModelPruner(self._dense, ratio, scope=recipe.scope)
-            masks["weights"] = pruner.masks()
+        """Of the student, on the links of a mask (L,)."""
+        masks: dict[str, Any] = {"graph": {"link": mask}}
+        if self._masks:
+            masks["weights"] = self._masks
         search = Search(
             criterion=candidate.criterion if candidate.graph_ratio else "learned",
-            scope=recipe.scope,
+            scope=self._recipe.scope,
             detector=MaskDistanceDetector(),
         )
         ones = torch.ones_like(mask, dtype=self._graph.adjacency.dtype)
         return Ticket(
             masks=masks,
             scores={"graph": {"link": ones}},
-            weights=copy_state(self._dense),
+            weights=copy_state(self._model),
             first_weights=self._first,
-            epoch=recipe.fit.epochs,
+            epoch=self._fit.epochs,
             settled=True,
             share_untouched=0.0,
             distances=(),
             options={
                 "task": describe_task(self._task),
                 "graph_ratio": candidate.graph_ratio,
-                "weight_ratio": ratio,
-                **recipe.fit.to_dict(),
+                "weight_ratio": candidate.weight_ratio,
+                **self._fit.to_dict(),
                 **search.to_dict(),
             },
             seed=self._seed,
@@ -258,26 +316,6 @@ class _Trial:
             },
             model=describe_model(self._dense),
             versions=versions(),
-        )
-
-    def choice(self) -> Choice:
-        """The cheapest of those that hold, or the dense model."""
-        whole = self._dense, self._graph
-        [ms] = latencies([whole])
-        val = self.dense_val
-        ratios: Any = {"graph_ratio": 0.0, "weight_ratio": 0.0, "zero_shot": val}
-        dense = Candidate(criterion="dense", val=val, ms=ms, reference_ms=ms, **ratios)
-        itself = {"ticket": None, "model": whole[0], "graph": whole[1]}
-        held = self._held or [(dense, itself | {"masked": whole})]
-        best, found = min(held, key=lambda each: each[0].ms or math.inf)
-        frontier = [dense, *self._frontier]
-        frontier[frontier.index(best)] = replace(best, chosen=True)
-        return Choice(
-            **found,
-            dense=self._dense,
-            dense_val=self.dense_val,
-            frontier=tuple(frontier),
-            interval=self._interval(whole, (found["model"], found["graph"])),
         )
 
     @torch.no_grad()

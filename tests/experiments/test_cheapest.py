@@ -4,6 +4,7 @@ import csv
 import math
 
 import pytest
+import torch
 from helpers import call_gebt, run_gebt
 
 import gebt
@@ -28,7 +29,7 @@ NAME = "synthetic:N=400,E=8000,F=16,C=4,split=30-30-40,seed=1"
 def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cheapest")
     graph = gebt.load(NAME)
-    how = {"max_drop": 3.0, "criteria": ["degree", "random"]}
+    how = {"max_drop": 8.0, "criteria": ["degree", "random"]}
     return folder, *run_cheapest(
         graph, NodeClassification(), RECIPE, range(2), folder, **how
     )
@@ -41,11 +42,11 @@ def test_every_file_is_there_and_agrees(ran):
     assert read_record(folder) == record
     assert tuple(read_frontier(folder)) == choice.frontier
     model, graph = gebt.load_compact(folder / "compact.safetensors")
-    assert gebt.evaluate(model, graph, "val") == choice.chosen.val
+    assert gebt.evaluate(model, graph, "val") == choice.val
     ticket = gebt.Ticket.load(folder / "ticket.safetensors")
     best = record.runs[record.best]
     assert ticket.links_kept == best.ticket.links_kept
-    assert best.retrained.val == choice.chosen.val
+    assert best.retrained.val == choice.val
 
 
 def test_a_tickets_training_includes_the_dense_models(ran):
@@ -64,23 +65,28 @@ def test_the_frontier_is_shown_the_cheapest_first(ran):
     times = [float(row[5]) for row in table.rows]
     assert times == sorted(times)
     [chosen] = [row for row in table.rows if row[0].startswith("→ ")]
-    assert chosen[3] == f"{choice.chosen.val:.1f}"
-    assert [row[4] for row in table.rows if row[0].endswith("dense")] == ["+0.0"]
+    assert chosen[2] == f"{choice.chosen.val:.1f}"
+    assert [row[3] for row in table.rows if row[0].endswith("dense")] == ["+0.0"]
     titles = [section.title for section in page_of(folder).sections]
     assert titles == ["Summary", "The frontier", "What was kept"]
     assert figure.draw().axes
 
 
 def test_where_nothing_can_be_removed_it_says_so_and_leaves_no_ticket(tmp_path):
-    graph = gebt.load(NAME)
+    n = torch.arange(60)
+    x = torch.zeros(120, 2)
+    x[n, n % 2] = 1  # only the other end of its one link knows a node's class
+    split = {"train": n[:20] + 60, "val": n[20:40] + 60, "test": n[40:] + 60}
+    data = {"x": x, "y": torch.cat([n, n]) % 2, "edge_index": torch.stack([n, n + 60])}
+    graph = gebt.Graph.from_pyg(data, split=split, directed=False)
     how = {"max_drop": 0.0, "criteria": ["random"]}
-    short = RECIPE.changed(epochs=1, lr=1e-9)  # no ticket is better than another
+    # One unit with two weights in all: none is to spare, either.
+    recipe = MODELS["gcn"].changed(epochs=1, hidden=1, lr=1e-9)
     task = NodeClassification()
-    for seed in range(9):
+    for seed in range(20):
         folder = tmp_path / f"{seed}"
-        record, choice = run_cheapest(
-            graph, task, short, range(seed, seed + 1), folder, **how
-        )
+        seeds = range(seed, seed + 1)
+        record, choice = run_cheapest(graph, task, recipe, seeds, folder, **how)
         if choice.ticket is None:
             break
     else:
