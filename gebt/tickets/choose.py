@@ -274,7 +274,7 @@ class _Trial:
     def _retrained(
         self, ticket: Ticket, before: float
     ) -> tuple[tuple[nn.Module, Graph], float, float]:
-        """The better of a ticket as it is and retrained; its score, and the second's."""
+        """The better of a ticket as it is and retrained; both scores."""
         how: Any = {"fit": self._recipe.fit, "seed": self._seed, "task": self._task}
         small = ticket.open(self._model, self._graph)
         after = train(self._model, small, on_epoch=self._hook("retrain"), **how).val
