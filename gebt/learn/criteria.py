@@ -234,6 +234,11 @@ def _regressed(
 ) -> Regression:
     """Ridge regression of the links' targets (L,) on their messages to some nodes."""
     entries = _into(graph.adjacency, nodes).nonzero().squeeze(1)
+    if entries.numel() < 2:
+        raise ValueError(
+            "the criterion 'expected-gradient' learns from links of validation nodes, "
+            f"but {graph.name!r} has next to none. Choose another criterion."
+        )
     seen, link = graph.link[entries].unique(return_inverse=True)
     features = _features(graph.adjacency, alone, entries)
     scale = features.mean(dim=0), features.std(dim=0) + 1e-6

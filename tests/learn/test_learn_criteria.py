@@ -410,6 +410,11 @@ def test_expected_gradient_needs_labels_and_validation_nodes(graph):
     one = gebt.Split(train=split.train, val=split.val[:1], test=split.test)
     with pytest.raises(ValueError, match="at least 2, but 'blocks' has 1"):
         scored("expected-gradient", replace(graph, split=one), model)
+    touched = graph.adjacency.at_rows(torch.isin(torch.arange(120), split.val))
+    far = torch.ones(graph.num_links, dtype=torch.bool)
+    far[graph.link[touched]] = False
+    with pytest.raises(ValueError, match="'blocks' has next to none"):
+        scored("expected-gradient", graph.keep_links(far), model)
     with pytest.raises(ValueError, match="'blocks' has no labels"):
         scored("expected-gradient", replace(graph, y=None), model)
     with pytest.raises(ValueError, match="'blocks' has no training nodes"):
