@@ -176,8 +176,13 @@ TASKS: Registry[Any] = Registry(
 )
 CRITERIA: Registry[Any] = Registry(
     "criterion",
-    _at("prune.criteria", "learned", "random", "degree", "similarity", "k-neighbour"),
+    _at("prune.criteria", "learned", "random", "degree", "low-degree", "similarity")
+    | _at("prune.criteria", "k-neighbour")
+    | _at("prune.forest", "forest")
+    | _at("learn.criteria", "voi", "expected-gradient", "grow"),
 )
+ASK_A_MODEL = [name for name, home in CRITERIA.homes.items() if "learn" in home]
+"""The criteria that ask a trained model; of a new one they learn nothing."""
 DATASETS: Registry[Any] = Registry(
     "dataset",
     _at("datasets.digits", "digits")

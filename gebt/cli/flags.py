@@ -21,6 +21,7 @@ from gebt._checks import (
     check_ratio,
 )
 from gebt._registry import (
+    ASK_A_MODEL,
     CRITERIA,
     EXPERIMENTS,
     MODELS,
@@ -44,6 +45,9 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+_BY_NEW_MODELS = [name for name in CRITERIA if name not in ASK_A_MODEL]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
     """How a ticket is drawn."""
@@ -52,7 +56,7 @@ class Drawn:
     weight_ratio: float = option(0.9, "Share of weights to remove, in [0, 1).", "SHARE")
     criterion: str = option(
         "learned",
-        f"What ranks links: {', '.join(CRITERIA)}, or what a plugin registers.",
+        f"What ranks links: {', '.join(_BY_NEW_MODELS)}, or what a plugin registers.",
         "NAME",
     )
     threshold: float = option(
@@ -68,6 +72,12 @@ class Drawn:
                 "`graph_ratio` and `weight_ratio` are both 0: nothing to prune."
             )
         object.__setattr__(self, "criterion", CRITERIA.check(self.criterion))
+        if self.criterion in ASK_A_MODEL:
+            raise ValueError(
+                f"the criterion {self.criterion!r} asks a trained model, and a search "
+                "starts with a new one. In Python, train one by `gebt.train` and "
+                "`gebt.train_student`, and give `gebt.find_ticket` that."
+            )
         check_positive("threshold", self.threshold)
         check_count("window", self.window)
 

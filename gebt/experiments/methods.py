@@ -171,7 +171,8 @@ def one_shot(setting: Setting, *, criterion: str) -> Iterator[Outcome]:
     start = time.process_time()
     draw = torch.Generator().manual_seed(setting.seed)
     model = setting.model()
-    scores = score_links(criterion, setting.graph, Context(draw, model))
+    context = Context(draw, model, setting.graph_ratio, setting.task)
+    scores = score_links(criterion, setting.graph, context)
     # Onwards from where the random criterion leaves off, whatever this one draws.
     torch.rand(scores.numel(), generator=draw.manual_seed(setting.seed))
     order = torch.randperm(scores.numel(), generator=draw)  # among equal scores

@@ -130,6 +130,9 @@ def train_student(
     `Distilled`. From then on the best validation score counts, with one fixed random
     40% of the links. The model is left there, in eval mode.
 
+    A student learns how sure its teacher is, too: of one kept near chance by a dropout
+    of 0.9, as GraphSAGE is by its recipe, little is learned. Compare validation scores.
+
     Args:
         model: starts with the weights that it has: its teacher's own, as a rule.
         graph: with a training split.

@@ -6,6 +6,7 @@ sooner kept.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -22,11 +23,16 @@ class Context:
 
     Attributes:
         generator: on CPU, for what is drawn.
-        model: that will be trained; as it is, and not to be changed.
+        model: that will be trained, or has been; as it is, and not to be changed.
+        prune_ratio: share of the full graph's links that will go, in [0, 1): some
+            criteria choose links one after the other.
+        task: what is learned, a `gebt.learn.tasks.Task`; None for one class per node.
     """
 
     generator: Generator
     model: nn.Module
+    prune_ratio: float = 0.0
+    task: Any = None
 
 
 Criterion = Callable[[Graph, Context], Tensor]
@@ -105,6 +111,16 @@ def degree(graph: Graph, context: Context) -> Tensor:
     return _better(graph, around[row] * around[col])
 
 
+@criterion("low-degree")
+def low_degree(graph: Graph, context: Context) -> Tensor:
+    """1 / degree, of both ends together: links that their nodes have few others of.
+
+    In a directed graph of the node alone that reads the other.
+    """
+    low = 1 / graph.adjacency.row_counts().clamp(min=1)
+    return sum_of_ends(graph, graph.adjacency.at_rows(low))
+
+
 @criterion("similarity")
 def similarity(graph: Graph, context: Context) -> Tensor:
     """The cosine of the ends' features, plus 1."""
@@ -129,6 +145,49 @@ def k_neighbour(graph: Graph, context: Context) -> Tensor:
     rank = (place - pattern.crow.long()[row]).double()
     # Chance between equal places.
     return _better(graph, 1 / (1 + rank) + 1e-9 * chance[link])
+
+
+def in_rounds(
+    graph: Graph,
+    context: Context,
+    score: Callable[[Tensor], Tensor],
+    rounds: int = 12,
+) -> Tensor:
+    """Choose links in equal rounds, each by scores that know those chosen before.
+
+    Among equal scores a random order decides.
+
+    Args:
+        graph: whose links.
+        context: how many to choose, and the random order.
+        score: given (L,) boolean, which are chosen so far, gives (L,) scores.
+        rounds: how many.
+
+    Returns:
+        (L,) the sooner chosen the larger; 0 for links that are not chosen.
+    """
+    device, total = graph.link.device, graph.num_links
+    chosen = torch.zeros(total, dtype=torch.bool, device=device)
+    taken = ~chosen.index_fill(0, graph.link, True)  # what is gone cannot be chosen
+    wanted = total - max(int(context.prune_ratio * total), int(taken.sum()))
+    order = torch.randperm(total, generator=context.generator).to(device)
+    place = torch.zeros(total, dtype=torch.float64, device=device)
+    for done in range(1, rounds + 1):
+        before = int(chosen.count_nonzero())
+        more = wanted * done // rounds - before
+        if more == 0:
+            continue
+        found = score(chosen).masked_fill(taken, -torch.inf).index_select(0, order)
+        best = order[found.argsort(descending=True, stable=True)[:more]]
+        place[best] = torch.arange(more, device=device).neg().double() + wanted - before
+        chosen.index_fill_(0, best, True)
+        taken.index_fill_(0, best, True)
+    return place
+
+
+def sum_of_ends(graph: Graph, edge: Tensor) -> Tensor:
+    """(L,) the sum over a link's entries; 0 for links that the graph lacks."""
+    return edge.new_zeros(graph.num_links).index_add(0, graph.link, edge)
 
 
 def _better(graph: Graph, edge: Tensor) -> Tensor:

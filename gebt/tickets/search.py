@@ -158,7 +158,8 @@ def find_ticket(
     fit, search = chosen(*both, given=options, of="find_ticket")
     task = task or NodeClassification()
     masks, hooks = begin(model, graph, task, search.keep)
-    groups = _groups(model, graph, graph_ratio, weight_ratio, search, masks, seed)
+    how = (search, masks, seed)
+    groups = _groups(model, graph, task, graph_ratio, weight_ratio, *how)
     drawing = _Drawing(model, groups, search)
     first_weights = copy_state(model)
     learner = Learner(
@@ -212,6 +213,7 @@ def _described(
 def _groups(
     model: nn.Module,
     graph: Graph,
+    task: Task,
     graph_ratio: float,
     weight_ratio: float,
     search: Search,
@@ -245,7 +247,8 @@ def _groups(
         how: Any = {"lr": search.graph_lr, "penalty": search.penalty}
         links = GraphSparsifier(graph, seed, prune_ratio=graph_ratio, **how)
     else:
-        context = Context(Generator().manual_seed(seed), model)
+        draw = Generator().manual_seed(seed)
+        context = Context(draw, model, graph_ratio, task)
         scores = score_links(search.criterion, graph, context)
         links = RankedLinks(graph, graph_ratio, scores, seed)
     if weight_ratio == 0:

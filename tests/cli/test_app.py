@@ -388,6 +388,10 @@ def test_help_and_version_read_well(gebt_here, tmp_path):
             ["search", "digits", "--criterion", "lerned"],
             ["no criterion 'lerned'", "similarity", "Did you mean 'learned'"],
         ),
+        (
+            ["run", "digits", "--criterion", "voi"],
+            ["'voi' asks a trained model", "`gebt.train_student`"],
+        ),
         (["run", "digits", "--plugin", "absent.py"], ["no plugin absent.py"]),
         (["models", "--plugin", "absent.py"], ["no plugin absent.py"]),
         (["run", "digits", "--epochs", "many"], ["--epochs", "integer"]),

@@ -9,7 +9,7 @@ from helpers import tiny
 
 import gebt
 from gebt.models import GCN
-from gebt.prune.criteria import Context, score_links
+from gebt.prune.criteria import Context, in_rounds, score_links
 from gebt.prune.masks import keep_top
 
 
@@ -52,6 +52,15 @@ def test_degree_scores_of_a_star_with_a_tail_by_hand():
     # Up to one factor for all, which ranks nothing.
     torch.testing.assert_close(found / found[0], torch.tensor(expected) / expected[0])
     assert int(found.argmax()) == 3  # between the two of fewest neighbours around
+
+
+def test_low_degree_scores_of_a_star_with_a_tail_by_hand():
+    # 0 joins 1, 2 and 3; 3 joins 4. Degrees 3, 1, 1, 2, 1.
+    graph = tiny([(0, 1), (0, 2), (0, 3), (3, 4)])
+    expected = torch.tensor([4 / 3, 4 / 3, 1 / 3 + 1 / 2, 3 / 2])
+    torch.testing.assert_close(scored(graph, "low-degree"), expected)
+    there = tiny([(0, 1), (2, 1), (1, 0)], directed=True)  # messages into 1, 1, 0
+    assert sorted(scored(there, "low-degree").tolist()) == [0.5, 0.5, 1.0]
 
 
 def test_similarity_is_the_cosine_of_the_ends_plus_one():
@@ -100,7 +109,10 @@ def test_k_neighbour_orders_each_nodes_links_at_random():
     assert not torch.equal(first >= 1, other >= 1)
 
 
-@pytest.mark.parametrize("criterion", ["random", "degree", "similarity", "k-neighbour"])
+@pytest.mark.parametrize(
+    "criterion",
+    ["random", "degree", "low-degree", "similarity", "k-neighbour", "forest"],
+)
 def test_scores_fit_a_directed_graph_with_isolated_nodes(criterion):
     graph = tiny([(0, 1), (2, 1), (1, 0), (3, 0)], nodes=6, directed=True)
     scores = scored(graph, criterion)
@@ -121,6 +133,53 @@ def test_an_unknown_criterion_is_refused_with_those_there_are(graph):
         gebt.find_ticket(GCN(24, 4, 3), graph, criterion="degre")
     with pytest.raises(ValueError, match="links are learned by a search"):
         scored(graph, "learned")
+
+
+# --------------------------------------------------------------------- in rounds
+
+
+def chosen_by(graph, score, ratio, seed=0, rounds=12):
+    context = Context(torch.Generator().manual_seed(seed), GCN(1, 1, 1), ratio)
+    return in_rounds(graph, context, score, rounds)
+
+
+def test_rounds_choose_as_many_links_as_stay_the_best_first():
+    ring = tiny([(i, (i + 1) % 10) for i in range(10)])
+    seen = []
+
+    def score(chosen):
+        seen.append(chosen.tolist())
+        return torch.arange(10.0)
+
+    places = chosen_by(ring, score, 0.3, rounds=3)
+    assert places.tolist() == [0, 0, 0, 1, 2, 3, 4, 5, 6, 7]
+    assert [sum(each) for each in seen] == [0, 2, 4]
+    assert seen[2] == [False] * 6 + [True] * 4
+
+
+def test_later_rounds_know_what_was_chosen_before():
+    ring = tiny([(i, (i + 1) % 10) for i in range(10)])
+
+    def far_from_all_chosen(chosen):
+        near = chosen | chosen.roll(1) | chosen.roll(-1)
+        return torch.arange(10.0) - 20 * near
+
+    places = chosen_by(ring, far_from_all_chosen, 0.7, rounds=3)
+    assert places.nonzero().squeeze(1).tolist() == [5, 7, 9]
+
+
+def test_rounds_draw_lots_between_equal_links_and_choose_none_that_is_gone(graph):
+    half = graph.keep_links(torch.arange(graph.num_links) % 2 == 0)
+
+    def alike(chosen):
+        return torch.zeros(graph.num_links)
+
+    first, again, other = (chosen_by(half, alike, 0.7, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first > 0, other > 0)
+    assert (first[1::2] == 0).all()
+    assert int((first > 0).sum()) == graph.num_links - int(0.7 * graph.num_links)
+    every = chosen_by(half, alike, 0.0)  # more than there are
+    assert torch.equal(every > 0, torch.arange(graph.num_links) % 2 == 0)
 
 
 # ------------------------------------------------------------- those of users
