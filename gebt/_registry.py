@@ -181,6 +181,7 @@ CRITERIA: Registry[Any] = Registry(
 DATASETS: Registry[Any] = Registry(
     "dataset",
     _at("datasets.digits", "digits")
+    | _at("datasets.imports", "imports")
     | _at("datasets.planetoid", "cora", "citeseer", "pubmed")
     | _at("datasets.heterophilous", "tolokers", "minesweeper")
     | _at("datasets.synthetic", "synthetic", "arxiv-like", "products-like"),

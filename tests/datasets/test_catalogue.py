@@ -265,7 +265,7 @@ def test_only_synthetic_graphs_take_sizes(name, near):
 
 
 def test_a_name_like_no_other_suggests_nothing():
-    with pytest.raises(ValueError, match="gebt knows digits, cora, citeseer") as error:
+    with pytest.raises(ValueError, match="gebt knows digits, imports, cora") as error:
         load("zzzzzz")
     assert "Did you mean" not in str(error.value)
 
