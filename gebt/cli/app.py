@@ -19,6 +19,7 @@ from gebt._version import __version__
 from gebt.cli.flags import (
     ARGUMENTS,
     Changes,
+    DatasetFacts,
     DatasetName,
     DatasetNames,
     Device,
@@ -377,17 +378,33 @@ def models(
 
 @app.command()
 @flags
-def datasets(root: Root = None) -> None:
-    """List the graphs that can be loaded and whether they are on disk."""
-    from gebt.datasets import find_root
+def datasets(name: DatasetFacts = None, root: Root = None) -> None:
+    """List the graphs that can be loaded, or tell how one's links and classes are."""
+    from gebt.datasets import find_root, load
+    from gebt.graph import Split, heterophily
 
+    if name:
+        graph = load(name, root)
+        facts = {
+            "nodes": f"{graph.num_nodes:,}",
+            "links": f"{graph.num_links:,}",
+            "features": f"{graph.num_features:,}",
+            **heterophily(graph).facts(),
+        }
+        if isinstance(graph.split, Split):
+            parts = vars(graph.split).items()
+            facts["nodes of the split"] = ", ".join(
+                f"{part} {nodes.numel():,}" for part, nodes in parts
+            )
+        print_rows(graph.name, ("", ""), facts.items())
+        return
     load_plugins()
     folder = find_root(root)
     rows = []
-    for name, dataset in DATASETS.items():
-        built_in = name in DATASETS.homes and not dataset.files
+    for each, dataset in DATASETS.items():
+        built_in = each in DATASETS.homes and not dataset.files
         there = "yes" if dataset.on_disk(folder) else "no"
-        rows.append((name, "built in" if built_in else there, dataset.about))
+        rows.append((each, "built in" if built_in else there, dataset.about))
     print_rows(f"Datasets below {folder}", ("name", "on disk", "what"), rows)
 
 

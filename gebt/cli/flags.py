@@ -181,6 +181,15 @@ DatasetName = Annotated[
         callback=_checked(lambda _, name: check_dataset(name)),
     ),
 ]
+DatasetFacts = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DATASET",
+        help="Graph to load and tell the numbers of; by default all are listed.",
+        show_default=False,
+        callback=_checked(lambda _, name: check_dataset(name)),
+    ),
+]
 DatasetNames = Annotated[
     list[str],
     typer.Option(

@@ -270,6 +270,24 @@ def test_datasets_lists_what_is_on_disk(gebt_here, tmp_path):
         )
 
 
+def test_datasets_tells_the_numbers_of_one(gebt_here):
+    result = gebt_here("datasets", "Digits")
+    assert (result.returncode, result.stderr) == (0, "")
+    told = dict(re.findall(r"│ ([a-z][a-z ]+?) +│ (\S.*?) +│", result.stdout))
+    assert told == {
+        "nodes": "1,797",
+        "links": "10,071",
+        "features": "64",
+        "mean degree": "11.2",
+        "classes": "10",
+        "edge homophily": "0.96",
+        "adjusted homophily": "0.95",
+        "label informativeness": "0.91",
+        "nodes of the split": "train 200, val 500, test 1,000",
+    }
+    assert_refused(gebt_here("datasets", "digts"), "Did you mean 'digits'")
+
+
 def test_a_graph_of_ones_own_is_run_by_name(own_registries, gebt_here, tmp_path):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.S)
