@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -29,12 +30,14 @@ from gebt.cli.flags import (
     Force,
     GraphRatios,
     Model,
+    OneSplit,
     Out,
     Quiet,
     RetrainEpochs,
     Root,
     Seed,
     Seeds,
+    Splits,
     TaskName,
     TicketPath,
     WeightRatio,
@@ -96,6 +99,8 @@ def run(
     changes: Changes,
     seeds: Seeds = 1,
     seed: Seed = 0,
+    split: OneSplit = None,
+    splits: Splits = None,
     root: Root = None,
     out: Out = None,
     force: Force = False,
@@ -108,7 +113,17 @@ def run(
 
     recipe = _recipe(model, task, changes)
     options = Options(recipe, **vars(drawn))
-    graph, learned = _load(dataset, root, device, task)
+    if splits and (seeds > 1 or split is not None):
+        other = f"`--seeds {seeds}`" if seeds > 1 else f"`--split {split}`"
+        raise ValueError(
+            f"`--splits {splits}` runs each split once, with a seed of its own: leave "
+            f"out {other}."
+        )
+    graph, learned = _load(dataset, root, device, task, split)
+    loaded = (_load(dataset, root, device, task, k)[0] for k in range(splits or 0))
+    # All share the memory of the one.
+    each = [replace(graph, name=other.name, split=other.split) for other in loaded]
+    seeds = splits or seeds
     folder = out or _default_folder(graph.name)
     asked = range(seed, seed + seeds)
     names = ["metrics.json", *RUN_FILES]
@@ -118,7 +133,7 @@ def run(
         _results(folder, names, force=force),
         progress(recipe.fit.epochs, seeds, quiet) as show,
     ):
-        record = run_seeds(graph, learned, options, asked, folder, show)
+        record = run_seeds(graph, learned, options, asked, folder, show, splits=each)
     if not quiet:
         print_table(summary_table(record))
     tell_folder(folder, quiet)
@@ -134,6 +149,7 @@ def search(
     task: TaskName = None,
     changes: Changes,
     seed: Seed = 0,
+    split: OneSplit = None,
     root: Root = None,
     out: Out = None,
     force: Force = False,
@@ -146,7 +162,7 @@ def search(
 
     recipe = _recipe(model, task, changes)
     options = pipeline.Options(recipe, **vars(drawn))
-    graph, learned = _load(dataset, root, device, task)
+    graph, learned = _load(dataset, root, device, task, split)
     folder = out or _default_folder(graph.name)
     names = ("ticket.safetensors", "history.csv", "distances.csv")
     with _results(folder, names, force=force):
@@ -496,6 +512,7 @@ def _load(
     root: Path | None,
     device: Device,
     described: str | Mapping[str, Any] | None,
+    split: int | None = None,
 ) -> tuple["Graph", "Task"]:
     import torch
 
@@ -509,7 +526,7 @@ def _load(
             "`--device cpu`, or install a CUDA build of torch on a machine with a GPU."
         )
     asked = find_task(described) if described else None
-    graph = load(dataset, root)
+    graph = load(dataset, root, split=split)
     task = asked or task_for(graph)
     graph = prepare(graph, task)
     size = graph.adjacency.pattern.nnz + graph.x.shape[0] * graph.x.shape[1]

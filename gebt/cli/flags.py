@@ -88,7 +88,7 @@ class Changes(dict[str, Any]):
         chosen(*(kind() for kind in self.OF), given=self, of="gebt")
 
 
-ARGUMENTS = ["seeds", "seed"]
+ARGUMENTS = ["seeds", "seed", "split", "splits"]
 """Names that the library's errors give to what is a flag here."""
 ARGUMENTS += [f.name for kind in (Drawn, *Changes.OF) for f in _told(kind)]
 
@@ -266,6 +266,25 @@ Seeds = Annotated[
         help="How many seeds to run.",
         metavar="N",
         callback=_checked(lambda name, seeds: check_count(name, seeds, 10_000)),
+    ),
+]
+OneSplit = Annotated[
+    int | None,
+    typer.Option(
+        "--split",
+        help="Which of a graph's splits, from 0 on; by default the first.",
+        metavar="K",
+        min=0,
+        show_default=False,
+    ),
+]
+Splits = Annotated[
+    int | None,
+    typer.Option(
+        help="Run the first N of a graph's splits, each with the next seed.",
+        metavar="N",
+        show_default=False,
+        callback=_checked(lambda name, n: n is None or check_count(name, n, 10_000)),
     ),
 ]
 Seed = Annotated[int, typer.Option(help="First seed.", min=0, max=2**32, metavar="N")]
