@@ -45,10 +45,10 @@ class Dataset:
                 f"`split` was given, but {self.name!r} has one split only. Leave it "
                 "out."
             )
-        if not 0 <= split < self.splits:
+        if split not in range(self.splits):  # "3" is none of them
             raise ValueError(
                 f"`split` must be one of the {self.splits} of {self.name!r}, 0 to "
-                f"{self.splits - 1}, got {split}."
+                f"{self.splits - 1}, got {split!r}."
             )
 
     def on_disk(self, root: Path) -> bool:
@@ -97,6 +97,7 @@ def load(
         split = named
     if split is not None:
         dataset.check_split(split)
+        split = int(split)
     several = (split or 0,) if dataset.splits > 1 else ()
     graph = dataset.read(find_root(root), *several)
     if not isinstance(graph, Graph):

@@ -337,7 +337,7 @@ def test_tolokers_is_read_in_place_with_its_first_split(tolokers_like):
 @pytest.mark.parametrize("split", [0, 1, 9])
 def test_each_of_ten_splits_can_be_had_by_number_or_by_name(tolokers_like, split):
     root, arrays = tolokers_like
-    graph = load("tolokers", root, split=split)
+    graph = load("tolokers", root, split=np.int64(split))
     for part in ("train", "val", "test"):
         nodes = np.flatnonzero(arrays[f"{part}_masks"][split])
         assert getattr(graph.split, part).tolist() == nodes.tolist()
@@ -353,6 +353,7 @@ def test_each_of_ten_splits_can_be_had_by_number_or_by_name(tolokers_like, split
     [
         ("tolokers", 10, "one of the 10 of 'tolokers', 0 to 9, got 10"),
         ("tolokers", -1, "0 to 9, got -1"),
+        ("tolokers", "3", "0 to 9, got '3'"),
         ("minesweeper:split=10", None, "0 to 9, got 10"),
         ("tolokers:split=1", 2, "`split` is 2, but the name is 'tolokers:split=1'"),
         ("digits", 0, "'digits' has one split only"),
