@@ -186,8 +186,9 @@ ASK_A_MODEL = [name for name, home in CRITERIA.homes.items() if "learn" in home]
 DATASETS: Registry[Any] = Registry(
     "dataset",
     _at("datasets.digits", "digits")
+    | _at("datasets.imports", "imports")
     | _at("datasets.planetoid", "cora", "citeseer", "pubmed")
-    | _at("datasets.heterophilous", "tolokers")
+    | _at("datasets.heterophilous", "tolokers", "minesweeper")
     | _at("datasets.synthetic", "synthetic", "arxiv-like", "products-like"),
 )
 EXPERIMENTS: Registry[Any] = Registry(
@@ -200,6 +201,13 @@ EXPERIMENTS: Registry[Any] = Registry(
 
 
 def check_dataset(name: str) -> str:
-    """As ``DATASETS.check``; ``synthetic:N=...`` is let through."""
-    kind, colon, _ = name.partition(":")
-    return name if colon and kind.lower() == "synthetic" else DATASETS.check(name)
+    """As ``DATASETS.check``; ``synthetic:N=...`` and ``NAME:split=K`` are let through.
+
+    Whether a graph has several splits is known where it is loaded.
+    """
+    kind, colon, rest = name.partition(":")
+    if colon and kind.lower() == "synthetic":
+        return name
+    if re.fullmatch("split=[0-9]{1,9}", rest):
+        return f"{DATASETS.check(kind)}:{rest}"
+    return DATASETS.check(name)

@@ -197,5 +197,6 @@ def test_a_package_that_fails_is_told_of_and_stops_nobody(package, plugin, monke
 def test_sizes_of_synthetic_graphs_are_let_through():
     assert _registry.check_dataset("synthetic:N=9") == "synthetic:N=9"
     assert _registry.check_dataset("SYNTHETIC") == "synthetic"
+    assert _registry.check_dataset("Tolokers:split=3") == "tolokers:split=3"
     with pytest.raises(ValueError, match="no dataset 'cora:N=9'"):
         _registry.check_dataset("cora:N=9")

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -19,6 +20,7 @@ from gebt._version import __version__
 from gebt.cli.flags import (
     ARGUMENTS,
     Changes,
+    DatasetFacts,
     DatasetName,
     DatasetNames,
     Device,
@@ -29,16 +31,19 @@ from gebt.cli.flags import (
     GraphRatios,
     MaxDrop,
     Model,
+    OneSplit,
     Out,
     Quiet,
     RetrainEpochs,
     Root,
     Seed,
     Seeds,
+    Splits,
     TaskName,
     TicketPath,
     WeightRatio,
     Widths,
+    check_new_model,
     flags,
     folder_by_default,
 )
@@ -97,6 +102,8 @@ def run(
     max_drop: MaxDrop = None,
     seeds: Seeds = 1,
     seed: Seed = 0,
+    split: OneSplit = None,
+    splits: Splits = None,
     root: Root = None,
     out: Out = None,
     force: Force = False,
@@ -104,12 +111,24 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Train dense, draw the joint ticket, retrain it, compact it, compare the two."""
+    if max_drop is None:
+        check_new_model(drawn.criterion)
     from gebt.experiments.cheapest import FILES, frontier_items, run_cheapest
     from gebt.experiments.record import summary_table
     from gebt.experiments.run import RUN_FILES, Options, run_seeds
 
     recipe = _recipe(model, task, changes)
-    graph, learned = _load(dataset, root, device, task)
+    if splits and (seeds > 1 or split is not None):
+        other = f"`--seeds {seeds}`" if seeds > 1 else f"`--split {split}`"
+        raise ValueError(
+            f"`--splits {splits}` runs each split once, with a seed of its own: leave "
+            f"out {other}."
+        )
+    graph, learned = _load(dataset, root, device, task, split)
+    loaded = (_load(dataset, root, device, task, k)[0] for k in range(splits or 0))
+    # All share the memory of the one.
+    each = [replace(graph, name=other.name, split=other.split) for other in loaded]
+    seeds = splits or seeds
     folder = out or _default_folder(graph.name)
     asked = range(seed, seed + seeds)
     written = RUN_FILES if max_drop is None else FILES
@@ -123,11 +142,15 @@ def run(
     ):
         if max_drop is None:
             options = Options(recipe, **vars(drawn))
-            record = run_seeds(graph, learned, options, asked, folder, show)
+            record = run_seeds(
+                graph, learned, options, asked, folder, show, splits=each
+            )
         else:
             criteria = None if drawn.criterion == "learned" else [drawn.criterion]
             how: Any = {"max_drop": max_drop, "criteria": criteria, "on_epoch": show}
-            record, choice = run_cheapest(graph, learned, recipe, asked, folder, **how)
+            record, choice = run_cheapest(
+                graph, learned, recipe, asked, folder, splits=each, **how
+            )
             tables.append(frontier_items(choice.frontier, record.metric)[0])
     if not quiet:
         for table in (*tables, summary_table(record)):
@@ -145,6 +168,7 @@ def search(
     task: TaskName = None,
     changes: Changes,
     seed: Seed = 0,
+    split: OneSplit = None,
     root: Root = None,
     out: Out = None,
     force: Force = False,
@@ -152,12 +176,13 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Draw a joint ticket and write it, without retraining it."""
+    check_new_model(drawn.criterion)
     from gebt.experiments import run as pipeline
     from gebt.files import write_csv
 
     recipe = _recipe(model, task, changes)
     options = pipeline.Options(recipe, **vars(drawn))
-    graph, learned = _load(dataset, root, device, task)
+    graph, learned = _load(dataset, root, device, task, split)
     folder = out or _default_folder(graph.name)
     names = ("ticket.safetensors", "history.csv", "distances.csv")
     with _results(folder, names, force=force):
@@ -389,17 +414,33 @@ def models(
 
 @app.command()
 @flags
-def datasets(root: Root = None) -> None:
-    """List the graphs that can be loaded and whether they are on disk."""
-    from gebt.datasets import find_root
+def datasets(name: DatasetFacts = None, root: Root = None) -> None:
+    """List the graphs that can be loaded, or tell how one's links and classes are."""
+    from gebt.datasets import find_root, load
+    from gebt.graph import Split, heterophily
 
+    if name:
+        graph = load(name, root)
+        facts = {
+            "nodes": f"{graph.num_nodes:,}",
+            "links": f"{graph.num_links:,}",
+            "features": f"{graph.num_features:,}",
+            **heterophily(graph).facts(),
+        }
+        if isinstance(graph.split, Split):
+            parts = vars(graph.split).items()
+            facts["nodes of the split"] = ", ".join(
+                f"{part} {nodes.numel():,}" for part, nodes in parts
+            )
+        print_rows(graph.name, ("", ""), facts.items())
+        return
     load_plugins()
     folder = find_root(root)
     rows = []
-    for name, dataset in DATASETS.items():
-        built_in = name in DATASETS.homes and not dataset.files
+    for each, dataset in DATASETS.items():
+        built_in = each in DATASETS.homes and not dataset.files
         there = "yes" if dataset.on_disk(folder) else "no"
-        rows.append((name, "built in" if built_in else there, dataset.about))
+        rows.append((each, "built in" if built_in else there, dataset.about))
     print_rows(f"Datasets below {folder}", ("name", "on disk", "what"), rows)
 
 
@@ -491,6 +532,7 @@ def _load(
     root: Path | None,
     device: Device,
     described: str | Mapping[str, Any] | None,
+    split: int | None = None,
 ) -> tuple["Graph", "Task"]:
     import torch
 
@@ -503,7 +545,7 @@ def _load(
             "`--device cpu`, or install a CUDA build of torch on a machine with a GPU."
         )
     asked = find_task(described) if described else None
-    graph = load(dataset, root)
+    graph = load(dataset, root, split=split)
     task = asked or task_for(graph)
     graph = prepare(graph, task)
     size = graph.adjacency.pattern.nnz + graph.x.shape[0] * graph.x.shape[1]

@@ -72,14 +72,19 @@ class Drawn:
                 "`graph_ratio` and `weight_ratio` are both 0: nothing to prune."
             )
         object.__setattr__(self, "criterion", CRITERIA.check(self.criterion))
-        if self.criterion in ASK_A_MODEL:
-            raise ValueError(
-                f"the criterion {self.criterion!r} asks a trained model, and a search "
-                "starts with a new one. In Python, train one by `gebt.train` and "
-                "`gebt.train_student`, and give `gebt.find_ticket` that."
-            )
         check_positive("threshold", self.threshold)
         check_count("window", self.window)
+
+
+def check_new_model(criterion: str) -> None:
+    """Refuse a criterion that asks a trained model, where a search begins with none."""
+    if criterion in ASK_A_MODEL:
+        raise ValueError(
+            f"the criterion {criterion!r} asks a trained model, and a search starts "
+            "with a new one. Use it with `gebt run --max-drop`; or in Python, train "
+            "one by `gebt.train` and `gebt.train_student`, and give `gebt.find_ticket` "
+            "that."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +109,7 @@ class Changes(dict[str, Any]):
         chosen(*(kind() for kind in self.OF), given=self, of="gebt")
 
 
-ARGUMENTS = ["seeds", "seed", "max_drop"]
+ARGUMENTS = ["seeds", "seed", "split", "splits", "max_drop"]
 """Names that the library's errors give to what is a flag here."""
 ARGUMENTS += [f.name for kind in (Drawn, *Changes.OF) for f in _told(kind)]
 
@@ -197,6 +202,15 @@ DatasetName = Annotated[
         callback=_checked(lambda _, name: check_dataset(name)),
     ),
 ]
+DatasetFacts = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DATASET",
+        help="Graph to load and tell the numbers of; by default all are listed.",
+        show_default=False,
+        callback=_checked(lambda _, name: check_dataset(name)),
+    ),
+]
 DatasetNames = Annotated[
     list[str],
     typer.Option(
@@ -283,6 +297,25 @@ Seeds = Annotated[
         help="How many seeds to run.",
         metavar="N",
         callback=_checked(lambda name, seeds: check_count(name, seeds, 10_000)),
+    ),
+]
+OneSplit = Annotated[
+    int | None,
+    typer.Option(
+        "--split",
+        help="Which of a graph's splits, from 0 on; by default the first.",
+        metavar="K",
+        min=0,
+        show_default=False,
+    ),
+]
+Splits = Annotated[
+    int | None,
+    typer.Option(
+        help="Run the first N of a graph's splits, each with the next seed.",
+        metavar="N",
+        show_default=False,
+        callback=_checked(lambda name, n: n is None or check_count(name, n, 10_000)),
     ),
 ]
 Seed = Annotated[int, typer.Option(help="First seed.", min=0, max=2**32, metavar="N")]

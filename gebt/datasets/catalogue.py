@@ -26,15 +26,30 @@ class Dataset:
         name: what `load` calls it.
         about: size and source in a few words.
         files: paths below the root that it is read from; none for built-in ones.
-        read: makes the graph, given the root.
+        read: makes the graph, given the root and, where there are several, the split.
         sized: makes another of its kind, given what follows a colon.
+        splits: how many it has.
     """
 
     name: str
     about: str
     files: tuple[str, ...]
-    read: Callable[[Path], Graph]
+    read: Callable[..., Graph]
     sized: Callable[[str], Graph] | None = None
+    splits: int = 1
+
+    def check_split(self, split: int) -> None:
+        """Raise a ValueError unless it has a split of that number, from 0 on."""
+        if self.splits == 1:
+            raise ValueError(
+                f"`split` was given, but {self.name!r} has one split only. Leave it "
+                "out."
+            )
+        if split not in range(self.splits):  # "3" is none of them
+            raise ValueError(
+                f"`split` must be one of the {self.splits} of {self.name!r}, 0 to "
+                f"{self.splits - 1}, got {split!r}."
+            )
 
     def on_disk(self, root: Path) -> bool:
         """Whether `load` needs no network."""
@@ -46,7 +61,9 @@ def find_root(root: str | Path | None = None) -> Path:
     return Path(root or os.environ.get("GEBT_DATA") or "data")
 
 
-def load(name: str, root: str | Path | None = None) -> Graph:
+def load(
+    name: str, root: str | Path | None = None, *, split: int | None = None
+) -> Graph:
     """Load a graph by name, downloading it where it is not on disk.
 
     Features of the Planetoid graphs are row-normalised. Nothing but a download is
@@ -57,17 +74,32 @@ def load(name: str, root: str | Path | None = None) -> Graph:
             ``"synthetic:N=2000,E=9000,F=64,C=10,split=54-18-28,seed=0"``, of which
             any may be left out.
         root: folder of the datasets; by default $GEBT_DATA, else ``./data``.
+        split: which of several a graph is to have, from 0 on; the graph's name then
+            says it, as ``"tolokers:split=3"``, which is another way to ask for it. By
+            default the first.
 
     Raises:
-        ValueError: if there is no graph of that name, or its files are corrupt.
+        ValueError: if there is no graph of that name, it has no such split, or its
+            files are corrupt.
         FileNotFoundError: if it is not on disk and cannot be downloaded; says which
             files to put where.
     """
-    kind, colon, sizes = check_dataset(name).partition(":")
+    kind, colon, rest = check_dataset(name).partition(":")
     dataset = DATASETS.find(kind)
     if colon and dataset.sized:
-        return dataset.sized(sizes)
-    graph = dataset.read(find_root(root))
+        if split is not None:
+            dataset.check_split(split)
+        return dataset.sized(rest)
+    if colon:
+        named = int(rest.partition("=")[2])
+        if split not in (None, named):
+            raise ValueError(f"`split` is {split}, but the name is {name!r}.")
+        split = named
+    if split is not None:
+        dataset.check_split(split)
+        split = int(split)
+    several = (split or 0,) if dataset.splits > 1 else ()
+    graph = dataset.read(find_root(root), *several)
     if not isinstance(graph, Graph):
         raise ValueError(
             f"what is registered as the dataset {dataset.name!r} must give a "
@@ -75,12 +107,13 @@ def load(name: str, root: str | Path | None = None) -> Graph:
             "gebt.Graph.from_pyg."
         )
     # The ticket's name of its graph: `load` must find it again.
-    return graph if graph.name == dataset.name else replace(graph, name=dataset.name)
+    called = dataset.name if split is None else f"{dataset.name}:split={split}"
+    return graph if graph.name == called else replace(graph, name=called)
 
 
 def register(
-    name: str, *, about: str, files: Sequence[str] = ()
-) -> Callable[[Callable[[Path], Graph]], Callable[[Path], Graph]]:
+    name: str, *, about: str, files: Sequence[str] = (), splits: int = 1
+) -> Callable[[Callable[..., Graph]], Callable[..., Graph]]:
     """A decorator of a function ``(root) -> Graph`` that `load` then knows by a name.
 
     The graph takes that name, by which a ticket finds it again. In a file that
@@ -94,13 +127,16 @@ def register(
         name: what `load` calls it: lower-case letters, digits, and ``.``, ``_``, ``-``.
         about: size and source in a few words, for ``gebt datasets``.
         files: paths below the root that it is read from; none for what is drawn.
+        splits: how many it has; of several the function is given the number of one,
+            ``(root, split) -> Graph``, from 0 on.
 
     Raises:
         ValueError: if the name is one of gebt's own, or holds other letters.
     """
 
-    def add(read: Callable[[Path], Graph]) -> Callable[[Path], Graph]:
-        DATASETS.add(name, Dataset(name, about, tuple(files), read), read.__module__)
+    def add(read: Callable[..., Graph]) -> Callable[..., Graph]:
+        dataset = Dataset(name, about, tuple(files), read, splits=splits)
+        DATASETS.add(name, dataset, read.__module__)
         return read
 
     return add

@@ -1,5 +1,6 @@
-"""A heterophilous graph (Platonov et al. 2023): its raw file, read and checked."""
+"""Heterophilous graphs (Platonov et al. 2023): raw files, read and checked."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,13 +16,17 @@ FILES = {
     "tolokers/raw/tolokers.npz": (
         "dacf3ac94cec53d03cd2adb5255c08b33dee1656c33ca8164a464bd9450a1667"
     ),
+    "minesweeper/raw/minesweeper.npz": (
+        "e664c8dacf1e8ac466c2c09ed4b237bd2c5541f47a6eae9c6092cb87f16412b3"
+    ),
 }
 """Each with the SHA-256 of the published file."""
+SPLITS = 10
 _PARTS = ("train", "val", "test")
 
 
-def read_heterophilous(content: bytes) -> SimpleNamespace:
-    """Take an npz as PyG's ``Data``, with the first of its splits.
+def read_heterophilous(content: bytes, split: int = 0) -> SimpleNamespace:
+    """Take an npz as PyG's ``Data``, with one of its splits.
 
     Returns:
         ``x`` (N, F) float32, ``y`` (N,) int64, ``edge_index`` (2, L) int64, each link
@@ -59,26 +64,31 @@ def read_heterophilous(content: bytes) -> SimpleNamespace:
     pairs = distinct((low * n + high)[low != high])
     if not pairs.size:
         raise ValueError("edges.npy has no links")
-    split = np.stack([array[name][0] for name in masks])
-    if (split.sum(axis=0) > 1).any() or not split.any(axis=1).all():
-        raise ValueError("the first of the masks overlap, or one is empty")
+    if split >= splits:
+        raise ValueError(f"has {splits} splits, so none of the number {split}")
+    parts = np.stack([array[name][split] for name in masks])
+    if (parts.sum(axis=0) > 1).any() or not parts.any(axis=1).all():
+        raise ValueError(f"the masks of split {split} overlap, or one is empty")
     return SimpleNamespace(
         x=torch.from_numpy(x),
         y=torch.from_numpy(y),
         edge_index=torch.from_numpy(np.stack([pairs // n, pairs % n])),
         **{
             f"{part}_mask": torch.from_numpy(mask)
-            for part, mask in zip(_PARTS, split, strict=True)
+            for part, mask in zip(_PARTS, parts, strict=True)
         },
     )
 
 
-@register(
-    "tolokers",
-    about="11,758 workers, 519,000 pairs who shared a task; ROC-AUC",
-    files=tuple(FILES),
-)
-def read_tolokers(root: Path) -> Graph:
-    """Read the graph, with the first of its ten splits."""
-    data = read_published(root, "tolokers", FILES, SOURCE, read_heterophilous)
-    return Graph.from_pyg(data, directed=False, name="tolokers", metric="ROC-AUC")
+def _register(name: str, about: str) -> None:
+    file = f"{name}/raw/{name}.npz"
+
+    @register(name, about=f"{about}; ROC-AUC", files=(file,), splits=SPLITS)
+    def read(root: Path, split: int) -> Graph:
+        parse = partial(read_heterophilous, split=split)
+        data = read_published(root, name, {file: FILES[file]}, SOURCE, parse)
+        return Graph.from_pyg(data, directed=False, name=name, metric="ROC-AUC")
+
+
+_register("tolokers", "11,758 workers, 519,000 pairs who shared a task")
+_register("minesweeper", "10,000 cells of a game's board, 39,402 pairs side by side")

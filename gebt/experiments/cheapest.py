@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ def run_cheapest(
     max_drop: float,
     criteria: Sequence[str] | None = None,
     on_epoch: OnEpoch | None = None,
+    splits: Sequence[Graph] = (),
 ) -> tuple[Record, Choice]:
     """`find_cheapest` for some seeds; what is written is whole after each.
 
@@ -62,6 +63,7 @@ def run_cheapest(
         max_drop: see `find_cheapest`.
         criteria: see `find_cheapest`.
         on_epoch: called with the phase and each of its epochs.
+        splits: the graph with another split for each seed, see `run_seeds`.
 
     Returns:
         The record, and the choice of the seed that validates best.
@@ -69,11 +71,14 @@ def run_cheapest(
     fit = recipe.fit.to_dict()
     asked = {"model": recipe.model, "hidden": recipe.hidden, "dropout": recipe.dropout}
     asked |= {**fit, "max_drop": max_drop, "seed": seeds.start, "seeds": len(seeds)}
+    if splits:
+        asked["splits"] = len(splits)
     # Untimed: with its first optimiser torch imports its compiler, over a second.
     train(new_model(graph, recipe, task, seeds.start), graph, epochs=1, task=task)
     runs: list[Measured] = []
     choices: list[tuple[Choice, Recorder]] = []
-    for seed in seeds:
+    for place, seed in enumerate(seeds):
+        at = splits[place] if splits else graph
         recorder = Recorder(on_epoch)
         clock = [_now()]
 
@@ -83,11 +88,10 @@ def run_cheapest(
 
         how: Any = {"recipe": recipe, "criteria": criteria, "seed": seed, "task": task}
         with peak_memory(graph.adjacency.device) as peak:
-            choice = find_cheapest(
-                graph, max_drop=max_drop, on_epoch=record_epoch, **how
-            )
+            choice = find_cheapest(at, max_drop=max_drop, on_epoch=record_epoch, **how)
         clock.append(_now())
-        runs.append(_measured(graph, task, choice, seed, clock, peak[0]))
+        found = _measured(at, task, choice, seed, clock, peak[0])
+        runs.append(replace(found, split=place if splits else None))
         choices.append((choice, recorder))
         if len(seeds) > 1:
             _save(*choices[-1], folder / f"seed-{seed}")

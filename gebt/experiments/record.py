@@ -68,6 +68,7 @@ class Measured:
     """What one seed gave; None is what was not measured.
 
     ``dense`` where a ticket alone was retrained, and what gebt 0.1 did not write.
+    ``split`` is which of the graph's splits it had, where each seed had another.
     """
 
     seed: int | None
@@ -79,6 +80,7 @@ class Measured:
     inference_ms: Sides | None
     macs: Macs | None
     peak_mib: float | None
+    split: int | None = None
 
     def at(self, path: str) -> float | None:
         """A number by its place, such as ``"dense.test"``, if it was measured."""
@@ -116,8 +118,9 @@ class Record:
 
     @property
     def seeds(self) -> str:
-        """How many seeds there are, of how many that were asked for."""
-        return seeds_of(len(self.runs), self.options.get("seeds", 0))
+        """How many seeds there are, of how many that were asked for; or splits."""
+        text = seeds_of(len(self.runs), self.options.get("seeds", 0))
+        return text.replace("seed", "split") if "splits" in self.options else text
 
     def column(self, path: str) -> dict[str, float]:
         """A number of each run that has it, by seed."""
@@ -141,7 +144,7 @@ def _combine(entries: Sequence[Any], by: Callable[[Sequence[float]], float]) -> 
     if any(entry is None for entry in entries):
         return None  # a model without paper MACs, a graph without test nodes
     if isinstance(entries[0], Mapping):
-        keys = [key for key in entries[0] if key != "seed"]
+        keys = [key for key in entries[0] if key not in ("seed", "split")]
         return {key: _combine([entry[key] for entry in entries], by) for key in keys}
     return by([float(entry) for entry in entries])
 
@@ -262,7 +265,7 @@ def summary_table(record: Record) -> Table:
     if n > 1:
         notes.append(
             f"The difference in {metric} has its 95% confidence interval over the same "
-            "seeds."
+            f"{'splits' if 'splits' in record.options else 'seeds'}."
         )
     if parts:
         notes.append(f"Training a ticket is search + retraining: {', '.join(parts)}.")

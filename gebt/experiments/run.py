@@ -316,6 +316,8 @@ def run_seeds(
     seeds: range,
     folder: Path,
     on_epoch: OnEpoch | None = None,
+    *,
+    splits: Sequence[Graph] = (),
 ) -> Record:
     """`run_seed` for some seeds; what `gebt run` writes is whole after each.
 
@@ -327,11 +329,19 @@ def run_seeds(
         folder: for metrics.json, the best run's files and, where there are several
             seeds, every run's in ``seed-N/``.
         on_epoch: called with the phase and each of its epochs.
+        splits: the graph with another split for each seed, its first, second, ...; by
+            default all seeds have the graph's own.
     """
     runs: list[Run] = []
     asked = {**options.record(), "seed": seeds.start, "seeds": len(seeds)}
-    for seed in seeds:
-        runs.append(run_seed(graph, task, options, seed, on_epoch))
+    if splits:
+        asked["splits"] = len(splits)
+    for place, seed in enumerate(seeds):
+        if splits:
+            run = run_seed(splits[place], task, options, seed, on_epoch)
+            runs.append(replace(run, metrics=replace(run.metrics, split=place)))
+        else:
+            runs.append(run_seed(graph, task, options, seed, on_epoch))
         if len(seeds) > 1:
             runs[-1].save(folder / f"seed-{seed}")
         record = collect(graph, task, asked, runs)

@@ -14,6 +14,7 @@ from gebt.experiments.cheapest import frontier_items, read_frontier
 from gebt.experiments.record import Record, read_record, summary_table
 from gebt.experiments.rows import Items, square_of, trajectory
 from gebt.experiments.runner import read_table
+from gebt.graph import heterophily
 from gebt.learn.tasks import find_task, prepare
 from gebt.report.figures import Panel, at_least, curves, heat_maps, scatter
 from gebt.report.page import Figure, Page, Section, tabulated
@@ -149,6 +150,8 @@ def _kept(folder: Path, ticket: Ticket, root: str | Path | None) -> Items:
     if graph.fingerprint() != ticket.dataset["fingerprint"]:
         yield f"Degrees are not shown: {graph.name} is not the graph that was searched."
         return
+    facts = [f"{name} {text}" for name, text in heterophily(graph).facts().items()]
+    yield f"The graph: {', '.join(facts)}."
     before = graph.adjacency.pattern.crow.diff()
     after = graph.keep_links(ticket.link_mask).adjacency.pattern.crow.diff()
     yield Figure(

@@ -2,15 +2,18 @@
 
 from gebt.graph.from_pyg import Metric, join
 from gebt.graph.graph import Graph, PrunedGraph, check_graph, masks_of
+from gebt.graph.heterophily import Heterophily, heterophily
 from gebt.graph.splits import LinkSplit, Split
 
 __all__ = [
     "Graph",
+    "Heterophily",
     "LinkSplit",
     "Metric",
     "PrunedGraph",
     "Split",
     "check_graph",
+    "heterophily",
     "join",
     "masks_of",
 ]

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from gebt._checks import check_not_negative
 from gebt._provenance import versions
-from gebt._registry import CRITERIA, MODELS
+from gebt._registry import ASK_A_MODEL, CRITERIA, MODELS
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import latencies
 from gebt.graph import Graph, Split, check_graph
@@ -123,7 +123,7 @@ def find_cheapest(
         graph: with nodes, or links, to train and to validate on.
         max_drop: how far the validation score may be below the dense model's, percent.
         recipe: of the model, or its name.
-        criteria: names of those to try; by default all that need no search.
+        criteria: names of those to try; by default `usual_criteria`.
         seed: of everything.
         task: what to learn; by default what the labels say.
         on_epoch: called with the phase, ``"dense"``, ``"student"`` or ``"retrain"``,
@@ -135,7 +135,6 @@ def find_cheapest(
     """
     check_not_negative("max_drop", max_drop)
     recipe = MODELS.find(recipe) if isinstance(recipe, str) else recipe
-    names = [n for n in CRITERIA if n != "learned"] if criteria is None else criteria
     check_graph(graph)
     task = task or task_for(graph)
     graph = prepare(graph, task)
@@ -146,12 +145,24 @@ def find_cheapest(
             "is judged: mark nodes in `data.val_mask`."
         )
     trial = _Trial(graph, task, recipe, seed, max_drop, on_epoch)
+    names = usual_criteria(task) if criteria is None else criteria
     known = [CRITERIA.check(name) for name in names]
     for ratio in WEIGHTS:
         trial.student(ratio)
         if trial.rank(known) >= trial.least:
             break
     return trial.choice()
+
+
+def usual_criteria(task: Task) -> list[str]:
+    """Names of all criteria but those that take long, or read the full graph's answers.
+
+    And those that need a search, or classes of nodes where the task has none.
+    """
+    left_out = {"learned", "grow", "expected-gradient"}
+    if not isinstance(task, NodeClassification):
+        left_out |= {*ASK_A_MODEL}
+    return [name for name in CRITERIA if name not in left_out]
 
 
 class _Trial:
@@ -228,9 +239,10 @@ class _Trial:
         every = torch.ones(graph.num_links, dtype=torch.bool)
         self._score("all", 0.0, every.to(graph.link.device))
         for name in criteria:
-            context = Context(Generator().manual_seed(seed), self._model)
-            scores = score_links(name, graph, context)
             for ratio in LINKS[:-1]:
+                draw = Generator().manual_seed(seed)
+                context = Context(draw, self._model, ratio, self._task)
+                scores = score_links(name, graph, context)
                 links = RankedLinks(graph, ratio, scores, seed)
                 self._score(name, ratio, links.masks()["link"])
         return max(candidate.val for candidate, _ in self._best.values())

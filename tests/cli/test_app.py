@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import assert_refused, read_rows, run_gebt
+from helpers import assert_refused, read_rows, run_gebt, tolokers_like
 
 import gebt
 from gebt.files import folders
@@ -58,8 +59,9 @@ def test_metrics_hold_every_promised_number(digits_run):
     for run in metrics["runs"]:
         assert set(run) == {
             "seed", "dense", "ticket", "retrained", "seconds", "cpu_seconds",
-            "inference_ms", "macs", "peak_mib",
+            "inference_ms", "macs", "peak_mib", "split",
         }  # fmt: skip
+        assert run["split"] is None
         assert set(run["dense"]) == set(run["retrained"]) == {"val", "test"}
         assert 1 < run["dense"]["test"] <= 100, "accuracies are percent"
         assert run["ticket"]["links"] == 10_071
@@ -261,6 +263,52 @@ def test_quiet_prints_the_folder_alone(gebt_here, tmp_path):
     assert (tmp_path / line / "metrics.json").is_file()
 
 
+@pytest.fixture
+def small_tolokers(gebt_here, tmp_path):
+    """`gebt_here`, where a small tolokers of ten splits is in ./data."""
+    raw = tmp_path / "data" / "tolokers" / "raw"
+    raw.mkdir(parents=True)
+    np.savez(raw / "tolokers.npz", **tolokers_like())
+    return gebt_here
+
+
+def test_splits_are_run_one_by_one_and_their_tickets_remember(small_tolokers, tmp_path):
+    gebt_there = small_tolokers
+    result = gebt_there(
+        "run", "tolokers", "--splits", 2, "--seed", 5, "--out", "o", *FAST
+    )
+    assert result.returncode == 0, result.stderr
+    assert "tolokers, gcn, 2 splits, mean" in result.stdout
+    assert "interval over the same splits" in " ".join(result.stdout.split())
+    record = json.loads((tmp_path / "o/metrics.json").read_text())
+    assert (record["dataset"], record["options"]["splits"]) == ("tolokers", 2)
+    assert [(run["seed"], run["split"]) for run in record["runs"]] == [(5, 0), (6, 1)]
+    assert "split" not in record["summary"]["mean"]
+    for seed, split in ((5, 0), (6, 1)):
+        ticket = gebt.Ticket.load(tmp_path / f"o/seed-{seed}/ticket.safetensors")
+        assert ticket.dataset["name"] == f"tolokers:split={split}"
+    ticket = "o/seed-6/ticket.safetensors"
+    again = gebt_there("retrain", ticket, "--out", "again", "--epochs", 12)
+    assert again.returncode == 0, again.stderr
+    retrained = json.loads((tmp_path / "again/metrics.json").read_text())
+    assert retrained["dataset"] == "tolokers:split=1"
+    assert retrained["runs"][0]["retrained"] == record["runs"][1]["retrained"]
+
+
+def test_a_split_that_is_not_there_is_one_line(small_tolokers, tmp_path):
+    for command, words in (
+        (("search", "tolokers", "--split", 10), "`--split` must be one of the 10"),
+        (("run", "tolokers", "--splits", 11), "`--split` must be one of the 10"),
+        (("run", "digits", "--splits", 2), "'digits' has one split only"),
+        (("run", "tolokers", "--splits", 2, "--seeds", 2), "leave out `--seeds 2`"),
+        (("run", "tolokers", "--splits", 0), "`--splits` must be at least 1"),
+    ):
+        result = small_tolokers(*command)
+        assert result.returncode == 2
+        assert words in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
+
+
 def test_datasets_lists_what_is_on_disk(gebt_here, tmp_path):
     result = gebt_here("datasets", "--root", tmp_path)
     assert result.returncode == 0
@@ -268,6 +316,24 @@ def test_datasets_lists_what_is_on_disk(gebt_here, tmp_path):
         assert any(
             name in line and there in line for line in result.stdout.splitlines()
         )
+
+
+def test_datasets_tells_the_numbers_of_one(gebt_here):
+    result = gebt_here("datasets", "Digits")
+    assert (result.returncode, result.stderr) == (0, "")
+    told = dict(re.findall(r"│ ([a-z][a-z ]+?) +│ (\S.*?) +│", result.stdout))
+    assert told == {
+        "nodes": "1,797",
+        "links": "10,071",
+        "features": "64",
+        "mean degree": "11.2",
+        "classes": "10",
+        "edge homophily": "0.96",
+        "adjusted homophily": "0.95",
+        "label informativeness": "0.91",
+        "nodes of the split": "train 200, val 500, test 1,000",
+    }
+    assert_refused(gebt_here("datasets", "digts"), "Did you mean 'digits'")
 
 
 def test_a_graph_of_ones_own_is_run_by_name(own_registries, gebt_here, tmp_path):

@@ -265,7 +265,7 @@ def test_only_synthetic_graphs_take_sizes(name, near):
 
 
 def test_a_name_like_no_other_suggests_nothing():
-    with pytest.raises(ValueError, match="gebt knows digits, cora, citeseer") as error:
+    with pytest.raises(ValueError, match="gebt knows digits, imports, cora") as error:
         load("zzzzzz")
     assert "Did you mean" not in str(error.value)
 
@@ -334,6 +334,63 @@ def test_tolokers_is_read_in_place_with_its_first_split(tolokers_like):
         assert getattr(graph.split, part).tolist() == nodes.tolist()
 
 
+@pytest.mark.parametrize("split", [0, 1, 9])
+def test_each_of_ten_splits_can_be_had_by_number_or_by_name(tolokers_like, split):
+    root, arrays = tolokers_like
+    graph = load("tolokers", root, split=np.int64(split))
+    for part in ("train", "val", "test"):
+        nodes = np.flatnonzero(arrays[f"{part}_masks"][split])
+        assert getattr(graph.split, part).tolist() == nodes.tolist()
+    assert graph.name == f"tolokers:split={split}"
+    assert graph.fingerprint() == load("tolokers", root).fingerprint()
+    again = load(graph.name.upper().replace("SPLIT", "split"), root)
+    assert again.name == graph.name
+    assert again.split.train.tolist() == graph.split.train.tolist()
+
+
+@pytest.mark.parametrize(
+    "name, split, said",
+    [
+        ("tolokers", 10, "one of the 10 of 'tolokers', 0 to 9, got 10"),
+        ("tolokers", -1, "0 to 9, got -1"),
+        ("tolokers", "3", "0 to 9, got '3'"),
+        ("minesweeper:split=10", None, "0 to 9, got 10"),
+        ("tolokers:split=1", 2, "`split` is 2, but the name is 'tolokers:split=1'"),
+        ("digits", 0, "'digits' has one split only"),
+        ("cora:split=1", None, "'cora' has one split only"),
+        ("synthetic:N=50", 1, "'synthetic' has one split only"),
+        ("crora:split=1", None, "no dataset 'crora'.* Did you mean 'cora'"),
+        ("tolokers:split=x", None, "no dataset 'tolokers:split=x'"),
+    ],
+)
+def test_a_split_that_is_not_there_is_one_line(tmp_path, name, split, said):
+    with pytest.raises(ValueError, match=said):
+        load(name, tmp_path, split=split)
+
+
+def test_a_file_of_fewer_splits_is_told_of(tolokers_like):
+    root, arrays = tolokers_like
+    few = {k: v[:2] if k.endswith("_masks") else v for k, v in arrays.items()}
+    np.savez(root / "tolokers" / "raw" / "tolokers.npz", **few)
+    assert load("tolokers", root, split=1).num_nodes == 12
+    with pytest.raises(ValueError, match="has 2 splits, so none of the number 2"):
+        load("tolokers", root, split=2)
+
+
+def test_a_graph_of_ones_own_may_have_splits(own_registries, make_graph):
+    asked = []
+
+    @register("mine", about="blocks of mine", splits=3)
+    def mine(root, split):
+        asked.append(split)
+        return make_graph()
+
+    assert [load("mine").name, load("mine:split=2").name] == ["mine", "mine:split=2"]
+    assert asked == [0, 2]
+    with pytest.raises(ValueError, match="one of the 3 of 'mine', 0 to 2, got 3"):
+        load("mine", split=3)
+
+
 @pytest.mark.parametrize("how", ["cut short", "lacks an array", "holds objects"])
 def test_a_corrupt_tolokers_is_one_clear_error(tolokers_like, how):
     root, arrays = tolokers_like
@@ -367,17 +424,27 @@ def test_a_tolokers_that_cannot_be_had_is_named(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_real_tolokers_has_its_size():
+@pytest.mark.parametrize(
+    "name, size, sparse, parts",
+    [
+        ("tolokers", (11_758, 519_000, 10), False, [5879, 2939, 2940]),
+        ("minesweeper", (10_000, 39_402, 7), True, [5000, 2500, 2500]),
+    ],
+)
+def test_a_real_heterophilous_graph_has_its_size(name, size, sparse, parts, caplog):
     given = os.environ.get("GEBT_DATA")
-    if not given or not DATASETS["tolokers"].on_disk(Path(given)):
-        pytest.skip(f"set GEBT_DATA to a folder with tolokers/raw (it is {given!r})")
-    graph = load("tolokers", given)
-    assert (graph.num_nodes, graph.num_links) == (11_758, 519_000)
-    assert (graph.num_features, graph.num_classes) == (10, 2)
-    assert isinstance(graph.x, torch.Tensor)
-    split = graph.split
-    parts = [part.numel() for part in (split.train, split.val, split.test)]
-    assert parts == [5879, 2939, 2940]
+    if not given or not DATASETS[name].on_disk(Path(given)):
+        pytest.skip(f"set GEBT_DATA to a folder with {name}/raw (it is {given!r})")
+    train = []
+    for split in range(DATASETS[name].splits):
+        graph = load(name, given, split=split)
+        assert (graph.num_nodes, graph.num_links, graph.num_features) == size
+        assert (graph.num_classes, graph.metric) == (2, "ROC-AUC")
+        assert isinstance(graph.x, SparseMatrix) == sparse
+        assert [part.numel() for part in vars(graph.split).values()] == parts
+        train.append(tuple(graph.split.train.tolist()))
+    assert len(set(train)) == 10
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def drawn_at_random(draw):
                 Sides(amount(), amount()),
                 perhaps(Macs(*map(perhaps, sides))),
                 amount(),
+                perhaps(count()),
             )
         )
     words = {"model": "ä\n", "lr": 0.1, "none": None, "flag": True, "big": 10**30}

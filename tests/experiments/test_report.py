@@ -270,6 +270,10 @@ def test_a_runs_page_has_the_promised_figures_and_layers(run_folder):
     assert sum(kept) == ticket.weights_kept
     caption = items(page, Figure)[3].title
     assert "without any: 0 before" in caption
+    assert (
+        "The graph: mean degree 11.2, classes 10, edge homophily 0.96, adjusted "
+        "homophily 0.95, label informativeness 0.91."
+    ) in items(page, str)
 
 
 @pytest.fixture(scope="module")
