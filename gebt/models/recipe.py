@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_origin
 
 from torch import nn
 
@@ -109,7 +109,7 @@ def checked_arguments(
             arguments[name] = given.number(name)
         elif of in (bool, "bool"):
             arguments[name] = given.flag(name)
-        elif of in (str, "str"):
+        elif of in (str, "str") or get_origin(of) is Literal:
             arguments[name] = given.text(name)
         elif isinstance(value, list) and of not in (int, "int"):
             arguments[name] = given.wholes(name, 0, widest)
