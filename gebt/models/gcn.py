@@ -1,5 +1,7 @@
 """GCN (Kipf and Welling, ICLR 2017), and GIN, which is it without normalisation."""
 
+from functools import partial
+
 from gebt.models._stack import LinearStack, MapLayer
 from gebt.models.recipe import CHOSEN, register
 from gebt.options import Fit
@@ -67,6 +69,16 @@ register(
     hidden=16,
     dropout=0.5,
     fit=Fit(lr=0.01, weight_decay=5e-4, decay="first", epochs=100),
+)
+register(
+    "gcn-res",
+    partial(GCN, layers=3, residual=True, norm="layer"),
+    about="GCN of three layers, own paths and layer norm",
+    source="shape of Luo et al. 2024; chosen on validation nodes of Cora, CiteSeer, "
+    "tolokers and minesweeper",
+    hidden=64,
+    dropout=0.5,
+    fit=Fit(lr=0.01, weight_decay=5e-4, decay="all", epochs=300),
 )
 register(
     "gin",
