@@ -148,6 +148,24 @@ def test_a_description_rebuilds_the_model(make_graph, kind, shape, sparse):
     assert torch.equal(again(graph.x, graph.adjacency), model(graph.x, graph.adjacency))
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"norm": 3}, "`norm` must be text"),
+        ({"norm": "graph"}, "`norm` must be one of"),
+        ({"norm_over": 3}, "`norm_over` must be"),
+        ({"norm_over": [10**12]}, r"`norm_over\[0\]` must be a whole number"),
+        ({"residual": 1}, "`residual` must be true or false"),
+        ({"layers": 2}, "leave out `layers`"),
+    ],
+)
+def test_a_description_is_checked_field_by_field(option, words):
+    description = describe_model(GCN(4, 3, 2, norm="layer"))
+    description["arguments"] |= option
+    with pytest.raises(ValueError, match=words):
+        build_model(description)
+
+
 def test_dropout_draws_from_gebts_own_streams(graph):
     from gebt.randomness import Draws
 
