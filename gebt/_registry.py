@@ -164,7 +164,7 @@ def _at(home: str, *names: str) -> dict[str, str]:
 
 MODELS: Registry[Any] = Registry(
     "model",
-    _at("models.gcn", "gcn")
+    _at("models.gcn", "gcn", "gcn-res")
     | _at("models.gat", "gat")
     | _at("models.gcn", "gin")
     | _at("models.sage", "sage")

@@ -123,7 +123,7 @@ def _fake(crow: Tensor, col: Tensor, value: Tensor, x: Tensor, *_: Any) -> Tenso
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    crow, col, value, x, t_crow, t_col, t_order = ctx.saved_tensors
+    crow, col, value, x, t_crow, t_col, t_order, t_value = ctx.saved_tensors
     _, _, needs_value, needs_x, *_ = ctx.needs_input_grad
     grad = grad.contiguous()
     for_value = for_x = None
@@ -131,14 +131,16 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         run = choose("spmm", IMPLEMENTATIONS, t_crow, t_col, value, grad)
         if run is triton_spmm:
             both = triton_backward(t_crow, t_col, t_order, value, x, grad)
-            return None, None, *both, None, None, None
+            return None, None, *both, None, None, None, None
     if needs_value:
         for_value = sddmm(crow, col, grad, x)
     if needs_x:
         if t_order is None:
             raise ValueError("spmm needs `transpose` for the gradient of `x`.")
-        for_x = spmm(t_crow, t_col, value.index_select(0, t_order), grad)
-    return None, None, for_value, for_x, None, None, None
+        if t_value is None:
+            t_value = value.index_select(0, t_order)
+        for_x = spmm(t_crow, t_col, t_value, grad)
+    return None, None, for_value, for_x, None, None, None, None
 
 
 def triton_backward(
@@ -162,7 +164,7 @@ def _flops(crow: Any, col: Any, value: Any, x: Any, *_: Any, **__: Any) -> int:
 
 _spmm = register(
     "spmm(Tensor crow, Tensor col, Tensor value, Tensor x,"
-    " Tensor? t_crow, Tensor? t_col, Tensor? t_order) -> Tensor",
+    " Tensor? t_crow, Tensor? t_col, Tensor? t_order, Tensor? t_value=None) -> Tensor",
     run=_run,
     fake=_fake,
     backward=_backward,
@@ -176,6 +178,7 @@ def spmm(
     value: Tensor,
     x: Tensor,
     transpose: Transpose | None = None,
+    transposed: Tensor | None = None,
 ) -> Tensor:
     """Multiply a sparse matrix (N, M) by a dense one (M, F).
 
@@ -188,8 +191,10 @@ def spmm(
         x: (M, F).
         transpose: ``(crow, col, order)`` of the transposed matrix, entry ``e`` of
             which is entry ``order[e]`` of this one; needed for ``x``'s gradient.
+        transposed: (E,) the entries in the transpose's order, ``value[order]``, where
+            they are constant and known: a backward gathers them otherwise.
 
     Returns:
         (N, F).
     """
-    return _spmm(crow, col, value, x, *(transpose or (None, None, None)))
+    return _spmm(crow, col, value, x, *(transpose or (None, None, None)), transposed)

@@ -1,11 +1,11 @@
-"""What the models share: dropout, row selection and products of sparse features."""
+"""What the models share: dropout, row selection, norms, products of sparse features."""
 
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import layer_norm, pad
 
 from gebt import kernels, randomness
 from gebt.sparse import SparseMatrix
@@ -95,6 +95,82 @@ def dropout(x: Features, p: float, training: bool) -> Features:
 
 def _dropped(x: Tensor, p: float) -> Tensor:
     return kernels.dropout(x, p, randomness.stream(x.device))
+
+
+class LayerNorm(nn.Module):
+    """Each row to mean 0 and variance 1, then a factor and a term for each unit.
+
+    Where compaction has dropped units that were the same in every row, mean and
+    variance count them still.
+
+    Args:
+        width: H.
+        over: how many units mean and variance are of; by default H.
+
+    Attributes:
+        weight, bias: (H,).
+        over: a number.
+        absent: (2,) the mean of the units that are not there and the sum of their
+            squared distances from it; None where all are there.
+    """
+
+    absent: Tensor | None
+
+    def __init__(self, width: int, over: int | None = None):
+        super().__init__()
+        self.over = width if over is None else over
+        if self.over < width:
+            raise ValueError(
+                f"a layer norm of {width} units cannot be over {self.over}: it must be "
+                "over as many or more."
+            )
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("absent", torch.zeros(2) if self.over > width else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H) to (N, H)."""
+        width = self.weight.shape[0]
+        if width == 0:
+            return x
+        if self.absent is None:
+            return layer_norm(x, (width,), self.weight, self.bias, EPSILON)
+        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+        gone = self.over - width
+        apart = self.absent[0] - mean
+        squares = width * variance + self.absent[1]
+        squares = squares + width * gone / self.over * apart.square()
+        scale = (squares / self.over + EPSILON).rsqrt()
+        centred = x - (mean + gone / self.over * apart)
+        return torch.addcmul(self.bias, centred * scale, self.weight)
+
+    def without(self, live: Tensor, constant: Tensor) -> "LayerNorm":
+        """The same norm of fewer units.
+
+        Args:
+            live: (H,) which units stay.
+            constant: (H,) what the others are, in every row.
+        """
+        gone = constant[~live]
+        if self.absent is not None:
+            # As many units as were gone before, at their mean; their spread adds up.
+            count = self.over - live.numel()
+            before = self.absent[0].expand(count)
+            gone, extra = torch.cat([gone, before]), self.absent[1]
+        else:
+            extra = gone.new_zeros(())
+        small = LayerNorm(int(live.sum()), self.over).to(self.weight)
+        small.weight.copy_(self.weight[live])
+        small.bias.copy_(self.bias[live])
+        if small.absent is not None:
+            mean = gone.mean()
+            small.absent.copy_(
+                torch.stack([mean, (gone - mean).square().sum() + extra])
+            )
+        return small
+
+
+EPSILON = 1e-5  # added to a variance: torch's and PyG's default
 
 
 def read_features(model: Any, first: str) -> tuple[nn.Module, Tensor]:

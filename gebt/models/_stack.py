@@ -2,18 +2,22 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeGuard, TypeVar
+from collections.abc import Collection, Sequence
+from copy import deepcopy
+from itertools import pairwise
+from typing import Any, ClassVar, Generic, Literal, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu_
 
-from gebt._checks import check_dropout
+from gebt._checks import check_choice, check_count, check_dropout
 from gebt.kernels import times_sparse_pays
 from gebt.models._layers import (
     Features,
+    LayerNorm,
     SparseWeight,
+    cut,
     dropout,
     glorot_,
     take_rows,
@@ -25,14 +29,16 @@ _log = logging.getLogger("gebt")
 
 
 class LinearLayer(nn.Module):
-    """A layer that is linear in its input: one or more products, added up, and a bias.
+    """``A (X W + c) + X V + b``: linear in its input.
 
+    The own path ``X V`` is there where asked for; c, the inner bias, after compaction.
     Weights are (in, out), as papers write X W: a row belongs to an input, and sparse
     features multiply it without a transposed copy.
 
     Args:
         in_width: F.
         out_width: H.
+        own: with weights of a node's own features.
         inner_bias: add one inside the product with the matrix; only `compact` asks.
 
     Attributes:
@@ -44,13 +50,18 @@ class LinearLayer(nn.Module):
             multiplying with its non-zero entries alone is faster.
     """
 
-    has_own_weight: ClassVar[bool] = False
-
-    def __init__(self, in_width: int, out_width: int, *, inner_bias: bool = False):
+    def __init__(
+        self,
+        in_width: int,
+        out_width: int,
+        *,
+        own: bool = False,
+        inner_bias: bool = False,
+    ):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(in_width, out_width))
-        own = nn.Parameter(torch.empty(in_width, out_width))
-        self.own_weight = own if self.has_own_weight else None
+        own_weight = nn.Parameter(torch.empty(in_width, out_width))
+        self.own_weight = own_weight if own else None
         self.bias = nn.Parameter(torch.empty(out_width))
         self.inner_bias = nn.Parameter(torch.empty(out_width)) if inner_bias else None
         self.sparse: dict[str, SparseWeight] = {}
@@ -60,6 +71,25 @@ class LinearLayer(nn.Module):
     def width(self) -> int:
         """H."""
         return self.bias.shape[0]
+
+    def forward(self, x: Features, matrix: SparseMatrix) -> Tensor:
+        """(M, F) and (N, M) to (N, H)."""
+        if self.own_weight is not None:
+            if self.aggregates_first(x):
+                near = self.product("weight", matrix @ x, None)
+            else:
+                near = matrix @ self.product("weight", x, self.inner_bias)
+            own = take_rows(x, matrix.own)
+            both = near.add_(self.product("own_weight", own, self.bias))
+            return cut(both, self.width)
+        if self.aggregates_first(x):
+            wide = self.product("weight", matrix @ x, self.bias)
+            return cut(wide, self.width)
+        out = matrix @ self.product("weight", x, self.inner_bias)
+        # In place, as no gradient needs the product: a fresh (N, H) costs page faults.
+        if out.shape[1] == self.width:
+            return out.add_(self.bias)
+        return out[:, : self.width] + self.bias
 
     def aggregates_first(self, x: Features) -> TypeGuard[Tensor]:
         """Whether to multiply with the matrix before the weight.
@@ -98,6 +128,20 @@ class LinearLayer(nn.Module):
         both = (self.weight, self.own_weight)
         return [weight for weight in both if weight is not None]
 
+    def take_constant(self, level: Tensor) -> None:
+        """Put into the biases what ``level`` (F,), added to every row of X, adds."""
+        assert self.inner_bias is not None
+        self.inner_bias.add_(level @ self.weight)
+        if self.own_weight is not None:
+            self.bias.add_(level @ self.own_weight)
+
+    def scale(self, factor: Tensor, term: Tensor) -> None:
+        """Multiply the output by (H,) and add (H,), in place."""
+        for each in (*self.weights(), self.bias, self.inner_bias):
+            if each is not None:
+                each.mul_(factor)
+        self.bias.add_(term)
+
     def reset_parameters(self) -> None:
         """Glorot-uniform weights, zero biases."""
         for weight in self.weights():
@@ -107,15 +151,30 @@ class LinearLayer(nn.Module):
             nn.init.zeros_(self.inner_bias)
 
 
+class MapLayer(LinearLayer):
+    """``X W + b``: of each node by itself."""
+
+    def forward(self, x: Features, matrix: SparseMatrix | None = None) -> Tensor:
+        """(N, F) to (N, H)."""
+        return cut(self.product("weight", x, self.bias), self.width)
+
+    def take_constant(self, level: Tensor) -> None:
+        """Put ``level W`` into the bias."""
+        self.bias.add_(level @ self.weight)
+
+
 Layer = TypeVar("Layer", bound=nn.Module)
-Linear = TypeVar("Linear", bound=LinearLayer)
+Norm = Literal["none", "batch", "layer"]
+"""After a layer, of each unit over the nodes or of each node over the units."""
 
 
 class Stack(nn.Module, ABC, Generic[Layer]):
     """Layers with an activation between them and dropout before each.
 
     Args:
-        layers: ``layer(h, matrix)`` each; gives (R, H) for a matrix of R rows.
+        layers: ``layer(h, matrix)`` each; gives (R, H) for a matrix of R rows. The
+            first and the last may be a `MapLayer`.
+        norms: one after each layer but maps and the very last, or none.
         dropout: share of entries dropped before each layer during training.
 
     Attributes:
@@ -124,10 +183,16 @@ class Stack(nn.Module, ABC, Generic[Layer]):
 
     arguments: dict[str, Any]
 
-    def __init__(self, layers: Sequence[Layer], dropout: float):
+    def __init__(
+        self,
+        layers: Sequence[Layer | MapLayer],
+        norms: Sequence[nn.Module],
+        dropout: float,
+    ):
         super().__init__()
         check_dropout("dropout", dropout)
         self.layers = nn.ModuleList(layers)
+        self.norms = nn.ModuleList(norms)
         self.dropout = dropout
 
     @abstractmethod
@@ -143,6 +208,11 @@ class Stack(nn.Module, ABC, Generic[Layer]):
         layers: Any = self.layers
         return list(layers)
 
+    def normed(self) -> dict[int, Any]:
+        """The norms, by the number of the layer that each follows."""
+        first = int(isinstance(self.layers[0], MapLayer))
+        return dict(enumerate(self.norms, first))
+
     def forward(
         self, x: Features, adjacency: SparseMatrix, rows: Tensor | None = None
     ) -> Tensor:
@@ -152,33 +222,111 @@ class Stack(nn.Module, ABC, Generic[Layer]):
             x: (N, F) features, dense or sparse.
             adjacency: (N, N) without self-loops, not normalised.
             rows: (R,) the nodes wanted, None for all; nothing that they do not
-                depend on is computed.
+                depend on is computed. In training, batch norms depend on all nodes.
 
         Returns:
             (R, C), or (N, C).
         """
-        read, hops = self.matrix(adjacency).hops(rows, len(self.layers))
-        h: Any = take_rows(x, read)
-        for depth, (layer, hop) in enumerate(zip(self.layers, hops, strict=True)):
+        matrix, norms = self.matrix(adjacency), self.normed()
+        products = sum(not isinstance(layer, MapLayer) for layer in self.layers)
+        whole, spare = 0, 0  # products of all rows; the layer where rows are chosen
+        if self.training and any(isinstance(n, nn.BatchNorm1d) for n in self.norms):
+            whole, spare = len(norms), max(norms) + 1
+        read, few = matrix.hops(rows, products - whole)
+        hops = iter([matrix] * whole + few)
+        h: Any = x
+        for depth, layer in enumerate(self.layers):
+            if depth == spare:
+                h = take_rows(h, read)
             if depth:
                 h = self.activation(h)
-            h = layer(dropout(h, self.dropout, self.training), hop)
+            h = dropout(h, self.dropout, self.training)
+            h = layer(h) if isinstance(layer, MapLayer) else layer(h, next(hops))
+            if depth in norms:
+                h = norms[depth](h)
         return h
 
 
-class LinearStack(Stack[Linear]):
+def widths_between(
+    hidden: int | Sequence[int], layers: int | None, maps: int
+) -> list[int]:
+    """The widths between all layers, from those or from one and a number of layers.
+
+    Args:
+        hidden: one width, or the width of each.
+        layers: that multiply with the adjacency, for one width; by default 2.
+        maps: how many linear maps come beside them.
+    """
+    if isinstance(hidden, int):
+        layers = 2 if layers is None else layers
+        check_count("layers", layers)
+        return [hidden] * (layers + maps - 1)
+    if layers is not None:
+        raise ValueError(
+            f"`hidden` gives the widths between all layers, {list(hidden)}: leave out "
+            "`layers`."
+        )
+    if len(hidden) < maps:
+        raise ValueError(
+            f"`hidden` must hold {maps} widths or more, for {maps} linear maps beside "
+            f"one layer or more; got {list(hidden)}."
+        )
+    return list(hidden)
+
+
+def norms_of(
+    kind: Norm, widths: Sequence[int], over: Sequence[int] = ()
+) -> list[nn.Module]:
+    """A norm for each width; of how many units each layer norm is, unless of all."""
+    if over and (kind != "layer" or len(over) != len(widths)):
+        raise ValueError(
+            f"`norm_over` is for layer norms, and one number for each of "
+            f"{len(widths)}; got {list(over)} for `norm={kind!r}`."
+        )
+    if kind == "batch":
+        return [nn.BatchNorm1d(width) for width in widths]
+    if kind == "layer":
+        pairs = zip(widths, over or widths, strict=True)
+        return [LayerNorm(width, counted) for width, counted in pairs]
+    return []
+
+
+_PLAIN: dict[str, Any] = {
+    "residual": False,
+    "norm": "none",
+    "input_map": False,
+    "output_map": False,
+    "norm_over": [],
+}
+"""Arguments that files say only where they are others: they were not there always."""
+
+
+class LinearStack(Stack[LinearLayer]):
     """A stack of linear layers with ReLU between them.
+
+    ``relu(norm(A X W + X V + b))`` each, the last one bare. With an own path ``X V``,
+    norms and maps it is the family of Luo et al. 2024, "Classic GNNs are strong
+    baselines", and Platonov et al. 2023.
 
     Args:
         num_features: F.
-        hidden: width of the hidden layer, or a sequence with the width of each.
+        hidden: width of every hidden layer, or a sequence with the width of each.
         num_outputs: C, classes or width of the embedding.
+        layers: how many multiply with the adjacency, where ``hidden`` is one width;
+            by default 2.
         dropout: share of entries dropped before each layer during training, features
             included.
+        residual: give each layer a linear path of the node's own features, too.
+        norm: what follows each layer but maps and the last one: ``"batch"`` norm,
+            whose statistics in training are over all nodes, so that all are computed;
+            ``"layer"`` norm, or ``"none"``.
+        input_map: begin with a linear map of each node by itself, and ReLU.
+        output_map: end with one.
         inner_bias: add one inside each product with the matrix; only `compact` asks.
+        norm_over: how many units each layer norm is over; only `compact` asks.
     """
 
-    layer_type: ClassVar[type[LinearLayer]]
+    own_path: ClassVar[bool] = False
     ignores_zeros: ClassVar[bool] = False
     drops: ClassVar[str] = "features, hidden units"
 
@@ -188,70 +336,111 @@ class LinearStack(Stack[Linear]):
         hidden: int | Sequence[int],
         num_outputs: int,
         *,
+        layers: int | None = None,
         dropout: float = 0.5,
+        residual: bool = False,
+        norm: Norm = "none",
+        input_map: bool = False,
+        output_map: bool = False,
         inner_bias: bool = False,
+        norm_over: Sequence[int] = (),
     ):
-        between = [hidden] if isinstance(hidden, int) else list(hidden)
+        check_choice("norm", norm, Norm)
+        if residual and self.own_path:
+            raise ValueError(
+                f"every layer of a {type(self).__name__} has a path of the node's own "
+                "features: leave out `residual`."
+            )
+        maps = input_map + output_map
+        between = widths_between(hidden, layers, maps)
+        shape = {
+            "residual": residual,
+            "norm": norm,
+            "input_map": input_map,
+            "output_map": output_map,
+            "norm_over": list(norm_over),
+        }
         self.arguments = {
             "num_features": num_features,
             "hidden": between,
             "num_outputs": num_outputs,
             "dropout": dropout,
             "inner_bias": inner_bias,
-        }
-        widths = [num_features, *between, num_outputs]
-        layer: Any = self.layer_type
-        pairs = zip(widths, widths[1:], strict=False)
-        super().__init__(
-            [layer(a, b, inner_bias=inner_bias) for a, b in pairs], dropout
-        )
+        } | {name: value for name, value in shape.items() if value != _PLAIN[name]}
+        pairs = list(pairwise([num_features, *between, num_outputs]))
+        own = residual or self.own_path
+        built = [LinearLayer(a, b, own=own, inner_bias=inner_bias) for a, b in pairs]
+        if input_map:
+            built[0] = MapLayer(*pairs[0])
+        if output_map:
+            built[-1] = MapLayer(*pairs[-1])
+        super().__init__(built, norms_of(norm, between[input_map:], norm_over), dropout)
 
     @torch.no_grad()
     def shrink(self) -> tuple[nn.Module, Tensor]:
         """Without the units and features that no output depends on.
 
-        Hidden units that nothing reads go. Hidden units that no input reaches compute
-        a constant, the activation of their bias; they go too, and what they
-        contributed becomes a bias of the next linear map, inside the product with the
-        matrix, whose row sums are not all 1.
+        Batch norms become part of the weights and biases before them. Hidden units
+        that nothing reads go. Hidden units that no input reaches compute a constant,
+        the activation of their bias; they go too, and what they contributed becomes a
+        bias of the next linear map, inside the product with the matrix, whose row sums
+        are not all 1.
+
+        A layer norm reads all units before it, so of those only the constant ones go
+        that nothing else reads: it keeps their part of mean and variance.
 
         Returns:
             The smaller model, in evaluation mode, fast at weights of mostly zeros, and
             (F,) which features it reads.
         """
-        layers = self.stacked()
-        biases: list[Tensor] = [layer.bias for layer in layers]
-        inner = [
-            torch.zeros_like(layer.bias)
-            if layer.inner_bias is None
-            else layer.inner_bias
-            for layer in layers
-        ]
-        live = _read_by_something(layers)
-        for k, (layer, following) in enumerate(zip(layers, layers[1:], strict=False)):
-            # Nothing live reaches such a unit, and nothing is added before the product.
-            constant = live[k + 1] & (inner[k] == 0)
+        layers, norms = deepcopy(self.stacked()), self.normed()
+        for layer in layers:
+            if layer.inner_bias is None and not isinstance(layer, MapLayer):
+                layer.inner_bias = nn.Parameter(torch.zeros_like(layer.bias))
+        for k, norm in list(norms.items()):
+            if isinstance(norm, nn.BatchNorm1d):
+                layers[k].scale(*_of_running_statistics(norm))
+                del norms[k]
+        live = _read_by_something(layers, norms)
+        for k, (layer, following) in enumerate(pairwise(layers)):
+            reached = torch.zeros_like(live[k + 1])
+            if layer.inner_bias is not None:
+                # What is added before the product differs from row to row after it.
+                reached |= layer.inner_bias != 0
             for weight in layer.weights():
-                constant &= ~(weight[live[k]] != 0).any(dim=0)
-            level = torch.where(constant, self.activation(biases[k].clone()), 0)
-            inner[k + 1] = inner[k + 1] + level @ following.weight
-            if following.own_weight is not None:
-                biases[k + 1] = biases[k + 1] + level @ following.own_weight
+                reached |= (weight[live[k]] != 0).any(dim=0)
+            if k in norms:
+                live[k + 1] = live[k + 1] & (_read(following, live[k + 2]) | reached)
+                norms[k] = norms[k].without(live[k + 1], layer.bias)
+                continue
+            constant = live[k + 1] & ~reached
+            following.take_constant(
+                torch.where(constant, self.activation(layer.bias.clone()), 0)
+            )
             live[k + 1] = live[k + 1] & ~constant
 
-        small = type(self)(
-            int(live[0].sum()),
-            [int(units.sum()) for units in live[1:-1]],
-            int(live[-1].sum()),
-            dropout=self.dropout,
-            inner_bias=any(bool(b.any()) for b in inner),
-        ).to(layers[0].weight)
+        over = [norm.over for norm in norms.values()]
+        inner = [layer.inner_bias for layer in layers]
+        changed = {
+            "num_features": int(live[0].sum()),
+            "hidden": [int(units.sum()) for units in live[1:-1]],
+            "num_outputs": int(live[-1].sum()),
+            "dropout": self.dropout,
+            "norm": "layer" if norms else "none",
+            "norm_over": over
+            if any(n.absent is not None for n in norms.values())
+            else (),
+            "inner_bias": any(bool(b.any()) for b in inner if b is not None),
+        }
+        small = type(self)(**self.arguments | changed).to(layers[0].weight)
         for k, (layer, of) in enumerate(zip(small.stacked(), layers, strict=True)):
             for weight, whole in zip(layer.weights(), of.weights(), strict=True):
                 weight.copy_(whole[live[k]][:, live[k + 1]])
-            layer.bias.copy_(biases[k][live[k + 1]])
-            if layer.inner_bias is not None:
-                layer.inner_bias.copy_(inner[k][live[k + 1]])
+            layer.bias.copy_(of.bias[live[k + 1]])
+            if layer.inner_bias is not None and of.inner_bias is not None:
+                layer.inner_bias.copy_(of.inner_bias[live[k + 1]])
+        if norms:
+            small.norms = nn.ModuleList(norms.values())
         small.pick_sparse_weights()
         return small.eval(), live[0]
 
@@ -273,11 +462,28 @@ class LinearStack(Stack[Linear]):
                 )
 
 
-def _read_by_something(layers: Sequence[LinearLayer]) -> list[Tensor]:
-    """Per width, features first, which units some output depends on."""
+def _read_by_something(
+    layers: Sequence[LinearLayer], norms: Collection[int] = ()
+) -> list[Tensor]:
+    """Per width, features first, which units some output depends on.
+
+    A layer norm after a layer, by its number, reads all units or none.
+    """
     last = layers[-1].weight
     live = [torch.ones(last.shape[1], dtype=torch.bool, device=last.device)]
-    for layer in reversed(layers):
-        read = [(weight[:, live[0]] != 0).any(dim=1) for weight in layer.weights()]
-        live.insert(0, torch.stack(read).any(dim=0))
+    for k, layer in reversed(list(enumerate(layers))):
+        read = _read(layer, live[0])
+        live.insert(0, read.any().expand_as(read) if k - 1 in norms else read)
     return live
+
+
+def _read(layer: LinearLayer, live: Tensor) -> Tensor:
+    """(F,) the inputs that a layer's live units read."""
+    read = [(weight[:, live] != 0).any(dim=1) for weight in layer.weights()]
+    return torch.stack(read).any(dim=0)
+
+
+def _of_running_statistics(norm: Any) -> tuple[Tensor, Tensor]:
+    """What a batch norm multiplies by and adds in evaluation mode, (H,) each."""
+    factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return factor, norm.bias - norm.running_mean * factor

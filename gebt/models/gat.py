@@ -114,7 +114,7 @@ class GAT(Stack[GATLayer]):
         last = GATLayer(
             heads * hidden, num_outputs, output_heads, concat=False, dropout=dropout
         )
-        super().__init__([first, last], dropout)
+        super().__init__([first, last], [], dropout)
 
     def matrix(self, adjacency: SparseMatrix) -> SparseMatrix:
         """``A + I``."""

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gebt.models._layers import Features
-from gebt.models._stack import LinearStack
+from gebt.models._layers import EPSILON, Features
+from gebt.models._stack import LinearStack, Norm
 from gebt.models.gcn import GCN
 from gebt.models.sage import GraphSAGE
 from gebt.sparse import SparseMatrix
@@ -325,7 +325,8 @@ def translate(model: nn.Module) -> LinearStack | None:
     """The same model out of gebt's layers, or None where gebt has no such model.
 
     Knows PyG's ``GCN`` and ``GraphSAGE`` of `torch_geometric.nn.models` with ReLU
-    between plain layers.
+    between the layers, a batch norm or a layer norm of each node after them or none,
+    and ``jk="last"``, which is a linear map at the end, or none.
     """
     from torch_geometric.nn import GCNConv, SAGEConv, models
 
@@ -336,9 +337,7 @@ def translate(model: nn.Module) -> LinearStack | None:
     plain = (
         isinstance(peer.act, nn.ReLU)
         and not peer.act_first
-        and all(isinstance(norm, nn.Identity) for norm in peer.norms or [])
-        and peer.jk_mode is None
-        and not hasattr(peer, "lin")
+        and peer.jk_mode in (None, "last")
         and all(
             conv.flow == "source_to_target"
             and (
@@ -355,15 +354,28 @@ def translate(model: nn.Module) -> LinearStack | None:
             for conv in peer.convs
         )
     )
-    if not plain:
+    last = peer.jk_mode == "last"
+    norms = list(peer.norms or [])[: len(peer.convs) - (not last)]
+    kinds = {_norm_kind(norm) for norm in norms} or {"none"}
+    if not plain or len(kinds) > 1 or None in kinds:
         return None
     first, widths = peer.convs[0], [conv.out_channels for conv in peer.convs]
+    if last:
+        widths.append(peer.lin.out_features)
     # Not `in_channels`: that is -1 where PyG found the width at the first call.
     features = (first.lin if kind is GCN else first.lin_l).weight.shape[1]
-    out = kind(features, widths[:-1], widths[-1], dropout=float(peer.dropout.p))
+    shape: Any = {"norm": kinds.pop(), "output_map": last}
+    shape["dropout"] = float(peer.dropout.p)
+    out = kind(features, widths[:-1], widths[-1], **shape)
     out.to(next(model.parameters()))  # before the copies, which would be rounded
-    for layer, conv in zip(out.stacked(), peer.convs, strict=True):
-        if isinstance(conv, GCNConv):
+    for norm, theirs in zip(out.norms, norms, strict=False):
+        norm.load_state_dict(getattr(theirs, "module", theirs).state_dict())
+    maps = [*peer.convs, peer.lin] if last else peer.convs
+    for layer, conv in zip(out.stacked(), maps, strict=True):
+        if isinstance(conv, nn.Linear):
+            layer.weight.copy_(conv.weight.t())
+            bias = conv.bias
+        elif isinstance(conv, GCNConv):
             layer.weight.copy_(conv.lin.weight.t())
             bias = conv.bias
         else:
@@ -373,3 +385,20 @@ def translate(model: nn.Module) -> LinearStack | None:
         if bias is not None:
             layer.bias.copy_(bias)
     return out
+
+
+def _norm_kind(norm: Any) -> Norm | None:
+    """What gebt calls one of PyG's norms; None for one it has not."""
+    from torch_geometric.nn import BatchNorm, LayerNorm
+
+    if isinstance(norm, nn.Identity):
+        return "none"
+    if isinstance(norm, LayerNorm):
+        same = norm.mode == "node" and norm.eps == EPSILON and norm.affine
+        return "layer" if same else None
+    if not isinstance(norm, BatchNorm):
+        return None
+    # As torch makes them: the translation has no other.
+    inner = norm.module
+    same = inner.eps == EPSILON and inner.momentum == 0.1
+    return "batch" if same and inner.affine and inner.track_running_stats else None

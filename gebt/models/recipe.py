@@ -1,10 +1,10 @@
 """A model by name: its class, and the hyper-parameters that are standard for it."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_origin
 
 from torch import nn
 
@@ -109,9 +109,11 @@ def checked_arguments(
             arguments[name] = given.number(name)
         elif of in (bool, "bool"):
             arguments[name] = given.flag(name)
-        elif of in (str, "str"):
+        elif of in (str, "str") or get_origin(of) is Literal:
             arguments[name] = given.text(name)
-        elif isinstance(value, list) and of not in (int, "int"):
+        elif get_origin(of) is Sequence or (
+            isinstance(value, list) and of not in (int, "int")
+        ):
             arguments[name] = given.wholes(name, 0, widest)
             if len(arguments[name]) > deepest:
                 given.fail(name, f"at most {deepest} widths")

@@ -1,9 +1,6 @@
 """GraphSAGE with the mean aggregator (Hamilton et al., NeurIPS 2017)."""
 
-from torch import Tensor
-
-from gebt.models._layers import Features, cut, take_rows
-from gebt.models._stack import LinearLayer, LinearStack
+from gebt.models._stack import LinearStack
 from gebt.models.recipe import CHOSEN, register
 from gebt.options import Fit
 from gebt.sparse import SparseMatrix
@@ -24,31 +21,14 @@ def mean_norm(adjacency: SparseMatrix) -> SparseMatrix:
     return adjacency.derived("mean_norm", build)
 
 
-class SAGELayer(LinearLayer):
-    """``M (X W + c) + X V + b`` with M the mean over the neighbours."""
-
-    has_own_weight = True
-
-    def forward(self, x: Features, mean: SparseMatrix) -> Tensor:
-        """(M, F) and the means of (N, M) to (N, H)."""
-        assert self.own_weight is not None
-        if self.aggregates_first(x):
-            near = self.product("weight", mean @ x, None)
-        else:
-            near = mean @ self.product("weight", x, self.inner_bias)
-        own = take_rows(x, mean.own)
-        both = near + self.product("own_weight", own, self.bias)
-        return cut(both, self.width)
-
-
-class GraphSAGE(LinearStack[SAGELayer]):
+class GraphSAGE(LinearStack):
     """GraphSAGE: a node's own features and the mean of its neighbours', each weighted.
 
     A link's value scales its message; the mean divides by the number of links kept.
     Arguments as for `GCN`.
     """
 
-    layer_type = SAGELayer
+    own_path = True
 
     def matrix(self, adjacency: SparseMatrix) -> SparseMatrix:
         """`mean_norm`."""

@@ -97,10 +97,18 @@ class SparseMatrix:
                 f"the sparse matrix is {self.dtype}, the tensor {x.dtype}. "
                 "Convert one of them."
             )
-        differentiates_x = torch.is_grad_enabled() and x.requires_grad
-        transpose = self.pattern.transpose if differentiates_x else None
         pattern = self.pattern
-        return spmm(pattern.crow, pattern.col, self.value, x.contiguous(), transpose)
+        transpose = transposed = None
+        if torch.is_grad_enabled() and x.requires_grad:
+            transpose = pattern.transpose
+            if not self.value.requires_grad:
+                transposed = self.derived("transposed", self._transposed)
+        operands = (pattern.crow, pattern.col, self.value, x.contiguous())
+        return spmm(*operands, transpose, transposed)
+
+    def _transposed(self) -> Tensor:
+        """(E,) the values in the order of the transpose, kept as each backward asks."""
+        return self.value.index_select(0, self.pattern.transpose[2])
 
     def with_value(self, value: Tensor) -> "SparseMatrix":
         """The same positions with other values (E,)."""

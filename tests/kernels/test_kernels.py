@@ -287,6 +287,9 @@ def test_opcheck_spmm():
     csr, transpose = positions()
     args = (*csr, leaf(23), leaf(8, 3), *transpose)
     torch.library.opcheck(torch.ops.gebt.spmm.default, args)
+    value = args[2].detach()
+    args = (*csr, value, leaf(8, 3), *transpose, value[transpose[2].long()])
+    torch.library.opcheck(torch.ops.gebt.spmm.default, args)
 
 
 @LEAVES

@@ -2,22 +2,26 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from helpers import shaken
 from torch import Tensor, nn
 from torch_geometric.nn import (
+    BatchNorm,
     DeepGCNLayer,
     GATConv,
     GCNConv,
     GENConv,
     GINConv,
+    LayerNorm,
     MessagePassing,
     SAGEConv,
 )
 
 from gebt import Graph, SparseMatrix
 from gebt.models import GAT, GCN, GIN, GraphSAGE, ResGCN
+from gebt.models._stack import MapLayer
 
 SMALL: dict[str, Callable[..., nn.Module]] = {
     "GCN": lambda f, c, **options: GCN(f, [9, 5], c, **options),
@@ -27,6 +31,19 @@ SMALL: dict[str, Callable[..., nn.Module]] = {
     "ResGCN": lambda f, c, **options: ResGCN(f, 6, c, layers=3, **options),
 }
 """Every model, small: ``SMALL[name](num_features, num_outputs, **options)``."""
+
+SHAPES: list[dict[str, Any]] = [
+    {"residual": residual, "norm": norm, "input_map": first, "output_map": last}
+    for residual in (False, True)
+    for norm in ("none", "batch", "layer")
+    for first, last in ((False, False), (True, False), (False, True), (True, True))
+][1:]
+"""What stacks can have beside their layers, all combinations but none."""
+
+
+def said(shape: dict[str, Any]) -> str:
+    """A shape as the name of a test's case."""
+    return "-".join(name if v is True else v for name, v in shape.items() if v)
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -112,8 +129,29 @@ class StackPeer(Peer):
         super().__init__()
         self.act = nn.ELU() if isinstance(model, GAT) else nn.ReLU()
         convs = {GCN: self.gcn, GIN: self.gin, GraphSAGE: self.sage, GAT: self.gat}
-        convolution = convs[type(model)]
-        self.convs = nn.ModuleList(convolution(layer) for layer in model.layers)
+        self.own: dict[int, nn.Module] = {}
+        self.convs = nn.ModuleList()
+        for k, layer in enumerate(model.layers):
+            if isinstance(layer, MapLayer):
+                self.convs.append(self.map(layer.weight, bias=layer.bias))
+                continue
+            self.convs.append(convs[type(model)](layer))
+            if layer.own_weight is not None and not isinstance(model, GraphSAGE):
+                self.own[k] = self.map(layer.own_weight)
+        self.norms = {k: self.norm(norm) for k, norm in model.normed().items()}
+        self.beside = nn.ModuleList([*self.own.values(), *self.norms.values()])
+
+    def map(self, weight, **bias):
+        linear = nn.Linear(*weight.shape, bias=bool(bias))
+        return self.give(linear, weight=weight, **bias)
+
+    def norm(self, norm):
+        if not isinstance(norm, nn.BatchNorm1d):
+            layer = LayerNorm(norm.over, mode="node")
+            return self.give(layer, weight=norm.weight, bias=norm.bias)
+        copy = BatchNorm(norm.num_features).double()
+        copy.module.load_state_dict(norm.state_dict())
+        return self.give(copy, module__weight=norm.weight, module__bias=norm.bias)
 
     def gcn(self, layer):
         conv = GCNConv(*layer.weight.shape)
@@ -145,10 +183,15 @@ class StackPeer(Peer):
     def forward(self, x: Tensor, edges: Tensor, value: Tensor) -> Tensor:
         for depth, conv in enumerate(self.convs):
             x = self.act(x) if depth else x
-            if isinstance(conv, GCNConv):
-                x = conv(x, edges, value)
+            if isinstance(conv, nn.Linear):
+                out = conv(x)
+            elif isinstance(conv, GCNConv):
+                out = conv(x, edges, value)
             else:
-                x = weighted(conv, x, edges, value)
+                out = weighted(conv, x, edges, value)
+            if depth in self.own:
+                out = out + self.own[depth](x)
+            x = self.norms[depth](out) if depth in self.norms else out
         return x
 
 
@@ -208,9 +251,12 @@ def assert_gradients_agree(
         close(ours.grad, turned(theirs.grad))
 
 
-def assert_equals_pyg(model: nn.Module, graph: Graph) -> None:
+def assert_equals_pyg(
+    model: nn.Module, graph: Graph, training: bool = False
+) -> StackPeer:
     """A stack: outputs and gradients of parameters, link values, dense features."""
-    peer = StackPeer(shaken(model))
+    peer = StackPeer(shaken(model)).train(training)
+    model.train(training).zero_grad()
     value = graph.adjacency.value
     ours, theirs = (value.detach().clone().requires_grad_() for _ in range(2))
     inputs = [(ours, theirs)]
@@ -222,6 +268,7 @@ def assert_equals_pyg(model: nn.Module, graph: Graph) -> None:
     expected = peer(y, edge_index(graph), theirs)
     close(out, expected)
     assert_gradients_agree(model, peer, out, expected, *inputs)
+    return peer
 
 
 def largest_saved_tensor(run: Callable[[], Tensor]) -> int:

@@ -677,6 +677,15 @@ PLAIN = [
     for depth in (1, 2, 4)
     for options in ({}, {"bias": False}, {"dropout": 0.5})
 ]
+PER_NODE = {"norm": "layer_norm", "norm_kwargs": {"mode": "node"}}
+PLAIN += [
+    (models.GCN, 3, {"norm": "batch_norm"}),
+    (models.GCN, 1, {"norm": "batch_norm", "jk": "last"}),
+    (models.GCN, 3, PER_NODE),
+    (models.GraphSAGE, 2, PER_NODE | {"jk": "last"}),
+    (models.GraphSAGE, 3, {"norm": "batch_norm"}),
+    (models.GraphSAGE, 2, {"jk": "last"}),
+]
 
 
 @pytest.mark.parametrize(("kind", "depth", "options"), PLAIN)
@@ -728,8 +737,11 @@ OTHERS = {
     "elu": lambda: models.GCN(24, 7, 2, 3, act="elu"),
     "no-act": lambda: models.GCN(24, 7, 2, 3, act=None),
     "act-first": lambda: models.GCN(24, 7, 2, 3, act_first=True, norm="BatchNorm"),
-    "norm": lambda: models.GCN(24, 7, 2, 3, norm="BatchNorm"),
-    "jk-last": lambda: models.GCN(24, 7, 2, 3, jk="last"),
+    "graph-norm": lambda: models.GCN(24, 7, 2, 3, norm="LayerNorm"),
+    "instance-norm": lambda: models.GCN(24, 7, 2, 3, norm="InstanceNorm"),
+    "batch-norm": lambda: models.GCN(
+        24, 7, 2, 3, norm="BatchNorm", norm_kwargs={"affine": False}
+    ),
     "jk-cat": lambda: models.GraphSAGE(24, 7, 2, 3, jk="cat"),
     "improved": lambda: models.GCN(24, 7, 2, 3, improved=True),
     "not-normalised": lambda: models.GCN(24, 7, 2, 3, normalize=False),

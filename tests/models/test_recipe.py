@@ -14,7 +14,7 @@ from gebt.models.recipe import TITLES, row
 from gebt.options import Fit
 from gebt.prune.weights import ModelPruner, prunable_weights
 
-NAMES = ["gcn", "gat", "gin", "sage", "resgcn7", "resgcn14", "resgcn28"]
+NAMES = ["gcn", "gcn-res", "gat", "gin", "sage", "resgcn7", "resgcn14", "resgcn28"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_every_recipe_builds_and_trains_two_epochs(digits, name):
         assert not torch.equal(weight, fresh.get_parameter(key)), key
 
 
-@pytest.mark.parametrize("name", NAMES[:5])
+@pytest.mark.parametrize("name", NAMES[:6])
 def test_no_layer_of_a_recipes_ticket_loses_all_of_its_weights(sparse_graph, name):
     """Many features into few units: where one ranking would empty the first layer."""
     wide = torch.randn(sparse_graph.num_nodes, 600)
@@ -118,6 +118,7 @@ def test_a_recipe_as_a_row_holds_its_numbers():
     drops = {name: row(recipe)[-1] for name, recipe in MODELS.items()}
     assert [name for name in NAMES if "hidden units" in drops[name]] == [
         "gcn",
+        "gcn-res",
         "gin",
         "sage",
     ]

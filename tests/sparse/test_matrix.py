@@ -432,3 +432,26 @@ def test_more_entries_than_positions_have_a_gradient_each():
     assert value.grad.tolist() == [10, 10, 10]
     with backend("torch"), pytest.raises(ValueError, match="no more entries than"):
         sddmm(matrix.pattern.crow, matrix.pattern.col, x, x)
+
+
+def test_constant_values_are_put_in_the_transposes_order_once():
+    matrix = square()
+    x = torch.randn(30, 3, dtype=F64, requires_grad=True)
+    expected = matrix.to_dense().t() @ torch.ones(30, 3, dtype=F64)
+
+    def gathers() -> int:
+        x.grad = None
+        out = matrix @ x
+        with torch.profiler.profile() as seen:
+            out.sum().backward()
+        torch.testing.assert_close(x.grad, expected)
+        return sum("index_select" in event.name for event in seen.events())
+
+    assert gathers() == 0
+    with torch.no_grad():
+        matrix.value.mul_(2)
+    expected = 2 * expected
+    assert gathers() == 0
+    # Learned values are others in every epoch.
+    matrix = matrix.with_value(matrix.value.clone().requires_grad_())
+    assert gathers() > 0
