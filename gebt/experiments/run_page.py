@@ -14,7 +14,7 @@ from gebt.experiments.cheapest import frontier_items, read_frontier
 from gebt.experiments.record import Record, read_record, summary_table
 from gebt.experiments.rows import Items, square_of, trajectory
 from gebt.experiments.runner import read_table
-from gebt.graph import heterophily
+from gebt.graph import Graph, heterophily
 from gebt.learn.tasks import find_task, prepare
 from gebt.report.figures import Panel, at_least, curves, heat_maps, scatter
 from gebt.report.page import Figure, Page, Section, tabulated
@@ -140,18 +140,14 @@ def _kept(folder: Path, ticket: Ticket, root: str | Path | None) -> Items:
             f"The compact model has {weights:,} parameters and reads "
             f"{small.num_features:,} features."
         )
+    graph = _searched(ticket, root)
+    if isinstance(graph, Graph):  # said first: table and figure stand side by side
+        facts = [f"{name} {text}" for name, text in heterophily(graph).facts().items()]
+        yield f"The graph: {', '.join(facts)}."
     yield from tabulated("Weights of each layer", layers)
-    try:
-        graph = load(ticket.dataset["name"], root)
-        graph = prepare(graph, find_task(ticket.options["task"]))
-    except (ValueError, OSError) as error:
-        yield f"Degrees are not shown: {error}"
+    if not isinstance(graph, Graph):
+        yield f"Degrees are not shown: {graph}"
         return
-    if graph.fingerprint() != ticket.dataset["fingerprint"]:
-        yield f"Degrees are not shown: {graph.name} is not the graph that was searched."
-        return
-    facts = [f"{name} {text}" for name, text in heterophily(graph).facts().items()]
-    yield f"The graph: {', '.join(facts)}."
     before = graph.adjacency.pattern.crow.diff()
     after = graph.keep_links(ticket.link_mask).adjacency.pattern.crow.diff()
     yield Figure(
@@ -165,6 +161,18 @@ def _kept(folder: Path, ticket: Ticket, root: str | Path | None) -> Items:
             "nodes with at least as many",
         ),
     )
+
+
+def _searched(ticket: Ticket, root: str | Path | None) -> Graph | str:
+    """The ticket's graph, or why it cannot be had."""
+    try:
+        graph = load(ticket.dataset["name"], root)
+        graph = prepare(graph, find_task(ticket.options["task"]))
+    except (ValueError, OSError) as error:
+        return str(error)
+    if graph.fingerprint() != ticket.dataset["fingerprint"]:
+        return f"{graph.name} is not the graph that was searched."
+    return graph
 
 
 def _counts(degrees: torch.Tensor) -> np.ndarray:
