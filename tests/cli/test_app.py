@@ -437,9 +437,12 @@ def test_help_and_version_read_well(gebt_here, tmp_path):
         (["run", "digits", "--weight-decay", "-1"], ["--weight-decay", "negative"]),
         (
             ["run", "digits", "--model", "gatt"],
-            ["no model 'gatt'", "gcn, gat, gin, sage", "Did you mean 'gat'"],
+            ["no model 'gatt'", "gcn, gcn-res, gat, gin, sage", "Did you mean 'gat'"],
         ),
-        (["search", "digits", "--model", "xyz"], ["no model 'xyz'", "gcn, gat"]),
+        (
+            ["search", "digits", "--model", "xyz"],
+            ["no model 'xyz'", "gcn, gcn-res, gat"],
+        ),
         (
             ["run", "digits", "--task", "clustering"],
             ["no task 'clustering'", "node-classification, multi-label"],

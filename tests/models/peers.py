@@ -136,7 +136,9 @@ class StackPeer(Peer):
                 self.convs.append(self.map(layer.weight, bias=layer.bias))
                 continue
             self.convs.append(convs[type(model)](layer))
-            if layer.own_weight is not None and not isinstance(model, GraphSAGE):
+            if getattr(layer, "own_weight", None) is not None and not isinstance(
+                model, GraphSAGE
+            ):
                 self.own[k] = self.map(layer.own_weight)
         self.norms = {k: self.norm(norm) for k, norm in model.normed().items()}
         self.beside = nn.ModuleList([*self.own.values(), *self.norms.values()])
