@@ -192,7 +192,7 @@ def read_frontier(folder: Path) -> list[Candidate]:
 def frontier_items(frontier: Sequence[Candidate], metric: str) -> tuple[Table, Figure]:
     """What was timed, the cheapest first, and the dense model; table and figure."""
     tried = [each for each in frontier if each.ms]
-    tried.sort(key=lambda each: each.ms or 0)
+    tried.sort(key=lambda each: each.share)
     [dense] = [each for each in tried if each.criterion == "dense"]
     rows, points = [], []
     for each in tried:
@@ -209,7 +209,7 @@ def frontier_items(frontier: Sequence[Candidate], metric: str) -> tuple[Table, F
                 f"{each.val - dense.val:+z.1f}",
                 "" if each.retrained is None else f"{each.retrained:.1f}",
                 f"{each.ms:.2f}",
-                f"{each.reference_ms / each.ms:.2f}x",
+                f"{1 / each.share:.2f}x",
             ]
         )
     header = ("removed", "links by", "val", "- dense", "retrained", "ms", "faster")
