@@ -1,14 +1,14 @@
 # `make train` and `make test` do all the set-up on a machine with Python 3.11-3.13.
 PYTHON ?= python3
 LOWEST_PYTHON ?= python3.11
-DATASET ?= digits
+DATASET ?= imports
 BIN = .venv/bin
 INSTALL = pip install --quiet --disable-pip-version-check
 
 .PHONY: train test test-fast test-lowest test-newest check bench
 
 train: .venv/installed
-	$(BIN)/gebt run $(DATASET)
+	$(BIN)/gebt run $(DATASET) --max-drop 0.5
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

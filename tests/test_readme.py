@@ -25,12 +25,22 @@ def test_ten_lines_put_the_detector_into_a_plain_pyg_loop(data):
 
 @pytest.mark.slow
 def test_the_library_example_runs(tmp_path, monkeypatch, capsys):
-    [code] = [block for block in BLOCKS if "gebt.load" in block]
+    [code] = [
+        block for block in BLOCKS if "find_ticket(model" in block and "load" in block
+    ]
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     accuracy = float(re.search(r"test accuracy ([\d.]+)%", capsys.readouterr().out)[1])
     assert accuracy > 85
     assert (tmp_path / "ticket.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_cheapest_model_of_the_example_is_no_worse(capsys):
+    [code] = [block for block in BLOCKS if "find_cheapest" in block]
+    exec(code, {})
+    found = re.search(r"validation ([\d.]+)% -> ([\d.]+)%", capsys.readouterr().out)
+    assert float(found[2]) >= float(found[1]) - 0.5
 
 
 def test_a_pyg_model_of_ones_own_goes_from_data_to_compact_ticket(
