@@ -122,9 +122,9 @@ def find_cheapest(
     with few weights, and with whichever links. Every criterion's links, at every share
     in `LINKS`, are then scored by one forward of the student on the validation nodes.
     Of what holds, the fastest, timed in turns with the dense model, is the answer; it
-    alone is retrained, and kept as it was unless that is better. Where nothing holds, a student
-    with more weights is tried, by `WEIGHTS`, and in the end nothing can be removed.
-    Selection is on validation alone; the test nodes are never looked at.
+    alone is retrained, and kept as it was unless that is better. Where nothing holds, a
+    student with more weights is tried, by `WEIGHTS`, and in the end nothing can be
+    removed. Selection is on validation alone; the test nodes are never looked at.
 
     Args:
         graph: with nodes, or links, to train and to validate on.
