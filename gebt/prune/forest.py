@@ -1,5 +1,7 @@
 """The criterion that keeps a graph connected, and then its longest ways round."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -34,13 +36,12 @@ def forest(graph: Graph, context: Context) -> Tensor:
 
 def _kruskal(u: Ints, v: Ints, order: Ints, nodes: int) -> NDArray[np.bool_]:
     """Which links (u, v) are in the forest that takes them in that order."""
-    from scipy.sparse import coo_array
     from scipy.sparse.csgraph import minimum_spanning_tree
 
     inside = np.zeros(u.size, dtype=bool)
     weight = np.empty(u.size)
     weight[order] = np.arange(1, u.size + 1)
-    tree = minimum_spanning_tree(coo_array((weight, (u, v)), (nodes, nodes)).tocsr())
+    tree = minimum_spanning_tree(_matrix(weight, u, v, nodes))
     inside[order[tree.data.astype(np.int64) - 1]] = True
     return inside
 
@@ -71,19 +72,25 @@ def _stretch(u: Ints, v: Ints, inside: NDArray[np.bool_], nodes: int) -> NDArray
 
 def _parents(u: Ints, v: Ints, nodes: int) -> Ints:
     """(N + 1,) what is above each node of a forest; node N is above all trees."""
-    from scipy.sparse import coo_array
     from scipy.sparse.csgraph import breadth_first_order, connected_components
 
-    def joined(u: Ints, v: Ints) -> coo_array:
-        return coo_array((np.ones(u.size), (u, v)), (nodes + 1, nodes + 1)).tocsr()
-
-    _, tree = connected_components(joined(u, v), directed=False)
+    joined = _matrix(np.ones(u.size), u, v, nodes + 1)
+    _, tree = connected_components(joined, directed=False)
     _, tops = np.unique(tree[:nodes], return_index=True)
-    rooted = joined(np.r_[u, np.full(tops.size, nodes)], np.r_[v, tops])
+    u, v = np.r_[u, np.full(tops.size, nodes)], np.r_[v, tops]
+    rooted = _matrix(np.ones(u.size), u, v, nodes + 1)
     _, above = breadth_first_order(rooted, nodes, directed=False)
     above = above.astype(np.int64)
     above[nodes] = nodes
     return above
+
+
+def _matrix(value: NDArray, u: Ints, v: Ints, nodes: int) -> Any:
+    """Sparse, (nodes, nodes); of 32 bits, all that older SciPy takes for a graph."""
+    from scipy.sparse import coo_array
+
+    ends = u.astype(np.int32), v.astype(np.int32)
+    return coo_array((value, ends), (nodes, nodes)).tocsr()
 
 
 def _summed_to_root(value: NDArray, ups: list[Ints]) -> NDArray:
