@@ -13,6 +13,8 @@ from gebt.learn.student import GradualPruning, random_densities, train_student
 from gebt.learn.tasks import NodeClassification
 from gebt.models import GAT, GCN, GraphSAGE
 
+pytestmark = pytest.mark.slow
+
 TASK = NodeClassification()
 
 

@@ -12,6 +12,8 @@ from gebt import find_cheapest
 from gebt._registry import MODELS
 from gebt.tickets.choose import LINKS, WEIGHTS, usual_criteria
 
+pytestmark = pytest.mark.slow
+
 RECIPE = MODELS["gcn"].changed(epochs=40, hidden=8)
 
 
