@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from gebt._checks import check_count
-from gebt._registry import DATASETS, MODELS, TASKS, load_plugins
+from gebt._registry import DATASETS, EXPERIMENTS, MODELS, TASKS, load_plugins
 from gebt._version import __version__
 from gebt.cli.flags import (
     ARGUMENTS,
@@ -284,7 +284,6 @@ def reproduce(
     quiet: Quiet = False,
 ) -> None:
     """Run an experiment of the paper with baselines; writes CSV, figures and a page."""
-    from gebt._registry import EXPERIMENTS
     from gebt.experiments.report import check_figures, page_of, write_report
     from gebt.experiments.runner import TABLES
     from gebt.experiments.runner import reproduce as run_experiment

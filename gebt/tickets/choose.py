@@ -18,7 +18,6 @@ from gebt.learn.student import train_student
 from gebt.learn.tasks import (
     NodeClassification,
     Task,
-    describe_task,
     prepare,
     task_for,
 )
@@ -28,7 +27,7 @@ from gebt.models.recipe import Recipe
 from gebt.prune.criteria import Context, score_links
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.links import RankedLinks
-from gebt.tickets.search import Search
+from gebt.tickets.search import Search, describe_search
 from gebt.tickets.ticket import Ticket
 
 LINKS = (0.95, 0.9, 0.8, 0.6, 0.4, 0.2, 0.0)
@@ -192,6 +191,10 @@ class _Trial:
         how["on_epoch"] = self._hook("dense")
         self.dense_val = train(self._dense, graph, **how).val
         self.least = self.dense_val - max_drop
+        self._logits: Tensor | None = None
+        if isinstance(task, NodeClassification):
+            with torch.no_grad():
+                self._logits = self._dense(graph.x, graph.adjacency)
         self._frontier: list[Candidate] = []
         self._best: dict[float, tuple[Candidate, Tensor]] = {}
 
@@ -207,14 +210,10 @@ class _Trial:
         )
         self._model = new_model(graph, self._recipe, task, self._seed)
         self._model.load_state_dict(self._dense.state_dict())
-        logits = None
-        if isinstance(task, NodeClassification):
-            with torch.no_grad():
-                logits = self._dense(graph.x, graph.adjacency)
         done = train_student(
             self._model,
             graph,
-            logits,
+            self._logits,
             weight_ratio=weight_ratio,
             scope=self._recipe.scope,
             fit=self._fit,
@@ -321,13 +320,13 @@ class _Trial:
             settled=True,
             share_untouched=0.0,
             distances=(),
-            options={
-                "task": describe_task(self._task),
-                "graph_ratio": candidate.graph_ratio,
-                "weight_ratio": candidate.weight_ratio,
-                **self._fit.to_dict(),
-                **search.to_dict(),
-            },
+            options=describe_search(
+                self._task,
+                candidate.graph_ratio,
+                candidate.weight_ratio,
+                self._fit,
+                search,
+            ),
             seed=self._seed,
             dataset={
                 "name": self._graph.name,

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
@@ -151,8 +151,7 @@ def find_ticket(
         The ticket; of the last epoch, with a warning, if the masks never settle.
 
     Raises:
-        ValueError: if an option is out of range, the graph lacks what the task needs,
-            or the loss stops being finite.
+        ValueError: if an option, graph or mask does not fit, or the loss diverges.
     """
     both = fit or Fit(), search or Search()
     fit, search = chosen(*both, given=options, of="find_ticket")
@@ -183,7 +182,7 @@ def find_ticket(
         settled=drawing.detector.settled,
         share_untouched=drawing.share_untouched(),
         distances=tuple(drawing.distances),
-        options=_described(task, groups, fit, search, drawing.detector),
+        options=drawing.options(task, fit),
         seed=seed,
         dataset={"name": graph.name, "fingerprint": graph.fingerprint()},
         model=describe_model(model),
@@ -191,22 +190,16 @@ def find_ticket(
     )
 
 
-def _described(
-    task: Task,
-    groups: Sequence[Group],
-    fit: Fit,
-    search: Search,
-    detector: MaskDistanceDetector,
+def describe_search(
+    task: Task, graph_ratio: float, weight_ratio: float, fit: Fit, search: Search
 ) -> dict[str, Any]:
     """All options of a search, for the ticket."""
-    ratios = {group.name: group.prune_ratio for group in groups}
     return {
         "task": describe_task(task),
-        "graph_ratio": ratios.get("graph", 0.0),
-        "weight_ratio": ratios.get("weights", 0.0),
+        "graph_ratio": graph_ratio,
+        "weight_ratio": weight_ratio,
         **fit.to_dict(),
         **search.to_dict(),
-        "detector": detector.options(),
     }
 
 
@@ -269,8 +262,8 @@ class _Drawing(Hook):
         self._loss = math.nan
         self._model = model
         self._groups = groups
+        self._search = search
         self._watched = [group for group in groups if group.prune_ratio]
-        self._apply = search.mask_weights
         names = [group.name for group in self._watched]
         watch = self.detector.watch
         if self.detector.history:
@@ -293,10 +286,17 @@ class _Drawing(Hook):
         watched = {group.name: self.masks[group.name] for group in self._watched}
         reading = self.detector.update(watched)
         self._loss = float(loss) if numbers is None else _check(numbers.cpu(), epoch)
-        if self._apply and "weights" in self.masks:
+        if self._search.mask_weights and "weights" in self.masks:
             apply_masks(self._model, self.masks["weights"])
         self.distances.append({**reading.distances, "joint": reading.joint})
         return reading.settled
+
+    def options(self, task: Task, fit: Fit) -> dict[str, Any]:
+        """As the groups and the detector have them."""
+        ratios = {group.name: group.prune_ratio for group in self._groups}
+        search = replace(self._search, detector=self.detector)
+        both = ratios.get("graph", 0.0), ratios.get("weights", 0.0)
+        return describe_search(task, *both, fit, search)
 
     def found(self, learner: Learner, graph: Graph) -> Epoch:
         """The last epoch, with its validation score."""
