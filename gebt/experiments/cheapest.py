@@ -1,31 +1,33 @@
 """The cheapest ticket within a tolerance, seed by seed: `gebt run --max-drop`."""
 
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gebt._provenance import provenance
-from gebt.deploy.cost import executed_macs, latencies, paper_macs, peak_memory
-from gebt.deploy.storage import save_compact
+from gebt.deploy.cost import latencies, peak_memory
 from gebt.experiments.record import (
     Drawn,
-    Macs,
     Measured,
     Phases,
     Record,
-    Scores,
     Sides,
 )
-from gebt.experiments.run import OnEpoch, Recorder, describe
+from gebt.experiments.run import (
+    OnEpoch,
+    Recorder,
+    Run,
+    describe,
+    macs_of,
+    run_each,
+    scores_of,
+)
 from gebt.experiments.runner import read_table
-from gebt.files import write_csv
 from gebt.graph import Graph
 from gebt.learn.tasks import Task
-from gebt.learn.training import Epoch, evaluate, new_model, train
+from gebt.learn.training import Epoch, new_model, train
 from gebt.models.recipe import Recipe
 from gebt.prune.weights import prunable_weights
 from gebt.report.comparison import percent
@@ -68,38 +70,32 @@ def run_cheapest(
     Returns:
         The record, and the choice of the seed that validates best.
     """
-    fit = recipe.fit.to_dict()
     asked = {"model": recipe.model, "hidden": recipe.hidden, "dropout": recipe.dropout}
-    asked |= {**fit, "max_drop": max_drop, "seed": seeds.start, "seeds": len(seeds)}
-    if splits:
-        asked["splits"] = len(splits)
+    asked |= {**recipe.fit.to_dict(), "max_drop": max_drop}
     # Untimed: with its first optimiser torch imports its compiler, over a second.
     train(new_model(graph, recipe, task, seeds.start), graph, epochs=1, task=task)
-    runs: list[Measured] = []
-    choices: list[tuple[Choice, Recorder]] = []
-    for place, seed in enumerate(seeds):
-        at = splits[place] if splits else graph
+    choices: list[Choice] = []
+
+    def one(at: Graph, seed: int) -> Run:
         recorder = Recorder(on_epoch)
         clock = [_now()]
 
         def record_epoch(phase: str, epoch: Epoch) -> None:
-            clock[1:] = [_now()] if phase == "dense" else clock[1:]  # noqa: B023
-            recorder.of(phase, epoch)  # noqa: B023
+            clock[1:] = [_now()] if phase == "dense" else clock[1:]
+            recorder.of(phase, epoch)
 
         how: Any = {"recipe": recipe, "criteria": criteria, "seed": seed, "task": task}
-        with peak_memory(graph.adjacency.device) as peak:
+        with peak_memory(at.adjacency.device) as peak:
             choice = find_cheapest(at, max_drop=max_drop, on_epoch=record_epoch, **how)
         clock.append(_now())
-        found = _measured(at, task, choice, seed, clock, peak[0])
-        runs.append(replace(found, split=place if splits else None))
-        choices.append((choice, recorder))
-        if len(seeds) > 1:
-            _save(*choices[-1], folder / f"seed-{seed}")
-        names = graph.name, task.name, task.metric(graph)
-        record = Record(*names, asked, provenance(), tuple(runs))
-        _save(*choices[record.best], folder)
-        record.write(folder)
-    return record, choices[record.best][0]
+        choices.append(choice)
+        metrics = _measured(at, task, choice, seed, clock, peak[0])
+        found = choice.ticket, choice.model, choice.graph, recorder.rows
+        rows = [asdict(each) for each in choice.frontier]
+        return Run(metrics, *found, {FRONTIER: rows})
+
+    record = run_each(graph, task, asked, seeds, folder, one, splits)
+    return record, choices[record.best]
 
 
 def _now() -> tuple[float, float]:
@@ -123,7 +119,6 @@ def _measured(
         Phases(b - a, None, c - a)
         for a, b, c in zip(start, dense_done, end, strict=True)
     )
-    masked, pruned = choice.masked
     sides = {"dense": (choice.dense, graph), "ticket": (choice.model, choice.graph)}
     times = dict(zip(sides, latencies([*sides.values()]), strict=True))
     if choice.ticket is None:
@@ -131,36 +126,18 @@ def _measured(
         links = graph.num_links
         drawn = Drawn(0, True, links, links, weights, weights)
     else:
-        drawn = describe(choice.ticket, masked)
+        drawn = describe(choice.ticket, choice.masked[0])
     return Measured(
         seed,
-        _scores(choice.dense_val, evaluate(choice.dense, graph, "test", task=task)),
+        scores_of(choice.dense_val, choice.dense, graph, task),
         drawn,
-        _scores(choice.val, evaluate(masked, pruned, "test", task=task)),
+        scores_of(choice.val, *choice.masked, task),
         wall,
         cpu,
         Sides(**times),
-        Macs(
-            Sides(paper_macs(choice.dense, graph), paper_macs(masked, pruned)),
-            Sides(**{side: executed_macs(*pair) for side, pair in sides.items()}),
-        ),
+        macs_of(sides, {**sides, "ticket": choice.masked}),
         peak_mib,
     )
-
-
-def _scores(*found: float | None) -> Scores:
-    return Scores(*(None if s is None or math.isnan(s) else s for s in found))
-
-
-def _save(choice: Choice, recorder: Recorder, folder: Path) -> None:
-    path = folder / "ticket.safetensors"
-    if choice.ticket is None:  # of an earlier seed that was the best until now
-        path.unlink(missing_ok=True)
-    else:
-        choice.ticket.save(path)
-    save_compact(folder / "compact.safetensors", choice.model, choice.graph)
-    write_csv(folder / "history.csv", recorder.rows)
-    write_csv(folder / FRONTIER, [asdict(each) for each in choice.frontier])
 
 
 def read_frontier(folder: Path) -> list[Candidate]:

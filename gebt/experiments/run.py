@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from gebt.experiments.record import (
 from gebt.files import write_csv
 from gebt.graph import Graph
 from gebt.learn.tasks import Task
-from gebt.learn.training import Epoch, Training, evaluate, new_model, train
+from gebt.learn.training import Epoch, evaluate, new_model, train
 from gebt.models.recipe import Recipe
 from gebt.options import Fit
 from gebt.prune.weights import prunable_weights
@@ -139,7 +139,7 @@ RUN_FILES = (
     "history.csv",
     "distances.csv",
 )
-"""What `Run.save` writes."""
+"""What a run of one ticket writes for a seed."""
 RETRAIN_FILES = ("compact.safetensors", "history.csv", "metrics.json")
 
 
@@ -149,27 +149,33 @@ class Run:
 
     Attributes:
         metrics: its entry in the record.
-        ticket: the ticket.
+        ticket: the ticket; None where nothing could be removed.
         model: the compact model.
         graph: the compact graph.
         history: one row per epoch and phase.
-        distances: of the masks of every pair of the search's epochs.
+        tables: what else is written, rows by file: of ``distances.csv`` the distances
+            of the masks of every pair of the search's epochs.
     """
 
     metrics: Measured
-    ticket: Ticket
+    ticket: Ticket | None
     model: nn.Module
     graph: Graph
     history: Sequence[Mapping[str, Any]]
-    distances: Sequence[Mapping[str, Any]] = ()
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Write `RUN_FILES`: ticket, compact model, epochs, and distances if any."""
-        self.ticket.save(folder / "ticket.safetensors")
+        """Write ticket, compact model, epochs, and the tables that have rows."""
+        path = folder / "ticket.safetensors"
+        if self.ticket is None:  # of an earlier seed that was the best until now
+            path.unlink(missing_ok=True)
+        else:
+            self.ticket.save(path)
         save_compact(folder / "compact.safetensors", self.model, self.graph)
         write_csv(folder / "history.csv", self.history)
-        if self.distances:
-            write_csv(folder / "distances.csv", self.distances)
+        for name, rows in self.tables.items():
+            if rows:
+                write_csv(folder / name, rows)
 
 
 def run_seed(
@@ -200,10 +206,10 @@ def run_seed(
         model = new_model(graph, recipe, task, seed)
         with recorder.phase("search") as hook:
             ticket, detector = search(model, graph, task, options, seed, hook)
-        beside = dense, _scores(training, dense, graph, task)
+        beside = dense, scores_of(training.val, dense, graph, task)
         run = retrain(ticket, model, graph, task, recipe.fit.epochs, recorder, beside)
     metrics = replace(run.metrics, peak_mib=peak[0])
-    return replace(run, metrics=metrics, distances=detector.pairs())
+    return replace(run, metrics=metrics, tables={"distances.csv": detector.pairs()})
 
 
 def search(
@@ -268,7 +274,7 @@ def retrain(
                 task=task,
                 on_epoch=hook,
             )
-        scores = _scores(training, model, small, task)
+        scores = scores_of(training.val, model, small, task)
         found = compact(model, small)
         sides = {"dense": (dense[0], graph)} if dense else {}
         uncompacted = {**sides, "ticket": (model, small)}
@@ -282,18 +288,27 @@ def retrain(
         Phases(**recorder.seconds),
         Phases(**recorder.cpu_seconds),
         Sides(**times),
-        Macs(
-            Sides(**{side: paper_macs(*pair) for side, pair in uncompacted.items()}),
-            Sides(**{side: executed_macs(*pair) for side, pair in sides.items()}),
-        ),
+        macs_of(sides, uncompacted),
         peak[0],
     )
     return Run(metrics, ticket, *found, recorder.rows)
 
 
-def _scores(training: Training, model: nn.Module, graph: Graph, task: Task) -> Scores:
+def scores_of(val: float, model: nn.Module, graph: Graph, task: Task) -> Scores:
+    """A validation score, and the model's on the test part; None for NaN."""
     test = evaluate(model, graph, "test", task=task)
-    return Scores(*(None if math.isnan(s) else s for s in (training.val, test)))
+    return Scores(*(None if math.isnan(s) else s for s in (val, test)))
+
+
+Pairs = Mapping[str, tuple[nn.Module, Graph]]
+
+
+def macs_of(sides: Pairs, uncompacted: Pairs) -> Macs:
+    """Of each side's model on its graph; the paper's before compaction."""
+    return Macs(
+        Sides(**{side: paper_macs(*pair) for side, pair in uncompacted.items()}),
+        Sides(**{side: executed_macs(*pair) for side, pair in sides.items()}),
+    )
 
 
 def describe(ticket: Ticket, model: nn.Module) -> Drawn:
@@ -332,16 +347,43 @@ def run_seeds(
         splits: the graph with another split for each seed, its first, second, ...; by
             default all seeds have the graph's own.
     """
+
+    def one(at: Graph, seed: int) -> Run:
+        return run_seed(at, task, options, seed, on_epoch)
+
+    return run_each(graph, task, options.record(), seeds, folder, one, splits)
+
+
+def run_each(
+    graph: Graph,
+    task: Task,
+    options: Mapping[str, Any],
+    seeds: range,
+    folder: Path,
+    one: Callable[[Graph, int], Run],
+    splits: Sequence[Graph] = (),
+) -> Record:
+    """Run some seeds; what is written is whole after each.
+
+    Args:
+        graph: prepared for the task.
+        task: what is learned.
+        options: what was asked for, numbers and names.
+        seeds: to run, at least one.
+        folder: for metrics.json, the best run's files and, where there are several
+            seeds, every run's in ``seed-N/``.
+        one: what a seed on a graph gives.
+        splits: the graph with another split for each seed, see `run_seeds`.
+    """
     runs: list[Run] = []
-    asked = {**options.record(), "seed": seeds.start, "seeds": len(seeds)}
+    asked = {**options, "seed": seeds.start, "seeds": len(seeds)}
     if splits:
         asked["splits"] = len(splits)
     for place, seed in enumerate(seeds):
+        run = one(splits[place] if splits else graph, seed)
         if splits:
-            run = run_seed(splits[place], task, options, seed, on_epoch)
-            runs.append(replace(run, metrics=replace(run.metrics, split=place)))
-        else:
-            runs.append(run_seed(graph, task, options, seed, on_epoch))
+            run = replace(run, metrics=replace(run.metrics, split=place))
+        runs.append(run)
         if len(seeds) > 1:
             runs[-1].save(folder / f"seed-{seed}")
         record = collect(graph, task, asked, runs)
