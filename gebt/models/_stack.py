@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from copy import deepcopy
 from itertools import pairwise
-from typing import Any, ClassVar, Generic, Literal, TypeGuard, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -433,16 +433,50 @@ class LinearStack(Stack[LinearLayer]):
             "inner_bias": any(bool(b.any()) for b in inner if b is not None),
         }
         small = type(self)(**self.arguments | changed).to(layers[0].weight)
-        for k, (layer, of) in enumerate(zip(small.stacked(), layers, strict=True)):
+        small.take_weights(layers, live)
+        if norms:
+            small.norms = nn.ModuleList(norms.values())
+        small.pick_sparse_weights()
+        return small.eval(), live[0]
+
+    @torch.no_grad()
+    def slim(self, keep: Sequence[Tensor]) -> Self:
+        """A copy with fewer hidden units, which keep their weights, to be trained on.
+
+        Unlike after `shrink` the outputs are others, and norms stay; a layer norm is
+        over the units that are left.
+
+        Args:
+            keep: (H,) boolean, True = kept, for each width between two layers.
+        """
+        weight = self.stacked()[0].weight
+        ends = (weight.shape[0], self.stacked()[-1].width)
+        first, last = (weight.new_ones(n, dtype=torch.bool) for n in ends)
+        changed = {"hidden": [int(units.sum()) for units in keep], "norm_over": ()}
+        small = type(self)(**self.arguments | changed).to(weight)
+        small.take_weights(self.stacked(), [first, *keep, last])
+        for k, norm in small.normed().items():
+            whole = self.normed()[k].state_dict()
+            state = {n: t[keep[k]] if t.dim() else t for n, t in whole.items()}
+            norm.load_state_dict({n: state[n] for n in norm.state_dict()})
+        return small.train(self.training)
+
+    @torch.no_grad()
+    def take_weights(
+        self, layers: Sequence[LinearLayer], live: Sequence[Tensor]
+    ) -> None:
+        """Copy from wider layers the weights and biases of the units that are live.
+
+        Args:
+            layers: one for each of the stack's.
+            live: (H,) boolean for each width, the features' first, the outputs' last.
+        """
+        for k, (layer, of) in enumerate(zip(self.stacked(), layers, strict=True)):
             for weight, whole in zip(layer.weights(), of.weights(), strict=True):
                 weight.copy_(whole[live[k]][:, live[k + 1]])
             layer.bias.copy_(of.bias[live[k + 1]])
             if layer.inner_bias is not None and of.inner_bias is not None:
                 layer.inner_bias.copy_(of.inner_bias[live[k + 1]])
-        if norms:
-            small.norms = nn.ModuleList(norms.values())
-        small.pick_sparse_weights()
-        return small.eval(), live[0]
 
     def pick_sparse_weights(self) -> None:
         """Where a layer's weight is faster as a sparse one, use and log it."""

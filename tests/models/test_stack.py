@@ -326,3 +326,37 @@ def test_paper_macs_count_every_weight_and_the_first_product(graph):
     assert gebt.measure_cost(model, graph, repeats=1).macs_paper == (
         120 * kept + entries * 8
     )
+
+
+@BY_KIND
+def test_without_units_that_nothing_reads_a_slimmer_stack_is_the_same(
+    make_graph, kind, shape, sparse
+):
+    graph = double(make_graph(sparse=sparse))
+    model = shaken(kind(graph.num_features, [9, 5, 7], 3, dropout=0.0, **shape))
+    widths = [layer.width for layer in model.stacked()[:-1]]
+    keep = [torch.arange(width) % 3 != 1 for width in widths]
+    with torch.no_grad():
+        for units, reader in zip(keep, model.stacked()[1:], strict=True):
+            for weight in reader.weights():
+                weight[~units] = 0
+    small = model.slim(keep)
+    assert small.arguments["hidden"] == [int(units.sum()) for units in keep]
+    assert not small.training
+    ours, theirs = (m(graph.x, graph.adjacency) for m in (small, model))
+    if shape.get("norm") != "layer":  # that is over all units, read or not
+        close(ours, theirs)
+    # It learns, and is written and read, as any other.
+    small.train()(graph.x, graph.adjacency).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())
+    again = build_model(describe_model(small), small.state_dict())
+    close(
+        again.eval()(graph.x, graph.adjacency), small.eval()(graph.x, graph.adjacency)
+    )
+
+
+def test_a_slimmer_layer_norm_is_over_the_units_that_are_left(graph):
+    torch.manual_seed(0)
+    model = GCN(graph.num_features, 6, 3, norm="layer")
+    small = model.slim([torch.tensor([True, False, True, True, False, False])])
+    assert small.normed()[0].over == 3 and small.normed()[0].absent is None
