@@ -15,6 +15,9 @@ from gebt._checks import (
 Decay = Literal["first", "all"]
 Scope = Literal["global", "layer"]
 Unit = Literal["element", "row", "column"]
+Objective = Literal["inference", "training"]
+RECIPES = ("auto", "paper", "tuned")
+"""Which model is trained, and how, where no model is named."""
 
 
 def option(default: Any, about: str, metavar: str = "") -> Any:

@@ -31,9 +31,12 @@ from gebt.cli.flags import (
     GraphRatios,
     MaxDrop,
     Model,
+    ModelOrRecipe,
+    ObjectiveName,
     OneSplit,
     Out,
     Quiet,
+    RecipeName,
     RetrainEpochs,
     Root,
     Seed,
@@ -95,11 +98,13 @@ def _root(
 def run(
     dataset: DatasetName,
     *,
+    max_drop: MaxDrop = None,
+    objective: ObjectiveName = "inference",
+    recipe: RecipeName = None,
+    model: ModelOrRecipe = None,
     drawn: Drawn,
-    model: Model = "gcn",
     task: TaskName = None,
     changes: Changes,
-    max_drop: MaxDrop = None,
     seeds: Seeds = 1,
     seed: Seed = 0,
     split: OneSplit = None,
@@ -110,14 +115,27 @@ def run(
     device: DeviceOption = Device.auto,
     quiet: Quiet = False,
 ) -> None:
-    """Train dense, draw the joint ticket, retrain it, compact it, compare the two."""
-    if max_drop is None:
+    """Find the cheapest ticket that is no worse than the dense model, or draw one.
+
+    Trains the dense model, removes units, weights and links as long as the validation
+    score holds, compacts what is left, and shows the frontier of accuracy against
+    milliseconds. With a ratio, or --recipe paper: one ticket at the two ratios.
+    """
+    one = _asks_for_one(drawn, max_drop, recipe, model)
+    if one and objective != "inference":
+        raise ValueError(
+            f"`--objective {objective}` is of the cheapest ticket: leave out what asks "
+            "for one at two ratios."
+        )
+    max_drop = 0.5 if max_drop is None else max_drop
+    if one:
         check_new_model(drawn.criterion)
+    named = model or recipe or ("paper" if one else "auto")
     from gebt.experiments.cheapest import FILES, frontier_items, run_cheapest
     from gebt.experiments.record import summary_table
     from gebt.experiments.run import RUN_FILES, Options, run_seeds
+    from gebt.learn.recipes import choose_dense, recipes_for
 
-    recipe = _recipe(model, task, changes)
     if splits and (seeds > 1 or split is not None):
         other = f"`--seeds {seeds}`" if seeds > 1 else f"`--split {split}`"
         raise ValueError(
@@ -125,13 +143,14 @@ def run(
             f"out {other}."
         )
     graph, learned = _load(dataset, root, device, task, split)
+    recipes = [r.changed(**changes) for r in recipes_for(named, graph, learned)]
     loaded = (_load(dataset, root, device, task, k)[0] for k in range(splits or 0))
     # All share the memory of the one.
     each = [replace(graph, name=other.name, split=other.split) for other in loaded]
     seeds = splits or seeds
     folder = out or _default_folder(graph.name)
     asked = range(seed, seed + seeds)
-    written = RUN_FILES if max_drop is None else FILES
+    written = RUN_FILES if one else FILES
     names = ["metrics.json", *written]
     if seeds > 1:
         names += [f"seed-{each}/{name}" for each in asked for name in written]
@@ -140,22 +159,39 @@ def run(
         _results(folder, names, force=force),
         progress(seeds, quiet) as show,
     ):
-        if max_drop is None:
-            options = Options(recipe, **vars(drawn))
+        if one:
+            if len(recipes) > 1:
+                recipes = [choose_dense(recipes, graph, learned, seed).recipe]
+            options = Options(recipes[0], **drawn.options())
             record = run_seeds(
                 graph, learned, options, asked, folder, show, splits=each
             )
         else:
-            criteria = None if drawn.criterion == "learned" else [drawn.criterion]
-            how: Any = {"max_drop": max_drop, "criteria": criteria, "on_epoch": show}
-            record, choice = run_cheapest(
-                graph, learned, recipe, asked, folder, splits=each, **how
-            )
+            ranks = [drawn.criterion] if drawn.criterion else None
+            how: Any = {"max_drop": max_drop, "criteria": ranks, "on_epoch": show}
+            how |= {"named": named, "objective": objective, "splits": each}
+            record, choice = run_cheapest(graph, learned, recipes, asked, folder, **how)
             tables.append(frontier_items(choice.frontier, record.metric)[0])
     if not quiet:
         for table in (*tables, summary_table(record)):
             print_table(table)
     tell_folder(folder, quiet)
+
+
+def _asks_for_one(
+    drawn: Drawn, max_drop: float | None, recipe: str | None, model: str | None
+) -> bool:
+    """Whether one ticket is asked for; refuse what says both or nothing."""
+    if recipe and model and recipe != "paper":
+        raise ValueError(
+            f"`--recipe {recipe}` says which model is trained: leave out `--model`."
+        )
+    given = [f"--{n.replace('_', '-')}" for n in drawn.given() if n != "criterion"]
+    if max_drop is not None and given:
+        raise ValueError(
+            f"`--max-drop` finds the ticket, {given[0]} asks for one: leave out either."
+        )
+    return max_drop is None and (bool(given) or recipe == "paper")
 
 
 @app.command()
@@ -181,7 +217,7 @@ def search(
     from gebt.files import write_csv
 
     recipe = _recipe(model, task, changes)
-    options = pipeline.Options(recipe, **vars(drawn))
+    options = pipeline.Options(recipe, **drawn.options())
     graph, learned = _load(dataset, root, device, task, split)
     folder = out or _default_folder(graph.name)
     names = ("ticket.safetensors", "history.csv", "distances.csv")

@@ -14,8 +14,10 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 import typer
 
 from gebt._checks import (
+    check_choice,
     check_count,
     check_dropout,
+    check_name,
     check_not_negative,
     check_positive,
     check_ratio,
@@ -29,7 +31,7 @@ from gebt._registry import (
     check_dataset,
     use_plugin,
 )
-from gebt.options import Fit, chosen, option
+from gebt.options import RECIPES, Fit, Objective, chosen, option
 
 
 def _told(options: Any) -> list[Field[Any]]:
@@ -48,35 +50,60 @@ class Device(StrEnum):
 _BY_NEW_MODELS = [name for name in CRITERIA if name not in ASK_A_MODEL]
 
 
+def _share(of: str, default: float) -> Any:
+    about = f"Share of {of} to remove, in [0, 1). [dim]default: {default:g}[/]"
+    return option(None, about, "SHARE")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """How a ticket is drawn."""
+    """How a ticket is drawn; None is what was not given."""
 
-    graph_ratio: float = option(0.2, "Share of links to remove, in [0, 1).", "SHARE")
-    weight_ratio: float = option(0.9, "Share of weights to remove, in [0, 1).", "SHARE")
-    criterion: str = option(
-        "learned",
-        f"What ranks links: {', '.join(_BY_NEW_MODELS)}, or what a plugin registers.",
+    graph_ratio: float | None = _share("links", 0.2)
+    weight_ratio: float | None = _share("weights", 0.9)
+    criterion: str | None = option(
+        None,
+        f"What ranks links: {', '.join(_BY_NEW_MODELS)}, or what a plugin registers. "
+        "[dim]default: learned[/]",
         "NAME",
     )
-    threshold: float = option(
-        0.1, "Mask distance below which a ticket counts as stable."
+    threshold: float | None = option(
+        None,
+        "Mask distance below which a ticket counts as stable. [dim]default: 0.1[/]",
     )
-    window: int = option(3, "Comparisons that must all be below the threshold.", "N")
+    window: int | None = option(
+        None,
+        "Comparisons that must all be below the threshold. [dim]default: 3[/]",
+        "N",
+    )
 
     def __post_init__(self) -> None:
-        check_ratio("graph_ratio", self.graph_ratio)
-        check_ratio("weight_ratio", self.weight_ratio)
-        if self.graph_ratio == 0 and self.weight_ratio == 0:
+        if self.criterion is not None:
+            object.__setattr__(self, "criterion", CRITERIA.check(self.criterion))
+        all_of_it = self.options()
+        check_ratio("graph_ratio", all_of_it["graph_ratio"])
+        check_ratio("weight_ratio", all_of_it["weight_ratio"])
+        if not (all_of_it["graph_ratio"] or all_of_it["weight_ratio"]):
             raise ValueError(
                 "`graph_ratio` and `weight_ratio` are both 0: nothing to prune."
             )
-        object.__setattr__(self, "criterion", CRITERIA.check(self.criterion))
-        check_positive("threshold", self.threshold)
-        check_count("window", self.window)
+        check_positive("threshold", all_of_it["threshold"])
+        check_count("window", all_of_it["window"])
+
+    def given(self) -> dict[str, Any]:
+        """What was given, by name."""
+        return {name: v for name, v in vars(self).items() if v is not None}
+
+    def options(self) -> dict[str, Any]:
+        """What was given, and the defaults of the rest."""
+        return {**_DRAWN, **self.given()}
 
 
-def check_new_model(criterion: str) -> None:
+_DRAWN = {"graph_ratio": 0.2, "weight_ratio": 0.9, "criterion": "learned"}
+_DRAWN |= {"threshold": 0.1, "window": 3}
+
+
+def check_new_model(criterion: str | None) -> None:
     """Refuse a criterion that asks a trained model, where a search begins with none."""
     if criterion in ASK_A_MODEL:
         raise ValueError(
@@ -110,6 +137,7 @@ class Changes(dict[str, Any]):
 
 
 ARGUMENTS = ["seeds", "seed", "split", "splits", "max_drop"]
+ARGUMENTS += ["recipe", "model", "objective"]
 """Names that the library's errors give to what is a flag here."""
 ARGUMENTS += [f.name for kind in (Drawn, *Changes.OF) for f in _told(kind)]
 
@@ -237,6 +265,29 @@ Model = Annotated[
         callback=_checked(lambda _, name: MODELS.check(name)),
     ),
 ]
+ModelOrRecipe = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Model to train, by its own recipe; see [bold]gebt models[/].",
+        metavar="NAME",
+        show_default=False,
+        callback=_checked(lambda _, name: MODELS.check(name)),
+    ),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        help="auto: what is best on the validation nodes, of a few models; tuned: as "
+        "published for this graph; paper: the GCN of You et al. 2022 and, unless "
+        "--max-drop is given, its one ticket at the two ratios. [dim]default: auto; "
+        "paper for one ticket[/]",
+        metavar="NAME",
+        show_default=False,
+        callback=_checked(lambda _, name: check_name("recipe", name, RECIPES)),
+    ),
+]
 TaskName = Annotated[
     str | None,
     typer.Option(
@@ -284,11 +335,22 @@ RetrainEpochs = Annotated[
 MaxDrop = Annotated[
     float | None,
     typer.Option(
-        help="Instead of one ticket at the two ratios: the cheapest one whose "
-        "validation score is at most so far below the dense model's, in percent.",
+        help="Find the cheapest ticket whose validation score is at most so far below "
+        "the dense model's, in percent. [dim]default: 0.5, unless one ticket is asked "
+        "for by a ratio, the threshold or the window[/]",
         metavar="PERCENT",
         show_default=False,
         callback=_checked(check_not_negative),
+    ),
+]
+ObjectiveName = Annotated[
+    str,
+    typer.Option(
+        "--objective",
+        help="What the cheapest ticket saves: inference; or training, by leaving units "
+        "and links out after a few epochs.",
+        metavar="NAME",
+        callback=_checked(lambda name, value: check_choice(name, value, Objective)),
     ),
 ]
 Seeds = Annotated[

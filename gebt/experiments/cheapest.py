@@ -1,12 +1,15 @@
 """The cheapest ticket within a tolerance, seed by seed: `gebt run --max-drop`."""
 
-import time
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from gebt._registry import MODELS
 from gebt.deploy.cost import latencies, peak_memory
 from gebt.experiments.record import (
     Drawn,
@@ -27,8 +30,9 @@ from gebt.experiments.run import (
 from gebt.experiments.runner import read_table
 from gebt.graph import Graph
 from gebt.learn.tasks import Task
-from gebt.learn.training import Epoch, new_model, train
+from gebt.learn.training import new_model, train
 from gebt.models.recipe import Recipe
+from gebt.options import Objective
 from gebt.prune.weights import prunable_weights
 from gebt.report.comparison import percent
 from gebt.report.figures import scatter
@@ -44,11 +48,13 @@ _COLUMNS = tuple(each.name for each in fields(Candidate))
 def run_cheapest(
     graph: Graph,
     task: Task,
-    recipe: Recipe,
+    recipes: Sequence[Recipe],
     seeds: range,
     folder: Path,
     *,
+    named: str,
     max_drop: float,
+    objective: Objective = "inference",
     criteria: Sequence[str] | None = None,
     on_epoch: OnEpoch | None = None,
     splits: Sequence[Graph] = (),
@@ -58,11 +64,13 @@ def run_cheapest(
     Args:
         graph: prepared for the task.
         task: what is learned.
-        recipe: of the model.
+        recipes: of which the best on the validation nodes is trained.
         seeds: to run, at least one.
         folder: for metrics.json, the best seed's `FILES` and, where there are several,
             every seed's in ``seed-N/``.
+        named: what they are called together.
         max_drop: see `find_cheapest`.
+        objective: see `find_cheapest`.
         criteria: see `find_cheapest`.
         on_epoch: called with the phase and each of its epochs.
         splits: the graph with another split for each seed, see `run_seeds`.
@@ -70,26 +78,22 @@ def run_cheapest(
     Returns:
         The record, and the choice of the seed that validates best.
     """
-    asked = {"model": recipe.model, "hidden": recipe.hidden, "dropout": recipe.dropout}
-    asked |= {**recipe.fit.to_dict(), "max_drop": max_drop}
+    asked: dict[str, Any] = {"recipe": named, "max_drop": max_drop}
+    asked["objective"] = objective
+    if len(recipes) == 1:
+        asked |= recipes[0].described()
     # Untimed: with its first optimiser torch imports its compiler, over a second.
-    train(new_model(graph, recipe, task, seeds.start), graph, epochs=1, task=task)
+    train(new_model(graph, MODELS["gcn"], task, 0), graph, epochs=1, task=task)
     choices: list[Choice] = []
 
     def one(at: Graph, seed: int) -> Run:
         recorder = Recorder(on_epoch)
-        clock = [_now()]
-
-        def record_epoch(phase: str, epoch: Epoch) -> None:
-            clock[1:] = [_now()] if phase == "dense" else clock[1:]
-            recorder.of(phase, epoch)
-
-        how: Any = {"recipe": recipe, "criteria": criteria, "seed": seed, "task": task}
+        how: Any = {"recipe": recipes, "criteria": criteria, "seed": seed, "task": task}
+        how["objective"] = objective
         with peak_memory(at.adjacency.device) as peak:
-            choice = find_cheapest(at, max_drop=max_drop, on_epoch=record_epoch, **how)
-        clock.append(_now())
+            choice = find_cheapest(at, max_drop=max_drop, on_epoch=recorder.of, **how)
         choices.append(choice)
-        metrics = _measured(at, task, choice, seed, clock, peak[0])
+        metrics = _measured(at, task, choice, seed, peak[0])
         found = choice.ticket, choice.model, choice.graph, recorder.rows
         rows = [asdict(each) for each in choice.frontier]
         return Run(metrics, *found, {FRONTIER: rows})
@@ -98,35 +102,20 @@ def run_cheapest(
     return record, choices[record.best]
 
 
-def _now() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
-
-
 def _measured(
-    graph: Graph,
-    task: Task,
-    choice: Choice,
-    seed: int,
-    clock: Sequence[tuple[float, float]],
-    peak_mib: float,
+    graph: Graph, task: Task, choice: Choice, seed: int, peak_mib: float
 ) -> Measured:
-    """One seed's entry; training a ticket is the dense model's, and all that is tried.
-
-    The clock, wall and CPU, is read at the start, after the dense model, at the end.
-    """
-    start, dense_done, end = clock
+    """One seed's entry; a ticket's training is all that was tried."""
     wall, cpu = (
-        Phases(b - a, None, c - a)
-        for a, b, c in zip(start, dense_done, end, strict=True)
+        Phases(getattr(choice.dense_spent, unit), None, getattr(choice.spent, unit))
+        for unit in ("wall", "cpu")
     )
     sides = {"dense": (choice.dense, graph), "ticket": (choice.model, choice.graph)}
     times = dict(zip(sides, latencies([*sides.values()]), strict=True))
-    if choice.ticket is None:
-        weights = sum(w.numel() for w in prunable_weights(choice.dense).values())
-        links = graph.num_links
-        drawn = Drawn(0, True, links, links, weights, weights)
-    else:
-        drawn = describe(choice.ticket, choice.masked[0])
+    links, weights = graph.num_links, _count(choice.dense)
+    drawn = Drawn(0, True, links, links, weights, weights)
+    if choice.ticket is not None:  # the units that went took weights along
+        drawn = replace(describe(choice.ticket, choice.masked[0]), weights=weights)
     return Measured(
         seed,
         scores_of(choice.dense_val, choice.dense, graph, task),
@@ -137,7 +126,12 @@ def _measured(
         Sides(**times),
         macs_of(sides, {**sides, "ticket": choice.masked}),
         peak_mib,
+        model=choice.recipe.in_words(),
     )
+
+
+def _count(model: nn.Module) -> int:
+    return sum(weight.numel() for weight in prunable_weights(model).values())
 
 
 def read_frontier(folder: Path) -> list[Candidate]:
@@ -167,34 +161,43 @@ def read_frontier(folder: Path) -> list[Candidate]:
 
 
 def frontier_items(frontier: Sequence[Candidate], metric: str) -> tuple[Table, Figure]:
-    """What was timed, the cheapest first, and the dense model; table and figure."""
+    """The frontier, the cheapest first, and the dense model; table and figure.
+
+    The table leaves out what something else beats in time and in score.
+    """
     tried = [each for each in frontier if each.ms]
     tried.sort(key=lambda each: each.share)
     [dense] = [each for each in tried if each.criterion == "dense"]
-    rows, points = [], []
+    rows, points, best = [], [], -math.inf
     for each in tried:
-        assert each.val is not None and each.ms and each.reference_ms and dense.val
+        assert each.ms
         name = "dense"
         if each is not dense:
-            name = f"{percent(each.graph_ratio)} / {percent(each.weight_ratio)}"
-        points.append((name, each.ms, each.val, 0.0))
+            gone = each.graph_ratio, each.weight_ratio, each.unit_ratio
+            name = " / ".join(map(percent, gone))
+        points.append((name, each.ms, each.best, 0.0))
+        if each.best <= best and not each.chosen and each is not dense:
+            continue
+        best = max(best, each.best)
         rows.append(
             [
                 "→ " * each.chosen + name,
                 each.criterion if each.graph_ratio else "-",
                 f"{each.val:.1f}",
-                f"{each.val - dense.val:+z.1f}",
                 "" if each.retrained is None else f"{each.retrained:.1f}",
+                f"{each.best - dense.val:+z.1f}",
                 f"{each.ms:.2f}",
                 f"{1 / each.share:.2f}x",
             ]
         )
-    header = ("removed", "links by", "val", "- dense", "retrained", "ms", "faster")
+    header = ("removed", "links by", "val", "retrained", "- dense", "ms", "faster")
     note = (
-        f"→ is the answer. Shares of links / weights removed; validation {metric}, %; "
-        "milliseconds of a forward, in turns with the dense model's. At each share the "
-        f"best criterion's links; {FRONTIER} has the others', too. The answer is "
-        "retrained, and kept as it was unless that is better."
+        "→ is the answer. Shares of links / weights / hidden units removed, of weights "
+        f"those of the units that stay; validation {metric}, %, before and after "
+        "retraining, and the better one less the dense model's; milliseconds of a "
+        "forward, in turns with the dense model's. What something else beats in both "
+        f"is left out; {FRONTIER} has all. To hold, a ticket must be above the least "
+        "that is allowed by half a standard error."
     )
     if dense.chosen:
         note = f"Nothing can be removed from this graph within the tolerance. {note}"

@@ -68,7 +68,8 @@ class Measured:
     """What one seed gave; None is what was not measured.
 
     ``dense`` where a ticket alone was retrained, and what gebt 0.1 did not write.
-    ``split`` is which of the graph's splits it had, where each seed had another.
+    ``split`` is which of the graph's splits it had, where each seed had another;
+    ``model`` which was chosen, where each seed chose.
     """
 
     seed: int | None
@@ -81,6 +82,7 @@ class Measured:
     macs: Macs | None
     peak_mib: float | None
     split: int | None = None
+    model: str | None = None
 
     def at(self, path: str) -> float | None:
         """A number by its place, such as ``"dense.test"``, if it was measured."""
@@ -144,7 +146,7 @@ def _combine(entries: Sequence[Any], by: Callable[[Sequence[float]], float]) -> 
     if any(entry is None for entry in entries):
         return None  # a model without paper MACs, a graph without test nodes
     if isinstance(entries[0], Mapping):
-        keys = [key for key in entries[0] if key not in ("seed", "split")]
+        keys = [key for key in entries[0] if key not in ("seed", "split", "model")]
         return {key: _combine([entry[key] for entry in entries], by) for key in keys}
     return by([float(entry) for entry in entries])
 
@@ -205,6 +207,8 @@ def _read(kind: type[T], record: Fields) -> T:
             found[name] = record.whole(name, 0)
         elif of is bool:
             found[name] = record.flag(name)
+        elif of is str:
+            found[name] = record.text(name)
         else:
             found[name] = _read(of, record.fields(name))
     return kind(**found)
@@ -274,7 +278,12 @@ def summary_table(record: Record) -> Table:
             f"Not settled before the epochs ran out: seed {', '.join(late)}. Their "
             "tickets are the last epoch's."
         )
-    if "max_drop" in record.options:
+    if record.options.get("objective") == "training":
+        notes.append(
+            "Training a ticket is all that was tried, and the dense model's where the "
+            "ticket did not hold."
+        )
+    elif "max_drop" in record.options:
         notes.append(
             "Training a ticket includes the dense model's, and all that was tried."
         )

@@ -37,7 +37,7 @@ _ABSENT = 1e-6  # value of an absent link: unlike |0|, |value| has a derivative 
 _CHUNK = 2**18  # entries whose features are in memory at a time
 
 
-@criterion("voi")
+@criterion("voi", by_ratio=True)
 def voi(graph: Graph, context: Context) -> Tensor:
     """Value of information: messages that change what a node would answer.
 
@@ -66,7 +66,7 @@ def voi(graph: Graph, context: Context) -> Tensor:
     return in_rounds(graph, context, score)
 
 
-@criterion("expected-gradient")
+@criterion("expected-gradient", by_ratio=True)
 def expected_gradient(graph: Graph, context: Context) -> Tensor:
     """What a message is expected to take off the loss, by what is known of its ends.
 
@@ -112,7 +112,7 @@ def expected_gradient(graph: Graph, context: Context) -> Tensor:
     return in_rounds(graph, context, score)
 
 
-@criterion("grow")
+@criterion("grow", by_ratio=True)
 def grow(graph: Graph, context: Context) -> Tensor:
     """Links that bring back the model's own answers on the full graph.
 

@@ -472,7 +472,8 @@ class LinearStack(Stack[LinearLayer]):
         """A copy with fewer hidden units, which keep their weights, to be trained on.
 
         Unlike after `shrink` the outputs are others, and norms stay; a layer norm is
-        over the units that are left.
+        over the units that are left. Dropout is less, by the fourth root of the share
+        of units that stay: it would leave a narrow model too few.
 
         Args:
             keep: (H,) boolean, True = kept, for each width between two layers.
@@ -480,7 +481,10 @@ class LinearStack(Stack[LinearLayer]):
         weight = self.stacked()[0].weight
         ends = (weight.shape[0], self.stacked()[-1].width)
         first, last = (weight.new_ones(n, dtype=torch.bool) for n in ends)
-        changed = {"hidden": [int(units.sum()) for units in keep], "norm_over": ()}
+        units = [int(each.sum()) for each in keep]
+        share = sum(units) / sum(each.numel() for each in keep)
+        dropout = self.dropout * share**0.25
+        changed = {"hidden": units, "norm_over": (), "dropout": dropout}
         small = type(self)(**self.arguments | changed).to(weight)
         small.take_weights(self.stacked(), [first, *keep, last])
         for k, norm in small.normed().items():

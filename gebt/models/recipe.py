@@ -68,6 +68,19 @@ class Recipe:
             "dropout": self.dropout,
         }
 
+    def in_words(self) -> str:
+        """The model and what is set of it."""
+        shape = self.build.keywords if isinstance(self.build, partial) else {}
+        parts = [f"{name} {value}" for name, value in shape.items()]
+        parts = [part.replace(" True", "").replace("_", " ") for part in parts]
+        parts += [f"hidden {self.hidden}", f"dropout {self.dropout:g}"]
+        return ", ".join([self.model, *parts])
+
+    def described(self) -> dict[str, Any]:
+        """As numbers and names, for records."""
+        layers = {"model": self.model, "hidden": self.hidden, "dropout": self.dropout}
+        return {**layers, **self.fit.to_dict()}
+
     def new(self, num_features: int, num_outputs: int) -> nn.Module:
         """A model for F features and C outputs, with random weights."""
         return construct(self.kind, self.arguments(num_features, num_outputs))

@@ -36,9 +36,11 @@ class Context:
 
 
 Criterion = Callable[[Graph, Context], Tensor]
+BY_RATIO: set[str] = set()
+"""Names of the criteria whose order depends on how many links will go."""
 
 
-def criterion(name: str) -> Callable[[Criterion], Criterion]:
+def criterion(name: str, *, by_ratio: bool = False) -> Callable[[Criterion], Criterion]:
     """Register a function as a criterion for links.
 
     ``find_ticket(..., criterion=name)`` then keeps the links that it scores highest,
@@ -52,6 +54,8 @@ def criterion(name: str) -> Callable[[Criterion], Criterion]:
 
     Args:
         name: in lower case.
+        by_ratio: whether the order of links depends on how many will go, as where they
+            are chosen one after the other; `find_cheapest` then asks at every share.
 
     Raises:
         ValueError: if the name is one of gebt's own.
@@ -59,6 +63,10 @@ def criterion(name: str) -> Callable[[Criterion], Criterion]:
 
     def register(function: Criterion) -> Criterion:
         CRITERIA.add(name, function, function.__module__)
+        if by_ratio:
+            BY_RATIO.add(name)
+        else:
+            BY_RATIO.discard(name)
         return function
 
     return register

@@ -1,40 +1,64 @@
-"""The cheapest model no worse than a dense one: one student, many tickets."""
+"""The cheapest model no worse than a dense one: units, weights and links that can go.
+
+Three things go, in turn: hidden units by halves, as long as that holds; weights, where
+a student can do without them; links, of which the criteria name many sets and a few
+retrainings find the smallest that holds.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from gebt._checks import check_not_negative
+from gebt._checks import check_choice, check_not_negative
 from gebt._provenance import versions
-from gebt._registry import ASK_A_MODEL, CRITERIA, MODELS
+from gebt._registry import ASK_A_MODEL, CRITERIA
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import latencies
 from gebt.graph import Graph, Split, check_graph
-from gebt.learn.student import train_student
-from gebt.learn.tasks import (
-    NodeClassification,
-    Task,
-    prepare,
-    task_for,
+from gebt.learn.distilled import Distilled
+from gebt.learn.loop import run
+from gebt.learn.recipes import (
+    Clock,
+    Dense,
+    choose_dense,
+    recipes_for,
+    train_dense,
 )
-from gebt.learn.training import Epoch, copy_state, evaluate, new_model, train
+from gebt.learn.student import train_student
+from gebt.learn.tasks import NodeClassification, Task, prepare, task_for
+from gebt.learn.training import Epoch, copy_state, evaluate, train
 from gebt.models import describe_model
 from gebt.models.recipe import Recipe
-from gebt.prune.criteria import Context, score_links
+from gebt.options import Fit, Objective
+from gebt.prune.criteria import BY_RATIO, Context, score_links
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.links import RankedLinks
+from gebt.prune.units import can_slim, slim, unit_scores
+from gebt.sparse import SparseMatrix
+from gebt.tickets.early import Early, draw_early
 from gebt.tickets.search import Search, describe_search
 from gebt.tickets.ticket import Ticket
 
 LINKS = (0.95, 0.9, 0.8, 0.6, 0.4, 0.2, 0.0)
-WEIGHTS = (0.9, 0.5, 0.0)
-"""Shares removed that are tried, the cheapest first."""
-_LONGER, _FASTER = 1.4, 2.0  # than the dense model a student is trained
-_RESAMPLES = 1000
+"""Shares of the links removed that are tried, the cheapest first."""
+_UNITS = 0.75, 0.5  # shares of the hidden units removed that are tried
+_NARROWEST = 16  # units of a hidden layer that stay at least
+_SPARSE = 0.9  # share of weights that a student does without, where features are sparse
+_SHORTER = 0.5  # than the dense model's are the trainings of what begins with its own
+_STUDENT, _FASTER = (
+    0.7,
+    2.0,
+)  # of the dense model's epochs and learning rate, a student's
+_ASKED = 0.2  # share of the nodes that can be asked about, from which a student pays
+_REACH = 5.0  # percent that retraining is trusted to bring back
+_REPEATS = 20  # timed forwards of each candidate
+_RESAMPLES = 200  # of the validation nodes
+_SURE = 0.5  # standard errors
 OnEpoch = Callable[[str, Epoch], None]
 
 
@@ -46,9 +70,10 @@ class Candidate:
         criterion: that ranked its links; ``"dense"`` for the dense model, ``"all"``
             where all links stay.
         graph_ratio: share of links removed.
-        weight_ratio: share of weights removed.
+        weight_ratio: share of the weights removed, of those of the units that stay.
+        unit_ratio: share of the hidden units removed.
         val: validation score, percent.
-        retrained: the same after retraining, of the answer alone.
+        retrained: the same after retraining, of those that were.
         ms: of a forward of its compact form; None if another's links are better.
         reference_ms: of one of the dense model, timed in turns with it.
         chosen: whether it is the answer.
@@ -57,11 +82,17 @@ class Candidate:
     criterion: str
     graph_ratio: float
     weight_ratio: float
+    unit_ratio: float = 0.0
     val: float
     retrained: float | None = None
     ms: float | None = None
     reference_ms: float | None = None
     chosen: bool = False
+
+    @property
+    def best(self) -> float:
+        """The validation score, after retraining if that is better."""
+        return max(self.val, -math.inf if self.retrained is None else self.retrained)
 
     @property
     def share(self) -> float:
@@ -82,11 +113,14 @@ class Choice:
         ticket: what they were made from; None where nothing can be removed.
         masked: the model before compaction, and its graph.
         val: its validation score, percent.
+        recipe: by which the dense model was trained.
         dense: the dense model, at its best validation epoch.
         dense_val: its validation score, percent.
         frontier: the dense model, and every ticket that was scored.
         interval: on 95% of the resampled sets of validation nodes the ticket's score
             less the dense model's lies between these two, percent; NaN for links.
+        dense_spent: seconds on training the dense model alone.
+        spent: seconds on everything, that included.
     """
 
     model: nn.Module
@@ -94,10 +128,13 @@ class Choice:
     ticket: Ticket | None
     masked: tuple[nn.Module, Graph]
     val: float
+    recipe: Recipe
     dense: nn.Module
     dense_val: float
     frontier: tuple[Candidate, ...]
     interval: tuple[float, float]
+    dense_spent: Clock
+    spent: Clock
 
     @property
     def chosen(self) -> Candidate:
@@ -109,7 +146,8 @@ def find_cheapest(
     graph: Graph,
     *,
     max_drop: float = 0.5,
-    recipe: str | Recipe = "gcn",
+    recipe: str | Recipe | Sequence[Recipe] = "auto",
+    objective: Objective = "inference",
     criteria: Sequence[str] | None = None,
     seed: int = 0,
     task: Task | None = None,
@@ -117,47 +155,75 @@ def find_cheapest(
 ) -> Choice:
     """The cheapest ticket whose validation score is within a tolerance of the dense's.
 
-    Trains the dense model, and from its weights a student (`train_student`) that does
-    with few weights, and with whichever links. Every criterion's links, at every share
-    in `LINKS`, are then scored by one forward of the student on the validation nodes.
-    Of what holds, the fastest, timed in turns with the dense model, is the answer; it
-    alone is retrained, and kept as it was unless that is better. Where nothing holds, a
-    student with more weights is tried, by `WEIGHTS`, and in the end nothing can be
-    removed. Selection is on validation alone; the test nodes are never looked at.
+    1. The dense model is trained; with ``recipe="auto"`` validation chooses it.
+    2. Its hidden units are halved (`slim`) and what is left trained on, as long as the
+       validation score holds.
+    3. Where features are sparse or there are nodes to ask the dense model about, a
+       student (`train_student`) is made of that, which does with few weights and with
+       whichever links; it is used if it holds with some.
+    4. Every criterion's links, at every share in `LINKS`, are scored by one forward on
+       the validation nodes. The best at each share are timed, in turns with the dense
+       model, and a few retrained: the fastest that holds is found by halving.
+
+    Selection is on validation alone; the test nodes are never looked at. Where nothing
+    holds the dense model is the answer.
+
+    With ``objective="training"`` it is the training that is to be cheap: see
+    `gebt.tickets.early`. The dense model is trained afterwards, to compare with, and
+    what that takes is not in ``spent`` unless the ticket does not hold.
 
     Args:
         graph: with nodes, or links, to train and to validate on.
         max_drop: how far the validation score may be below the dense model's, percent.
-        recipe: of the model, or its name.
+        recipe: of the model; its name; ``"auto"``, ``"paper"`` or ``"tuned"``, see
+            `gebt.learn.recipes`; or several, of which the best on validation is taken.
+        objective: what is to be cheap, ``"inference"`` or ``"training"``.
         criteria: names of those to try; by default `usual_criteria`.
         seed: of everything.
         task: what to learn; by default what the labels say.
-        on_epoch: called with the phase, ``"dense"``, ``"student"`` or ``"retrain"``,
-            and each of its epochs.
+        on_epoch: called with the phase, ``"dense"``, ``"units"``, ``"student"``,
+            ``"retrain"``, ``"trial"`` or ``"early"``, and each of its epochs.
 
     Raises:
         ValueError: if the tolerance is negative, a name is not known, or there is
             nothing to validate on.
     """
     check_not_negative("max_drop", max_drop)
-    recipe = MODELS.find(recipe) if isinstance(recipe, str) else recipe
+    check_choice("objective", objective, Objective)
+    start = Clock.now()
     check_graph(graph)
     task = task or task_for(graph)
     graph = prepare(graph, task)
+    check_validation(graph, task, "`max_drop` is judged")
+    if isinstance(recipe, str):
+        recipe = recipes_for(recipe, graph, task)
+    among = [recipe] if isinstance(recipe, Recipe) else recipe
+    names = usual_criteria(task) if criteria is None else criteria
+    known = [CRITERIA.check(name) for name in names]
+
+    def of(phase: str) -> Callable[[Epoch], None] | None:
+        return None if on_epoch is None else lambda epoch: on_epoch(phase, epoch)
+
+    if objective == "training":
+        early = draw_early(among, graph, task, seed, of)
+        dense = train_dense(early.recipe, graph, task, seed, of("dense"))
+        return _Trial(graph, task, dense, seed, max_drop, of).early(early)
+    dense = choose_dense(among, graph, task, seed, of("dense"))
+    trial = _Trial(graph, task, dense, seed, max_drop, of)
+    for base in trial.bases():
+        if trial.settle(base, known):
+            break
+    return trial.choice(Clock.now() - start)
+
+
+def check_validation(graph: Graph, task: Task, what: str) -> None:
+    """Raise a ValueError unless a graph has something to validate on."""
     rows = task.rows(graph, "val")
     if rows is not None and not rows.numel():
         raise ValueError(
-            f"the graph {graph.name!r} has nothing to validate on, by which `max_drop` "
-            "is judged: mark nodes in `data.val_mask`."
+            f"the graph {graph.name!r} has nothing to validate on, by which {what}: "
+            "mark nodes in `data.val_mask`."
         )
-    names = usual_criteria(task) if criteria is None else criteria
-    known = [CRITERIA.check(name) for name in names]
-    trial = _Trial(graph, task, recipe, seed, max_drop, on_epoch)
-    for ratio in WEIGHTS:
-        trial.student(ratio)
-        if trial.rank(known) >= trial.least:
-            break
-    return trial.choice()
 
 
 def usual_criteria(task: Task) -> list[str]:
@@ -171,160 +237,298 @@ def usual_criteria(task: Task) -> list[str]:
     return [name for name in CRITERIA if name not in left_out]
 
 
+@dataclass(frozen=True, eq=False)
+class _Base:
+    """A trained model whose links may go.
+
+    Attributes:
+        model: with its weights.
+        first: its state before it was trained.
+        masks: of its weights.
+        fit: how it was trained.
+        row: what the frontier says of it, with all links.
+        reach: percent that retraining is trusted to bring back after links have gone.
+    """
+
+    model: nn.Module
+    first: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    fit: Fit
+    row: Candidate
+    reach: float = _REACH
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A candidate, as it can be used."""
+
+    row: Candidate
+    base: _Base
+    mask: Tensor
+    model: nn.Module
+    graph: Graph
+
+
 class _Trial:
-    """A dense model, its student, and the student's tickets."""
+    """A dense model, and what can be made of it."""
 
     def __init__(
         self,
         graph: Graph,
         task: Task,
-        recipe: Recipe,
+        dense: Dense,
         seed: int,
         max_drop: float,
-        on_epoch: OnEpoch | None,
+        of: Callable[[str], Callable[[Epoch], None] | None],
     ):
-        self._graph, self._task, self._recipe, self._seed = graph, task, recipe, seed
-        self._on_epoch = on_epoch
-        self._dense = new_model(graph, recipe, task, seed)
-        self._first = copy_state(self._dense)
-        how: Any = {"fit": recipe.fit, "seed": seed, "task": task}
-        how["on_epoch"] = self._hook("dense")
-        self.dense_val = train(self._dense, graph, **how).val
-        self.least = self.dense_val - max_drop
-        self._logits: Tensor | None = None
+        self._graph, self._task, self._dense, self._seed = graph, task, dense, seed
+        self._max_drop, self._of = max_drop, of
+        self._taught, self._logits = task, None
         if isinstance(task, NodeClassification):
             with torch.no_grad():
-                self._logits = self._dense(graph.x, graph.adjacency)
-        self._frontier: list[Candidate] = []
-        self._best: dict[float, tuple[Candidate, Tensor]] = {}
+                self._logits = dense.model(graph.x, graph.adjacency)
+            self._taught = Distilled(task, self._logits)
+        self._whole = dense.model, graph
+        none: Any = {"graph_ratio": 0.0, "weight_ratio": 0.0}
+        row = Candidate(criterion="dense", val=dense.val, **none)
+        base = _Base(dense.model, dense.first, {}, dense.recipe.fit, row)
+        every = torch.ones(graph.num_links, dtype=torch.bool, device=graph.link.device)
+        self._answer = self._timed(_Found(row, base, every, *self._whole))
+        self._first = self._answer
+        self._frontier = [self._answer.row]
+        self._best: dict[float, _Found] = {}
 
-    def _hook(self, phase: str) -> Callable[[Epoch], None] | None:
-        given = self._on_epoch
-        return None if given is None else lambda epoch: given(phase, epoch)
+    def bases(self) -> Iterator[_Base]:
+        """Models whose links may go, to be tried until one holds."""
+        sparse = isinstance(self._graph.x, SparseMatrix)
+        if sparse or self._asked() >= _ASKED * self._graph.num_nodes:
+            weights = _SPARSE if sparse else 0.0
+            units = [*map(self._room, _UNITS)]
+            students = [*((gone, weights) for gone in units), (units[-1], 0.0)]
+            for gone, few in dict.fromkeys(students):
+                yield self._student(self._narrow(self._first.base, gone), few)
+        yield self._slimmed()
 
-    def student(self, weight_ratio: float) -> None:
-        """Train one with fewer weights."""
-        graph, task, fit = self._graph, self._task, self._recipe.fit
-        self._fit = replace(
-            fit, epochs=max(1, round(_LONGER * fit.epochs)), lr=_FASTER * fit.lr
-        )
-        self._model = new_model(graph, self._recipe, task, self._seed)
-        self._model.load_state_dict(self._dense.state_dict())
+    def _room(self, gone: float) -> float:
+        """That share of the units where so many can go, else 0."""
+        model = self._dense.model
+        if not can_slim(model):
+            return 0.0
+        narrow = min(scores.numel() for scores in unit_scores(model))
+        return gone if (1 - gone) * narrow >= _NARROWEST else 0.0
+
+    def _narrow(self, base: _Base, gone: float) -> _Base:
+        """A base of fewer units, as it is before it is trained on."""
+        if not gone:
+            return base
+        model = slim(base.model, gone)
+        units = 1 - (1 - base.row.unit_ratio) * (1 - gone)
+        row = replace(base.row, criterion="all", unit_ratio=units)
+        return _Base(model, copy_state(model), {}, base.fit, row)
+
+    def _asked(self) -> int:
+        """How many nodes the dense model is asked about, beside those to train on."""
+        tasks = self._taught, self._task
+        counts = [
+            0 if rows is None else rows.numel()
+            for rows in (task.rows(self._graph, "train") for task in tasks)
+        ]
+        return counts[0] - counts[1]
+
+    def _slimmed(self) -> _Base:
+        """The narrowest model that holds, each half as wide as the one before."""
+        base = self._first.base
+        for _ in filter(self._room, _UNITS[::-1]):
+            small = self._narrow(base, 0.5)
+            fit = _shorter(base.fit)
+            how: Any = {"fit": fit, "seed": self._seed, "task": self._taught}
+            done = train(small.model, self._graph, on_epoch=self._of("units"), **how)
+            row = replace(small.row, val=done.val)
+            at = self._first.mask, small.model, self._graph
+            found = self._timed(_Found(row, small, *at))
+            self._frontier.append(found.row)
+            if not self._holds(found):
+                break
+            base = replace(small, row=found.row)
+            self._take(replace(found, base=base))
+        return base
+
+    def _student(self, base: _Base, weight_ratio: float) -> _Base:
+        """One of fewer weights, that does with whichever links."""
+        model, recipe = deepcopy(base.model), self._dense.recipe
+        fit = _shorter(base.fit, _STUDENT)
+        fit = replace(fit, lr=_FASTER * fit.lr)
         done = train_student(
-            self._model,
-            graph,
+            model,
+            self._graph,
             self._logits,
             weight_ratio=weight_ratio,
-            scope=self._recipe.scope,
-            fit=self._fit,
+            scope=recipe.scope,
+            fit=fit,
             seed=self._seed,
-            task=task,
-            on_epoch=self._hook("student"),
+            task=self._task,
+            on_epoch=self._of("student"),
         )
-        self._masks, self._ratio = done.masks, weight_ratio
+        row = replace(base.row, weight_ratio=weight_ratio, ms=None, reference_ms=None)
+        # It is trained for whichever links: what it is short of it will not learn.
+        return _Base(model, base.first, dict(done.masks), fit, row, reach=0.0)
 
-    def _score(self, criterion: str, graph_ratio: float, mask: Tensor) -> None:
-        """The student's on some links, which are kept if the best at their share."""
-        small = self._graph.keep_links(mask)
-        val = evaluate(self._model, small, "val", task=self._task)
-        candidate = Candidate(
+    def settle(self, base: _Base, criteria: Sequence[str]) -> bool:
+        """Find the fastest links of a model that hold; whether any do."""
+        self._rank(base, criteria)
+        self._retrain()
+        return self._answer is not self._first
+
+    def _rank(self, base: _Base, criteria: Sequence[str]) -> None:
+        """Score a model on every criterion's links at every share."""
+        graph, draw = self._graph, Generator()
+        self._best.clear()
+        self._score(base, "all", 0.0, self._first.mask)
+        for name in criteria:
+            scores: Tensor | None = None
+            for ratio in LINKS[:-1]:
+                if scores is None or name in BY_RATIO:
+                    draw.manual_seed(self._seed)
+                    context = Context(draw, base.model, ratio, self._task)
+                    scores = score_links(name, graph, context)
+                links = RankedLinks(graph, ratio, scores, self._seed)
+                self._score(base, name, ratio, links.masks()["link"])
+
+    def _score(
+        self, base: _Base, criterion: str, graph_ratio: float, mask: Tensor
+    ) -> None:
+        """A model's on some links, which are kept if the best at their share."""
+        small = self._graph.keep_links(mask) if graph_ratio else self._graph
+        val = evaluate(base.model, small, "val", task=self._task)
+        row = replace(
+            base.row,
             criterion=criterion,
             graph_ratio=graph_ratio,
-            weight_ratio=self._ratio,
             val=val,
+            ms=None,
+            reference_ms=None,
         )
-        self._frontier.append(candidate)
+        self._frontier.append(row)
         known = self._best.get(graph_ratio)
-        if known is None or val > known[0].val:
-            self._best[graph_ratio] = candidate, mask
+        if known is None or val > known.row.val:
+            self._best[graph_ratio] = _Found(row, base, mask, base.model, small)
 
-    def rank(self, criteria: Sequence[str]) -> float:
-        """Score the student on every criterion's links at every share: the best."""
-        graph, seed = self._graph, self._seed
-        self._best.clear()
-        every = torch.ones(graph.num_links, dtype=torch.bool)
-        self._score("all", 0.0, every.to(graph.link.device))
-        for name in criteria:
-            for ratio in LINKS[:-1]:
-                draw = Generator().manual_seed(seed)
-                context = Context(draw, self._model, ratio, self._task)
-                scores = score_links(name, graph, context)
-                links = RankedLinks(graph, ratio, scores, seed)
-                self._score(name, ratio, links.masks()["link"])
-        return max(candidate.val for candidate, _ in self._best.values())
+    def _timed(self, found: _Found) -> _Found:
+        """The candidate with the time of its compact form, in turns with the dense."""
+        pairs = [self._whole, compact(found.model, found.graph)]
+        reference_ms, ms = latencies(pairs, repeats=_REPEATS)
+        if found.row.criterion == "dense":
+            ms = reference_ms  # compaction is a ticket's
+        return replace(found, row=replace(found.row, ms=ms, reference_ms=reference_ms))
 
-    def choice(self) -> Choice:
-        """The fastest of what holds, or the dense model."""
-        whole = self._dense, self._graph
-        [ms] = latencies([whole])
-        ratios: Any = {"graph_ratio": 0.0, "weight_ratio": 0.0}
-        best = Candidate(
-            criterion="dense", val=self.dense_val, ms=ms, reference_ms=ms, **ratios
+    def _take(self, found: _Found) -> None:
+        """Make it the answer if it is faster."""
+        if found.row.share < self._answer.row.share:
+            self._answer = found
+
+    def _retrain(self) -> None:
+        """By halving, until the fastest that holds is known."""
+        timed = [self._timed(found) for found in self._best.values()]
+        for found, before in zip(timed, self._best.values(), strict=True):
+            self._write(found.row, instead=before.row)
+        faster = [f for f in timed if f.row.share < self._answer.row.share]
+        faster.sort(key=lambda found: found.row.share)
+        low, high = 0, len(faster)
+        while low < high:
+            middle = (low + high) // 2
+            found = self._retrained(faster[middle])
+            if self._holds(found):
+                self._take(found)
+                high = middle
+            else:
+                low = middle + 1
+
+    def _write(self, row: Candidate, *, instead: Candidate) -> None:
+        self._frontier[self._frontier.index(instead)] = row
+
+    def _retrained(self, found: _Found) -> _Found:
+        """The better of a candidate as it is and retrained."""
+        if found.row.val < self._dense.val - self._max_drop - found.base.reach:
+            return found
+        model = deepcopy(found.base.model)
+        small = self._ticket(found).open(model, self._graph)
+        fit = _shorter(self._dense.recipe.fit)
+        how: Any = {"fit": fit, "seed": self._seed, "task": self._taught}
+        val = train(model, small, on_epoch=self._of("retrain"), **how).val
+        row = replace(found.row, retrained=val)
+        self._write(row, instead=found.row)
+        if val > found.row.val:
+            return replace(found, row=row, model=model, graph=small)
+        return replace(found, row=row)
+
+    def early(self, early: Early) -> Choice:
+        """The answer where training was to be cheap, if it holds."""
+        ratios: Any = {"graph_ratio": early.graph_ratio, "weight_ratio": 0.0}
+        row = Candidate(
+            criterion=early.criterion,
+            unit_ratio=early.unit_ratio,
+            val=early.val,
+            **ratios,
         )
-        ticket: Ticket | None = None
-        masked = compacted = whole
-        frontier = [best, *self._frontier]
-        for candidate, mask in self._best.values():
-            small = self._graph.keep_links(mask)
-            reference_ms, ms = latencies([whole, compact(self._model, small)])
-            timed = replace(candidate, ms=ms, reference_ms=reference_ms)
-            frontier[frontier.index(candidate)] = timed
-            if candidate.val >= self.least and timed.share < best.share:
-                best, ticket = timed, self._ticket(timed, mask)
-        val, place = best.val, frontier.index(best)
-        if ticket is not None:
-            masked, val, after = self._retrained(ticket, best.val)
-            compacted = compact(*masked)
-            best = replace(best, retrained=after)
-        frontier[place] = replace(best, chosen=True)
+        fit = replace(self._dense.recipe.fit, epochs=early.epoch)
+        base = _Base(early.model, early.first, {}, fit, row)
+        small = self._graph.keep_links(early.mask)
+        found = self._timed(_Found(row, base, early.mask, early.model, small))
+        self._frontier.append(found.row)
+        if early.val < self._dense.val - self._max_drop:
+            return self.choice(early.spent + self._dense.spent)
+        self._answer = found
+        return self.choice(early.spent)
+
+    def choice(self, spent: Clock) -> Choice:
+        """The answer, and what it took."""
+        found, ticket = self._answer, None
+        model, graph = self._whole
+        if found is not self._first:
+            ticket = self._ticket(found)
+            model, graph = compact(found.model, found.graph)
+        self._write(replace(found.row, chosen=True), instead=found.row)
         return Choice(
-            model=compacted[0],
-            graph=compacted[1],
+            model=model,
+            graph=graph,
             ticket=ticket,
-            masked=masked,
-            val=val,
-            dense=self._dense,
-            dense_val=self.dense_val,
-            frontier=tuple(frontier),
-            interval=self._interval(whole, compacted),
+            masked=(found.model, found.graph),
+            val=found.row.best,
+            recipe=self._dense.recipe,
+            dense=self._dense.model,
+            dense_val=self._dense.val,
+            frontier=tuple(self._frontier),
+            interval=self._interval(self._whole, (model, graph)),
+            dense_spent=self._dense.spent,
+            spent=spent,
         )
 
-    def _retrained(
-        self, ticket: Ticket, before: float
-    ) -> tuple[tuple[nn.Module, Graph], float, float]:
-        """The better of a ticket as it is and retrained; both scores."""
-        how: Any = {"fit": self._recipe.fit, "seed": self._seed, "task": self._task}
-        small = ticket.open(self._model, self._graph)
-        after = train(self._model, small, on_epoch=self._hook("retrain"), **how).val
-        if not after > before:
-            small = ticket.open(self._model, self._graph)
-        return (self._model, small), max(after, before), after
-
-    def _ticket(self, candidate: Candidate, mask: Tensor) -> Ticket:
-        """Of the student, on the links of a mask (L,)."""
+    def _ticket(self, found: _Found) -> Ticket:
+        """Of a candidate's model, on its links."""
+        base, mask = found.base, found.mask
         masks: dict[str, Any] = {"graph": {"link": mask}}
-        if self._masks:
-            masks["weights"] = self._masks
+        if base.masks:
+            masks["weights"] = base.masks
         search = Search(
-            criterion=candidate.criterion if candidate.graph_ratio else "learned",
-            scope=self._recipe.scope,
+            criterion=found.row.criterion if found.row.graph_ratio else "learned",
+            scope=self._dense.recipe.scope,
             detector=MaskDistanceDetector(),
         )
         ones = torch.ones_like(mask, dtype=self._graph.adjacency.dtype)
         return Ticket(
             masks=masks,
             scores={"graph": {"link": ones}},
-            weights=copy_state(self._model),
-            first_weights=self._first,
-            epoch=self._fit.epochs,
+            weights=copy_state(base.model),
+            first_weights=base.first,
+            epoch=base.fit.epochs,
             settled=True,
             share_untouched=0.0,
             distances=(),
             options=describe_search(
                 self._task,
-                candidate.graph_ratio,
-                candidate.weight_ratio,
-                self._fit,
+                found.row.graph_ratio,
+                found.row.weight_ratio,
+                _shorter(self._dense.recipe.fit),
                 search,
             ),
             seed=self._seed,
@@ -332,24 +536,49 @@ class _Trial:
                 "name": self._graph.name,
                 "fingerprint": self._graph.fingerprint(),
             },
-            model=describe_model(self._dense),
+            model=describe_model(base.model),
             versions=versions(),
         )
 
+    def _holds(self, found: _Found) -> bool:
+        """Whether a candidate is within the tolerance, and not by chance alone.
+
+        Several are tried on the same nodes, and some that are worse look better there.
+        So the validation score must be above the least that is allowed by half of the
+        standard error of its difference to the dense model's.
+        """
+        spare = found.row.best - (self._dense.val - self._max_drop)
+        if spare < 0:
+            return False
+        gaps = self._gaps(self._whole, (found.model, found.graph))
+        return gaps is None or spare >= _SURE * float(gaps.std())
+
     @torch.no_grad()
-    def _interval(self, *sides: tuple[nn.Module, Graph]) -> tuple[float, float]:
-        """Where 95% of the differences on resampled validation nodes lie; paired."""
+    def _gaps(self, *sides: tuple[nn.Module, Graph]) -> Tensor | None:
+        """Differences of two scores on resampled validation nodes; None for links."""
         split = self._graph.split
         if not isinstance(split, Split):
-            return math.nan, math.nan
-        outputs = [model.eval()(at.x, at.adjacency) for model, at in sides]
+            return None
+        outputs = [run(model.eval(), g.x, g.adjacency, split.val) for model, g in sides]
         draw = Generator().manual_seed(self._seed)
         gaps = []
         for _ in range(_RESAMPLES):
             picked = torch.randint(split.val.numel(), split.val.shape, generator=draw)
-            nodes = split.val[picked.to(split.val.device)]
-            at = replace(self._graph, split=replace(split, val=nodes))
-            dense, ours = (self._task.score(o[nodes], at, "val") for o in outputs)
+            picked = picked.to(split.val.device)
+            at = replace(self._graph, split=replace(split, val=split.val[picked]))
+            dense, ours = (self._task.score(o[picked], at, "val") for o in outputs)
             gaps.append(ours - dense)
-        ends = torch.tensor(gaps).nanquantile(torch.tensor([0.025, 0.975]))
-        return float(ends[0]), float(ends[1])
+        return torch.tensor(gaps, dtype=torch.float64).nan_to_num()
+
+    def _interval(self, *sides: tuple[nn.Module, Graph]) -> tuple[float, float]:
+        """Where 95% of the differences on resampled validation nodes lie; paired."""
+        gaps = self._gaps(*sides)
+        if gaps is None:
+            return math.nan, math.nan
+        low, high = gaps.quantile(gaps.new_tensor([0.025, 0.975])).tolist()
+        return low, high
+
+
+def _shorter(fit: Fit, share: float = _SHORTER) -> Fit:
+    """For what begins with trained weights."""
+    return replace(fit, epochs=math.ceil(share * fit.epochs))

@@ -320,8 +320,9 @@ def _checked_options(options: Fields) -> dict[str, Any]:
     for name in ("lr", "weight_decay"):
         options.number(name, 0)
     options.whole("epochs", 1)
-    if "patience" in options:
-        options.whole("patience", 0)
+    # Files of gebt 0.1 and 0.2 have none.
+    patience = options.whole("patience", 0) if "patience" in options else 0
+    options.content["patience"] = patience
     options.text("decay", ("first", "all"))
     options.fields("detector").number("threshold", 0)
     # A name, or an object of the name and what it was built with.

@@ -29,9 +29,9 @@ NAME = "synthetic:N=400,E=8000,F=16,C=4,split=30-30-40,seed=1"
 def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cheapest")
     graph = gebt.load(NAME)
-    how = {"max_drop": 8.0, "criteria": ["degree", "random"]}
+    how = {"named": "mine", "max_drop": 8.0, "criteria": ["degree", "random"]}
     return folder, *run_cheapest(
-        graph, NodeClassification(), RECIPE, range(2), folder, **how
+        graph, NodeClassification(), [RECIPE], range(2), folder, **how
     )
 
 
@@ -66,7 +66,13 @@ def test_the_frontier_is_shown_the_cheapest_first(ran):
     assert faster == sorted(faster, reverse=True)
     [chosen] = [row for row in table.rows if row[0].startswith("→ ")]
     assert chosen[2] == f"{choice.chosen.val:.1f}"
-    assert [row[3] for row in table.rows if row[0].endswith("dense")] == ["+0.0"]
+    assert [row[4] for row in table.rows if row[0].endswith("dense")] == ["+0.0"]
+    # Each row is better than all that are faster, or is the answer or the dense model.
+    best = -math.inf
+    for row in table.rows:
+        score = max(float(cell) for cell in row[2:4] if cell)
+        assert score >= best or row in (chosen, table.rows[-1]) or "dense" in row[0]
+        best = max(best, score)
     titles = [section.title for section in page_of(folder).sections]
     assert titles == ["Summary", "The frontier", "What was kept"]
     assert figure.draw().axes
@@ -79,14 +85,14 @@ def test_where_nothing_can_be_removed_it_says_so_and_leaves_no_ticket(tmp_path):
     split = {"train": n[:20] + 60, "val": n[20:40] + 60, "test": n[40:] + 60}
     data = {"x": x, "y": torch.cat([n, n]) % 2, "edge_index": torch.stack([n, n + 60])}
     graph = gebt.Graph.from_pyg(data, split=split, directed=False)
-    how = {"max_drop": 0.0, "criteria": ["random"]}
+    how = {"named": "gcn", "max_drop": 0.0, "criteria": ["random"]}
     # One unit with two weights in all: none is to spare, either.
     recipe = MODELS["gcn"].changed(epochs=1, hidden=1, lr=1e-9)
     task = NodeClassification()
     for seed in range(20):
         folder = tmp_path / f"{seed}"
         seeds = range(seed, seed + 1)
-        record, choice = run_cheapest(graph, task, recipe, seeds, folder, **how)
+        record, choice = run_cheapest(graph, task, [recipe], seeds, folder, **how)
         if choice.ticket is None:
             break
     else:
@@ -129,6 +135,45 @@ def test_gebt_run_with_a_tolerance(tmp_path):
     record = read_record(tmp_path / "out")
     assert record.options["max_drop"] == 2
     assert not math.isnan(record.runs[0].inference_ms.ticket)
+
+
+def test_by_default_gebt_run_finds_the_cheapest_of_what_validation_chose(tmp_path):
+    name = "synthetic:N=300,E=3000,F=8,C=3,split=30-30-40,seed=2"
+    options = f"--epochs 3 --hidden 8 --out {tmp_path / 'out'}"
+    done = run_gebt("run", name, *options.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = read_record(tmp_path / "out")
+    assert record.options["recipe"] == "auto" and record.options["max_drop"] == 0.5
+    assert "hidden 8" in record.runs[0].model
+    assert "model" not in record.options
+
+
+def test_gebt_run_for_cheap_training(tmp_path):
+    options = f"--objective training --epochs 20 --out {tmp_path / 'out'}"
+    done = run_gebt("run", NAME, "--model", "gcn", *options.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = read_record(tmp_path / "out")
+    assert record.options["objective"] == "training"
+    assert record.options["model"] == "gcn" and record.options["epochs"] == 20
+    assert record.runs[0].cpu_seconds.retrain > 0
+    assert len(read_frontier(tmp_path / "out")) == 2
+    assert "where the ticket did not hold" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--max-drop 1 --graph-ratio 0.4", "--graph-ratio asks for one"),
+        ("--recipe auto --model sage", "`--recipe auto` says which model"),
+        ("--objective training --window 4", "leave out what asks for one"),
+        ("--recipe atuo", "there is no recipe 'atuo'"),
+        ("--objective speed", "`--objective` must be one of 'inference', 'training'"),
+        ("--recipe tuned", "no published settings for node-classification on 'digits'"),
+    ],
+)
+def test_what_says_both_or_nothing_is_refused(capsys, flags, words):
+    assert call_gebt("run", "digits", *flags.split()) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_a_tolerance_that_is_none_is_refused(capsys):

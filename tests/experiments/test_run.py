@@ -85,6 +85,7 @@ def test_options_are_recorded_as_numbers_and_names():
         "scope": "global",
         "decay": "all",
         "epochs": 6,
+        "patience": 0,
         "graph_ratio": 0.2,
         "weight_ratio": 0.5,
         "threshold": 2,

@@ -1,0 +1,152 @@
+"""Training that costs less than a dense model's: units and links leave early.
+
+The dense model is trained until a detector finds that its largest units, or else its
+largest weights, stay the same: a few epochs. From there on a short trial without most
+of the links, which is compared with as many epochs with all of them, shows whether they
+are needed. A quarter of the units goes in any case. The rest of the training is the
+small model's, on the small graph.
+
+Source: You et al., "Drawing Early-Bird Tickets", ICLR 2020, for the units.
+"""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from gebt.graph import Graph
+from gebt.learn.loop import Learner, begin, whole
+from gebt.learn.recipes import Clock, best_looks
+from gebt.learn.tasks import Task
+from gebt.learn.training import (
+    Epoch,
+    copy_state,
+    evaluate,
+    new_model,
+    train,
+)
+from gebt.models.recipe import Recipe
+from gebt.prune.criteria import Context, score_links
+from gebt.prune.detector import MaskDistanceDetector
+from gebt.prune.links import RankedLinks
+from gebt.prune.masks import keep_top
+from gebt.prune.units import can_slim, slim, unit_scores
+from gebt.prune.weights import ModelPruner
+
+_CRITERIA = "k-neighbour", "low-degree"  # they need no search, and next to no time
+_LINKS = 0.8, 0.4  # shares removed that are tried
+_UNITS = 0.25
+_DRAWN_BY, _TRIAL = 25, 10  # epochs at most until units are drawn; of each trial
+
+
+@dataclass(frozen=True, eq=False)
+class Early:
+    """A model that was small for most of its training.
+
+    Attributes:
+        recipe: of the dense model.
+        model: trained, in evaluation mode.
+        first: its state when it became small.
+        criterion: that ranked the links.
+        graph_ratio: share of the links removed.
+        unit_ratio: share of the hidden units removed.
+        mask: (L,) the links that stay.
+        epoch: completed epochs of the dense model when the units were drawn.
+        val: validation score, percent.
+        spent: on all of it.
+    """
+
+    recipe: Recipe
+    model: nn.Module
+    first: dict[str, Tensor]
+    criterion: str
+    graph_ratio: float
+    unit_ratio: float
+    mask: Tensor
+    epoch: int
+    val: float
+    spent: Clock
+
+
+def draw_early(
+    recipes: Sequence[Recipe],
+    graph: Graph,
+    task: Task,
+    seed: int,
+    of: Callable[[str], Callable[[Epoch], None] | None],
+) -> Early:
+    """Train a model that is small from early on.
+
+    Args:
+        recipes: of which the one that begins best on the validation nodes is taken.
+        graph: to train and to validate on.
+        task: what is learned.
+        seed: of everything.
+        of: given the phase, what is called after each of its epochs.
+    """
+    start = Clock.now()
+    recipe = best_looks(recipes, graph, task, seed, of("dense"))[0]
+    fit = recipe.fit
+    model = new_model(graph, recipe, task, seed)
+    _, hooks = begin(model, graph, task, None)
+    learner = Learner(model, task, fit, seed=seed, hooks=hooks)
+    epoch = _settle(learner, graph, min(_DRAWN_BY, fit.epochs))
+    drawn = deepcopy(model)
+    bar = _next_epochs(learner, graph)
+    how: Any = {"seed": seed, "task": task}
+    for ratio in _LINKS:
+        name, mask = _best_links(drawn, graph, task, ratio, seed)
+        small, tried = graph.keep_links(mask), deepcopy(drawn)
+        short = replace(fit, epochs=_TRIAL, patience=0)
+        if train(tried, small, fit=short, on_epoch=of("trial"), **how).val >= bar:
+            break
+    else:
+        name, ratio, small, tried = "all", 0.0, graph, model
+        mask = torch.ones_like(mask)
+    units = _UNITS if can_slim(tried) else 0.0
+    narrow = slim(tried, units) if units else tried
+    first = copy_state(narrow)
+    rest = replace(fit, epochs=max(1, fit.epochs - learner.epoch))
+    val = train(narrow, small, fit=rest, on_epoch=of("early"), **how).val
+    found = (recipe, narrow, first, name, ratio, units, mask, epoch, val)
+    return Early(*found, Clock.now() - start)
+
+
+def _settle(learner: Learner, graph: Graph, until: int) -> int:
+    """Train until the masks of units, or else of weights, settle: the epoch."""
+    model, detector = learner.model, MaskDistanceDetector()
+    pruner = None if can_slim(model) else ModelPruner(model, _UNITS)
+    for _ in learner.epochs(whole(graph), until):
+        masks: Any = pruner and pruner.masks()
+        if pruner is None:
+            masks = torch.cat([keep_top(s, _UNITS) for s in unit_scores(model)])
+        if detector.update({"kept": masks}).settled:
+            break
+    return learner.epoch
+
+
+def _next_epochs(learner: Learner, graph: Graph) -> float:
+    """The best validation score of the next epochs, as long as a trial."""
+    best = -torch.inf
+    until = learner.epoch + _TRIAL
+    for _ in learner.epochs(whole(graph), until):
+        best = max(best, evaluate(learner.model, graph, "val", task=learner.task))
+    return best
+
+
+def _best_links(
+    model: nn.Module, graph: Graph, task: Task, ratio: float, seed: int
+) -> tuple[str, Tensor]:
+    """The criterion whose links are best for the model as it is, and the links."""
+    found = []
+    for name in _CRITERIA:
+        context = Context(Generator().manual_seed(seed), model, ratio, task)
+        scores = score_links(name, graph, context)
+        mask = RankedLinks(graph, ratio, scores, seed).masks()["link"]
+        val = evaluate(model, graph.keep_links(mask), "val", task=task)
+        found.append((val, name, mask))
+    _, name, mask = max(found, key=lambda each: each[0])
+    return name, mask

@@ -1,0 +1,87 @@
+"""Recipes by name, and the one that validation chooses."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import gebt
+from gebt._registry import MODELS
+from gebt.learn import recipes
+from gebt.learn.recipes import (
+    TUNED,
+    Clock,
+    best_looks,
+    choose_dense,
+    recipes_for,
+    train_dense,
+)
+from gebt.learn.tasks import NodeClassification
+
+TASK = NodeClassification()
+SHORT = MODELS["gcn"].changed(epochs=12, hidden=16)
+
+
+def test_a_name_gives_a_models_own_recipe_or_the_papers(graph):
+    assert recipes_for("sage", graph, TASK) == [MODELS["sage"]]
+    assert recipes_for("paper", graph, TASK) == [MODELS["gcn"]]
+    plain, *own = recipes_for("auto", graph, TASK)
+    assert plain.model == "gcn" and {each.model for each in own} == {"gcn-res"}
+    assert all(each.fit.patience for each in (plain, *own))
+    with pytest.raises(ValueError, match="there is no model 'atuo'"):
+        recipes_for("atuo", graph, TASK)
+
+
+def test_links_are_predicted_by_the_recipe_for_links(graph):
+    for name in ("auto", "paper", "gcn"):
+        [found] = recipes_for(name, graph, gebt.LinkPrediction())
+        assert (found.hidden, found.fit.weight_decay) == (128, 0)
+    with pytest.raises(ValueError, match="no published settings for link-prediction"):
+        recipes_for("tuned", replace(graph, name="cora"), gebt.LinkPrediction())
+
+
+def test_published_settings_build_models_and_name_their_source(graph):
+    for name, recipe in TUNED.items():
+        other = replace(graph, name=f"{name}:split=3")
+        assert recipes_for("tuned", other, TASK) == [recipe]
+        assert "et al." in recipe.source
+        with torch.no_grad():
+            out = recipe.new(24, 3).eval()(graph.x, graph.adjacency)
+        assert out.shape == (graph.num_nodes, 3)
+
+
+def test_what_is_far_behind_after_a_few_epochs_is_given_up(graph):
+    never = SHORT.changed(lr=1e-9)
+    kept = best_looks([never, SHORT], graph, TASK, 0)
+    assert kept == [SHORT]
+    assert best_looks([never], graph, TASK, 0) == [never]  # nothing to compare
+
+
+def test_a_dearer_model_is_taken_only_where_it_is_better(graph):
+    again = SHORT.changed(dropout=0.49)
+    found = choose_dense([SHORT, again], graph, TASK, seed=2)
+    plain, other = (train_dense(each, graph, TASK, 2) for each in (SHORT, again))
+    assert found.recipe == (again if other.val > plain.val + 0.5 else SHORT)
+    assert found.val == gebt.evaluate(found.model, graph, "val")
+    slow = SHORT.changed(lr=1e-9)
+    assert choose_dense([slow, SHORT], graph, TASK, seed=2).recipe == SHORT
+
+
+def test_models_with_own_paths_are_made_deeper_as_long_as_it_pays(graph, monkeypatch):
+    monkeypatch.setattr(recipes, "_WORTH", -101.0)  # whatever the score
+    own = MODELS["gcn-res"].changed(epochs=2, hidden=4)
+    found = choose_dense([own, own.changed(dropout=0.4)], graph, TASK, seed=0)
+    assert found.recipe.build.keywords["layers"] == 12
+    monkeypatch.setattr(recipes, "_WORTH", 101.0)
+    found = choose_dense([own, own.changed(dropout=0.4)], graph, TASK, seed=0)
+    assert found.recipe.build == own.build
+    # One that was asked for by name stays as it is.
+    monkeypatch.setattr(recipes, "_WORTH", -101.0)
+    assert choose_dense([own], graph, TASK, seed=0).recipe == own
+
+
+def test_a_clock_adds_and_subtracts():
+    a, b = Clock(1.0, 2.0), Clock(4.0, 6.0)
+    assert b - a == Clock(3.0, 4.0) and a + b == Clock(5.0, 8.0)
+    start = Clock.now()
+    assert (Clock.now() - start).wall >= 0
