@@ -1,7 +1,7 @@
 """The cheapest model no worse than a dense one: one student, many tickets."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -197,6 +197,7 @@ class _Trial:
                 self._logits = self._dense(graph.x, graph.adjacency)
         self._frontier: list[Candidate] = []
         self._best: dict[float, tuple[Candidate, Tensor]] = {}
+        self._fitted: dict[str, Mapping[str, Tensor]] = {}
 
     def _hook(self, phase: str) -> Callable[[Epoch], None] | None:
         given = self._on_epoch
@@ -249,6 +250,7 @@ class _Trial:
                 draw = Generator().manual_seed(seed)
                 context = Context(draw, self._model, ratio, self._task)
                 scores = score_links(name, graph, context)
+                self._fitted[name] = context.fitted  # the same at every share
                 links = RankedLinks(graph, ratio, scores, seed)
                 self._score(name, ratio, links.masks()["link"])
         return max(candidate.val for candidate, _ in self._best.values())
@@ -334,6 +336,7 @@ class _Trial:
             },
             model=describe_model(self._dense),
             versions=versions(),
+            fitted=self._fitted.get(candidate.criterion, {}),
         )
 
     @torch.no_grad()

@@ -133,7 +133,8 @@ def find_ticket(
        (`MaskDistanceDetector` has the paper's rules).
 
     Algorithm 1 (GEB) is ``train`` and then this with ``update_weights=False`` and
-    ``weight_ratio=0``.
+    ``weight_ratio=0``. With a criterion known before the search nothing moves then: the
+    ticket is drawn at once, of the model as it is.
 
     Args:
         model: as for `train`; trained in place, as far as the search gets.
@@ -157,29 +158,34 @@ def find_ticket(
     fit, search = chosen(*both, given=options, of="find_ticket")
     task = task or NodeClassification()
     masks, hooks = begin(model, graph, task, search.keep)
-    how = (search, masks, seed)
-    groups = _groups(model, graph, task, graph_ratio, weight_ratio, *how)
+    context = Context(Generator().manual_seed(seed), model, graph_ratio, task)
+    groups = _groups(graph, context, weight_ratio, search, masks, seed)
     drawing = _Drawing(model, groups, search)
     first_weights = copy_state(model)
-    learner = Learner(
-        *(model, task, fit if search.update_weights else None),
-        seed=seed,
-        groups=groups,
-        hooks=[*hooks, drawing],
-        alternate=search.alternate,
-    )
-    for _ in learner.epochs(whole(graph), until=fit.epochs):
-        if on_epoch:
-            on_epoch(drawing.found(learner, graph))
+    epoch = 0
+    if moves := search.update_weights or any(group.scores() for group in groups):
+        learner = Learner(
+            *(model, task, fit if search.update_weights else None),
+            seed=seed,
+            groups=groups,
+            hooks=[*hooks, drawing],
+            alternate=search.alternate,
+        )
+        for _ in learner.epochs(whole(graph), until=fit.epochs):
+            if on_epoch:
+                on_epoch(drawing.found(learner, graph))
+        epoch = learner.epoch
+        drawing.check(graph, fit.epochs)
+    else:
+        drawing.draw()
     model.eval()
-    drawing.check(graph, fit.epochs)
     return Ticket(
         masks={n: m for n, m in {"weights": masks, **drawing.masks}.items() if m},
         scores={group.name: group.learned() for group in groups if group.learned()},
         weights=copy_state(model),
         first_weights=first_weights,
-        epoch=learner.epoch,
-        settled=drawing.detector.settled,
+        epoch=epoch,
+        settled=drawing.detector.settled or not moves,
         share_untouched=drawing.share_untouched(),
         distances=tuple(drawing.distances),
         options=drawing.options(task, fit),
@@ -187,6 +193,7 @@ def find_ticket(
         dataset={"name": graph.name, "fingerprint": graph.fingerprint()},
         model=describe_model(model),
         versions=versions(),
+        fitted=context.fitted,
     )
 
 
@@ -204,16 +211,15 @@ def describe_search(
 
 
 def _groups(
-    model: nn.Module,
     graph: Graph,
-    task: Task,
-    graph_ratio: float,
+    context: Context,
     weight_ratio: float,
     search: Search,
     masks: Mapping[str, Tensor],
     seed: int,
 ) -> Sequence[Group]:
     """What the search prunes: links, and weights if any."""
+    graph_ratio = context.prune_ratio
     if search.groups is not None:
         names = [group.name for group in search.groups]
         if len({*names}) < len(names) or any("/" in name for name in names):
@@ -240,14 +246,12 @@ def _groups(
         how: Any = {"lr": search.graph_lr, "penalty": search.penalty}
         links = GraphSparsifier(graph, seed, prune_ratio=graph_ratio, **how)
     else:
-        draw = Generator().manual_seed(seed)
-        context = Context(draw, model, graph_ratio, task)
         scores = score_links(search.criterion, graph, context)
         links = RankedLinks(graph, graph_ratio, scores, seed)
     if weight_ratio == 0:
         return [links]
     how = {"scope": search.scope, "unit": search.unit, "keep": masks}
-    return [links, ModelPruner(model, weight_ratio, **how)]
+    return [links, ModelPruner(context.model, weight_ratio, **how)]
 
 
 class _Drawing(Hook):
@@ -277,9 +281,13 @@ class _Drawing(Hook):
                 "these ratios."
             )
 
+    def draw(self) -> None:
+        """The masks of all groups, as they are now."""
+        self.masks = {group.name: group.masks() for group in self._groups}
+
     def after_epoch(self, epoch: int, loss: Tensor) -> bool:
         """The masks of all groups; whether they have settled."""
-        self.masks = {group.name: group.masks() for group in self._groups}
+        self.draw()
         # A GPU is waited for once an epoch, when all that it has to do is queued.
         ranked = [tensor for group in self._watched for tensor in group.ranked()]
         numbers = None if loss.is_cpu else _loss_and_nan(loss, ranked)
