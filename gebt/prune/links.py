@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gebt._checks import check_ratio
 from gebt.graph import Graph
+from gebt.prune.criteria import Context, score_links
 from gebt.prune.groups import Group
 from gebt.prune.masks import keep_top
 from gebt.prune.penalties import ADMM
@@ -188,6 +189,30 @@ class RankedLinks(Group):
     def learned(self) -> dict[str, Tensor]:
         """1 for each link that the graph has."""
         return {"link": self._present.to(self._dtype)}
+
+
+def links_by(
+    criterion: str,
+    graph: Graph,
+    model: nn.Module,
+    prune_ratio: float,
+    seed: int,
+    task: Any = None,
+) -> RankedLinks:
+    """The links that a criterion keeps; the same for one seed.
+
+    Args:
+        criterion: by name, see `gebt.prune.criteria`.
+        graph: whose links.
+        model: that will be trained, or that the criterion asks.
+        prune_ratio: share of the full graph's links to remove, in [0, 1).
+        seed: of what the criterion draws, and of the order of equal scores.
+        task: what is learned; None for one class per node.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    context = Context(draw, model, prune_ratio, task)
+    scores = score_links(criterion, graph, context)
+    return RankedLinks(graph, prune_ratio, scores, seed)
 
 
 def _check_room(graph: Graph, present: Tensor, prune_ratio: float) -> int:

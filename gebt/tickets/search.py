@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from gebt._checks import check_choice, check_positive, check_ratio
 from gebt._provenance import versions
@@ -18,10 +18,9 @@ from gebt.learn.tasks import NodeClassification, Task, describe_task
 from gebt.learn.training import Epoch, copy_state, evaluate
 from gebt.models import describe_model
 from gebt.options import Fit, Scope, Unit, chosen
-from gebt.prune.criteria import Context, score_links
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.groups import Group, Hook
-from gebt.prune.links import GraphSparsifier, RankedLinks
+from gebt.prune.links import GraphSparsifier, RankedLinks, links_by
 from gebt.prune.masks import NAN
 from gebt.prune.penalties import ADMM
 from gebt.prune.weights import ModelPruner, apply_masks
@@ -240,10 +239,7 @@ def _groups(
         how: Any = {"lr": search.graph_lr, "penalty": search.penalty}
         links = GraphSparsifier(graph, seed, prune_ratio=graph_ratio, **how)
     else:
-        draw = Generator().manual_seed(seed)
-        context = Context(draw, model, graph_ratio, task)
-        scores = score_links(search.criterion, graph, context)
-        links = RankedLinks(graph, graph_ratio, scores, seed)
+        links = links_by(search.criterion, graph, model, graph_ratio, seed, task)
     if weight_ratio == 0:
         return [links]
     how = {"scope": search.scope, "unit": search.unit, "keep": masks}
