@@ -14,7 +14,7 @@ from gebt._registry import ASK_A_MODEL, CRITERIA, MODELS
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import latencies
 from gebt.graph import Graph, Split, check_graph
-from gebt.learn.student import train_student
+from gebt.learn.student import student_of, train_student
 from gebt.learn.tasks import (
     NodeClassification,
     Task,
@@ -24,16 +24,14 @@ from gebt.learn.tasks import (
 from gebt.learn.training import Epoch, copy_state, evaluate, new_model, train
 from gebt.models import describe_model
 from gebt.models.recipe import Recipe
-from gebt.prune.criteria import Context, score_links
 from gebt.prune.detector import MaskDistanceDetector
-from gebt.prune.links import RankedLinks
+from gebt.prune.links import links_by
 from gebt.tickets.search import Search, describe_search
 from gebt.tickets.ticket import Ticket
 
 LINKS = (0.95, 0.9, 0.8, 0.6, 0.4, 0.2, 0.0)
 WEIGHTS = (0.9, 0.5, 0.0)
 """Shares removed that are tried, the cheapest first."""
-_LONGER, _FASTER = 1.4, 2.0  # than the dense model a student is trained
 _RESAMPLES = 1000
 OnEpoch = Callable[[str, Epoch], None]
 
@@ -205,10 +203,8 @@ class _Trial:
 
     def student(self, weight_ratio: float) -> None:
         """Train one with fewer weights."""
-        graph, task, fit = self._graph, self._task, self._recipe.fit
-        self._fit = replace(
-            fit, epochs=max(1, round(_LONGER * fit.epochs)), lr=_FASTER * fit.lr
-        )
+        graph, task = self._graph, self._task
+        self._fit = student_of(self._recipe.fit)
         self._model = new_model(graph, self._recipe, task, self._seed)
         self._model.load_state_dict(self._dense.state_dict())
         done = train_student(
@@ -247,11 +243,8 @@ class _Trial:
         self._score("all", 0.0, every.to(graph.link.device))
         for name in criteria:
             for ratio in LINKS[:-1]:
-                draw = Generator().manual_seed(seed)
-                context = Context(draw, self._model, ratio, self._task)
-                scores = score_links(name, graph, context)
-                self._fitted[name] = context.fitted  # the same at every share
-                links = RankedLinks(graph, ratio, scores, seed)
+                links = links_by(name, graph, self._model, ratio, seed, self._task)
+                self._fitted[name] = links.fitted  # the same at every share
                 self._score(name, ratio, links.masks()["link"])
         return max(candidate.val for candidate, _ in self._best.values())
 

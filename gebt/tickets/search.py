@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from gebt._checks import check_choice, check_positive, check_ratio
 from gebt._provenance import versions
@@ -18,10 +18,9 @@ from gebt.learn.tasks import NodeClassification, Task, describe_task
 from gebt.learn.training import Epoch, copy_state, evaluate
 from gebt.models import describe_model
 from gebt.options import Fit, Scope, Unit, chosen
-from gebt.prune.criteria import Context, score_links
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.groups import Group, Hook
-from gebt.prune.links import GraphSparsifier, RankedLinks
+from gebt.prune.links import GraphSparsifier, RankedLinks, links_by
 from gebt.prune.masks import NAN
 from gebt.prune.penalties import ADMM
 from gebt.prune.weights import ModelPruner, apply_masks
@@ -158,8 +157,8 @@ def find_ticket(
     fit, search = chosen(*both, given=options, of="find_ticket")
     task = task or NodeClassification()
     masks, hooks = begin(model, graph, task, search.keep)
-    context = Context(Generator().manual_seed(seed), model, graph_ratio, task)
-    groups = _groups(graph, context, weight_ratio, search, masks, seed)
+    how = (search, masks, seed)
+    groups = _groups(model, graph, task, graph_ratio, weight_ratio, *how)
     drawing = _Drawing(model, groups, search)
     first_weights = copy_state(model)
     epoch = 0
@@ -193,7 +192,7 @@ def find_ticket(
         dataset={"name": graph.name, "fingerprint": graph.fingerprint()},
         model=describe_model(model),
         versions=versions(),
-        fitted=context.fitted,
+        fitted=drawing.fitted(),
     )
 
 
@@ -211,15 +210,16 @@ def describe_search(
 
 
 def _groups(
+    model: nn.Module,
     graph: Graph,
-    context: Context,
+    task: Task,
+    graph_ratio: float,
     weight_ratio: float,
     search: Search,
     masks: Mapping[str, Tensor],
     seed: int,
 ) -> Sequence[Group]:
     """What the search prunes: links, and weights if any."""
-    graph_ratio = context.prune_ratio
     if search.groups is not None:
         names = [group.name for group in search.groups]
         if len({*names}) < len(names) or any("/" in name for name in names):
@@ -246,12 +246,11 @@ def _groups(
         how: Any = {"lr": search.graph_lr, "penalty": search.penalty}
         links = GraphSparsifier(graph, seed, prune_ratio=graph_ratio, **how)
     else:
-        scores = score_links(search.criterion, graph, context)
-        links = RankedLinks(graph, graph_ratio, scores, seed)
+        links = links_by(search.criterion, graph, model, graph_ratio, seed, task)
     if weight_ratio == 0:
         return [links]
     how = {"scope": search.scope, "unit": search.unit, "keep": masks}
-    return [links, ModelPruner(context.model, weight_ratio, **how)]
+    return [links, ModelPruner(model, weight_ratio, **how)]
 
 
 class _Drawing(Hook):
@@ -317,6 +316,11 @@ class _Drawing(Hook):
         """Share of links that no gradient reached, of those that are learned."""
         links = [g for g in self._groups if isinstance(g, GraphSparsifier)]
         return links[0].share_untouched() if links else 0.0
+
+    def fitted(self) -> Mapping[str, Tensor]:
+        """What a criterion has learned from the graph."""
+        links = [group for group in self._groups if isinstance(group, RankedLinks)]
+        return links[0].fitted if links else {}
 
     def check(self, graph: Graph, epochs: int) -> None:
         """Refuse links that nothing reached; warn if the epochs ran out."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from gebt._checks import check_choice, check_ratio
 from gebt._registry import ASK_A_MODEL, CRITERIA
@@ -16,8 +16,7 @@ from gebt.files import Fields, Tensors, read_tensors, shown, write_tensors
 from gebt.graph import Graph, PrunedGraph, check_graph
 from gebt.learn.tasks import find_task
 from gebt.models import build_model, can_build, describe_model
-from gebt.prune.criteria import Context, score_links
-from gebt.prune.links import RankedLinks
+from gebt.prune.links import links_by
 from gebt.prune.weights import (
     apply_masks,
     check_masks,
@@ -228,17 +227,16 @@ class Ticket:
         ratio = self.options["graph_ratio"] if graph_ratio is None else graph_ratio
         check_ratio("graph_ratio", ratio)
         _check_unseen(graph, self.model if model is None else describe_model(model))
-        scores = torch.ones(graph.num_links, device=graph.link.device)
-        if ratio:
-            name = CRITERIA.check(self.options.get("criterion", "learned"))
-            draw, kept = Generator().manual_seed(self.seed), dict(self.fitted)
-            asked: tuple[nn.Module, float, Any] = nn.Module(), ratio, None
-            if name in ASK_A_MODEL or name not in CRITERIA.homes:
-                task = find_task(self.options["task"])
-                asked = self._to_ask(name, graph, model), ratio, task
-            context = Context(draw, *asked, fitted=kept, unseen=True)
-            scores = score_links(name, graph, context)
-        return RankedLinks(graph, ratio, scores, self.seed).masks()["link"]
+        name = CRITERIA.check(self.options.get("criterion", "learned"))
+        if not ratio:
+            none = graph.link.new_zeros(graph.num_links, dtype=torch.bool)
+            return none.index_fill(0, graph.link, True)
+        asked, task = nn.Module(), None
+        if name in ASK_A_MODEL or name not in CRITERIA.homes:
+            asked = self._to_ask(name, graph, model)
+            task = find_task(self.options["task"])
+        how = (asked, ratio, self.seed, task)
+        return links_by(name, graph, *how, fitted=self.fitted).masks()["link"]
 
     def _to_ask(self, name: str, graph: Graph, given: nn.Module | None) -> nn.Module:
         """The model that was given, or one with the pruned weights."""
