@@ -25,7 +25,7 @@ from gebt._registry import EXPERIMENTS, MODELS
 from gebt.datasets import load
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs
-from gebt.experiments.methods import METHODS, Outcome, Setting
+from gebt.experiments.methods import METHODS, Method, Outcome, Setting
 from gebt.experiments.record import facts
 from gebt.files import Fields, read_json, shown, write_csv, write_json
 from gebt.graph import Graph
@@ -48,8 +48,9 @@ class Job:
     Attributes:
         dataset: the graph's name.
         model: the recipe's name.
-        method: one of `METHODS`, or ``"distances"``, which trains nothing but records
-            every mask of a search of 100 epochs.
+        method: one of `METHODS`, the name of an experiment that has one of its own, or
+            ``"distances"``, which trains nothing but records every mask of a search of
+            100 epochs.
         graph_ratio: share of links to remove.
         weight_ratio: share of weights to remove.
         seed: of everything.
@@ -93,6 +94,8 @@ class Experiment:
         how: what is trained and scored, on its page.
         jobs: its jobs for one graph and one seed.
         page: what was found on one graph, from the tables' rows of it.
+        method: of its own, which its jobs name as it is named; None where they name
+            `METHODS`.
     """
 
     name: str
@@ -100,6 +103,7 @@ class Experiment:
     how: str
     jobs: Callable[[str, int], list[Job]]
     page: Callable[[str, "Tables"], Iterator[Table | Figure | str]]
+    method: Method | None = None
 
 
 def register(experiment: Experiment) -> None:
@@ -416,7 +420,8 @@ def _run(work: tuple[Job, str | None, bool]) -> Tables:
     try:
         if job.method == "distances":
             return _distances(job, setting)
-        return {"runs": [_row(job, setting, o) for o in METHODS[job.method](setting)]}
+        method = METHODS.get(job.method) or EXPERIMENTS.find(job.method).method
+        return {"runs": [_row(job, setting, found) for found in method(setting)]}
     except ValueError as error:
         raise ValueError(f"{job}: {error}") from error
 
