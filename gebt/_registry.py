@@ -195,7 +195,7 @@ EXPERIMENTS: Registry[Any] = Registry(
     "experiment",
     {
         name: f"gebt.experiments.{name}"
-        for name in ("fig1", "fig2", "fig4", "fig6", "table2")
+        for name in ("fig1", "fig2", "fig4", "fig6", "table2", "frontier", "draws")
     },
 )
 

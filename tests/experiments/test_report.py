@@ -51,6 +51,7 @@ def run_folder(tmp_path_factory):
 def experiments(tmp_path_factory):
     """A folder of each experiment on digits: one seed, quick, few of its jobs."""
     ratios = ((0, 0), (0.5, 0), (0.2, 0), (0, 0.5), (0.2, 0.5), (0.1, 0.9))
+    ratios += ((0, 0.9), (0.5, 0.9))
     folder = tmp_path_factory.mktemp("experiments")
     found = {}  # by job: some are in several experiments
     for name, experiment in EXPERIMENTS.items():
