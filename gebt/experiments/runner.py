@@ -295,7 +295,7 @@ _NEEDED = {
     "links": ("links", "share", "val", "test", "dense", "cpu_seconds"),
     "stops": ("stop_graph", "stop_weights", "stop_joint"),
     "runs": (
-        *("links", "epoch", "settled", "test"),
+        *("links", "epoch", "settled", "val", "test"),
         *("macs_paper", "macs_executed", "macs_training"),
         *("inference_ms", "dense_ms", "cpu_seconds"),
     ),
