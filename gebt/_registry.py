@@ -195,7 +195,8 @@ EXPERIMENTS: Registry[Any] = Registry(
     "experiment",
     {
         name: f"gebt.experiments.{name}"
-        for name in ("fig1", "fig2", "fig4", "fig6", "table2", "inductive")
+        for name in ("fig1", "fig2", "fig4", "fig6", "table2")
+        + ("frontier", "draws", "inductive")
     },
 )
 

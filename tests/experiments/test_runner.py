@@ -21,11 +21,14 @@ from gebt.experiments.rows import DRAWS
 from gebt.experiments.runner import (
     KEY,
     TABLES,
+    Job,
     _run,
+    _split,
     _watched,
     read_tables,
     reproduce,
 )
+from gebt.experiments.studies import STUDIES
 from gebt.files import write_csv
 from gebt.files.folders import RECORD
 
@@ -471,10 +474,22 @@ def test_no_job_is_listed_twice_and_every_method_is_known(name, graph):
     keys = [job.key for job in jobs]
     assert len(set(keys)) == len(keys)
     for job in jobs:
-        own = EXPERIMENTS[name].method and job.method == name
-        assert own or job.method in METHODS or job.method == "distances"
+        assert job.method in {*METHODS, *STUDIES, "distances"}
         assert (job.dataset, job.seed) == (graph, 3)
         assert 0 <= job.graph_ratio < 1 and 0 <= job.weight_ratio < 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "seed", "split"),
+    [
+        *(("tolokers", seed, seed % 10) for seed in (0, 3, 12)),
+        ("tolokers:split=3", 1, None),
+        ("digits", 1, None),
+        ("synthetic:N=100", 1, None),
+    ],
+)
+def test_each_seed_has_a_split_of_its_own_where_there_are_several(dataset, seed, split):
+    assert _split(Job.dense(dataset, seed)) == split
 
 
 def test_fig1_draws_at_every_epoch_and_where_the_detector_stops():
