@@ -32,6 +32,8 @@ class Fit:
         weight_decay: added to the gradient, times the parameter.
         decay: on the parameters of the ``"first"`` layer, as Kipf and Welling do, or
             on ``"all"``.
+        patience: a training ends after so many epochs without a better validation
+            score; 0 for never.
 
     Raises:
         ValueError: at birth, naming what is out of range.
@@ -43,12 +45,16 @@ class Fit:
     lr: float = option(0.01, "Learning rate of the weights.", "RATE")
     weight_decay: float = option(5e-4, "Weight decay.", "RATE")
     decay: Decay = "first"
+    patience: int = option(
+        0, "End a training after N epochs without a better validation score.", "N"
+    )
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs)
         check_positive("lr", self.lr)
         check_not_negative("weight_decay", self.weight_decay)
         check_choice("decay", self.decay, Decay)
+        check_not_negative("patience", self.patience)
 
     def to_dict(self) -> dict[str, Any]:
         """As numbers and names."""

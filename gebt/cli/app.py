@@ -138,7 +138,7 @@ def run(
     tables = []
     with (
         _results(folder, names, force=force),
-        progress(recipe.fit.epochs, seeds, quiet) as show,
+        progress(seeds, quiet) as show,
     ):
         if max_drop is None:
             options = Options(recipe, **vars(drawn))
@@ -187,7 +187,7 @@ def search(
     names = ("ticket.safetensors", "history.csv", "distances.csv")
     with _results(folder, names, force=force):
         network = pipeline.new_model(graph, recipe, learned, seed)
-        with progress(recipe.fit.epochs, 1, quiet) as show:
+        with progress(1, quiet) as show:
             recorder = pipeline.Recorder(show)
             with recorder.phase("search") as hook:
                 ticket, detector = pipeline.search(
@@ -230,7 +230,7 @@ def retrain(
     name = ticket_path.name
     with (
         _results(folder, RETRAIN_FILES, force=force, spare=ticket_path),
-        progress(epochs, 1, quiet) as show,
+        progress(1, quiet) as show,
     ):
         record = retrain_alone(ticket, name, model, graph, task, epochs, folder, show)
     if not quiet:

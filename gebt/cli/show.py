@@ -55,7 +55,7 @@ def counting(what: str, quiet: bool) -> Iterator["Callable[[int, int], None] | N
 
 
 @contextmanager
-def progress(epochs: int, seeds: int, quiet: bool) -> Iterator["OnEpoch | None"]:
+def progress(seeds: int, quiet: bool) -> Iterator["OnEpoch | None"]:
     """A live line per phase on a terminal, a plain line per phase elsewhere."""
     if quiet:
         yield None
@@ -68,43 +68,41 @@ def progress(epochs: int, seeds: int, quiet: bool) -> Iterator["OnEpoch | None"]
             TextColumn("{task.fields[state]}"),
             console=out_console,
         ) as bars:
-            yield _live(bars, epochs, seeds)
+            yield _live(bars, seeds)
     else:
-        yield _plain(epochs)
+        yield _plain()
 
 
-def _live(bars: Progress, epochs: int, seeds: int) -> "OnEpoch":
+def _live(bars: Progress, seeds: int) -> "OnEpoch":
     total = bars.add_task("seeds", total=seeds, state="") if seeds > 1 else None
     tasks: dict[str, Any] = {}
 
     def show(phase: str, epoch: "Epoch") -> None:
-        if epoch.epoch == 1 and phase in tasks:
+        if epoch.epoch == 1:
+            another = phase == "dense" and len(tasks) > 1  # each seed begins so
+            for other in [*tasks] if another else [phase] * (phase in tasks):
+                bars.remove_task(tasks.pop(other))
+            if another and total is not None:
+                bars.advance(total)
             for task in tasks.values():
-                bars.remove_task(task)
-            tasks.clear()
-        if phase not in tasks:
-            for other in tasks.values():
-                bars.stop_task(other)
-            tasks[phase] = bars.add_task(phase, total=epochs, state="")
+                bars.stop_task(task)
+            tasks[phase] = bars.add_task(phase, total=epoch.until, state="")
         bars.update(tasks[phase], completed=epoch.epoch, state=_state(epoch))
-        if total is not None and phase == "retrain" and epoch.epoch == epochs:
-            bars.advance(total)
 
     return show
 
 
-def _plain(epochs: int) -> "OnEpoch":
+def _plain() -> "OnEpoch":
     started = time.perf_counter()
-    every = max(1, epochs // 4)
     waiting: list[str] = []  # the last line, until it is due or its phase is over
 
     def show(phase: str, epoch: "Epoch") -> None:
         if epoch.epoch == 1 and waiting:
             print(waiting.pop(), flush=True)
         passed = time.perf_counter() - started
-        counter = f"epoch {epoch.epoch:>3}/{epochs}"
+        counter = f"epoch {epoch.epoch:>3}/{epoch.until}"
         waiting[:] = [f"{passed:6.1f} s  {phase:<8} {counter}  {_state(epoch)}"]
-        if epoch.epoch % every == 0:
+        if epoch.epoch % max(1, epoch.until // 4) == 0:
             print(waiting.pop(), flush=True)
 
     return show

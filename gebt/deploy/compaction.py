@@ -24,7 +24,8 @@ def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
     left, wide weights of mostly zeros are multiplied as sparse matrices, where extra
     `fast` is installed and no gradient is wanted: `gebt.kernels.times_sparse_pays`.
 
-    PyG's own GCN and GraphSAGE, adapted, become gebt's, which are faster. Any other
+    PyG's own GCN, GraphSAGE and GAT (with ELU), adapted, become gebt's, which are
+    faster, where gebt has their shape: see `gebt.models.translate`. Any other
     adapted model, and a registered one without a ``shrink``, stays as it is, on the
     graph that the ticket left.
 

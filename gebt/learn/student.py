@@ -170,7 +170,7 @@ def train_student(
     found = keep_best(
         learner,
         random_densities(graph, learner),
-        fit.epochs,
+        fit,
         graph.keep_links(few.to(graph.link.device)),
         since=ramp,
         on_epoch=on_epoch,

@@ -36,12 +36,14 @@ class Epoch:
         val: validation score after the step, percent; NaN without validation nodes, and
             where an epoch of a student does not count yet.
         distances: mask distance per group, and ``joint``; empty outside a search.
+        until: how many epochs there will be at most.
     """
 
     epoch: int
     loss: float
     val: float
     distances: Mapping[str, float]
+    until: int
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,13 @@ def train(
     [fit] = chosen(fit or Fit(), given=options, of="train")
     _, hooks = begin(model, graph, task, keep)
     learner = Learner(model, task, fit, seed=seed, hooks=hooks)
-    return keep_best(learner, whole(graph), fit.epochs, graph, on_epoch=on_epoch)
+    return keep_best(learner, whole(graph), fit, graph, on_epoch=on_epoch)
 
 
 def keep_best(
     learner: Learner,
     batches: Batches,
-    until: int,
+    fit: Fit,
     graph: Graph,
     *,
     since: int = 1,
@@ -114,7 +116,7 @@ def keep_best(
     Args:
         learner: whose epochs these are.
         batches: the graphs of each.
-        until: how many epochs to complete.
+        fit: how many epochs to complete, and how many to wait for a better one.
         graph: to validate on.
         since: the first epoch that counts; earlier ones are not scored.
         on_epoch: called after each epoch.
@@ -123,7 +125,7 @@ def keep_best(
     history: list[Epoch] = []
     best, best_epoch = -math.inf, 0
     best_state: dict[str, Tensor] = {}
-    for loss in learner.epochs(batches, until):
+    for loss in learner.epochs(batches, fit.epochs):
         val = math.nan
         if learner.epoch >= since:
             with learner.drawing():
@@ -133,9 +135,11 @@ def keep_best(
         if val > best:
             best, best_epoch = val, learner.epoch
             best_state = copy_state(model)
-        history.append(Epoch(learner.epoch, value, val, {}))
+        history.append(Epoch(learner.epoch, value, val, {}, fit.epochs))
         if on_epoch:
             on_epoch(history[-1])
+        if best_epoch and 0 < fit.patience <= learner.epoch - best_epoch:
+            break
     if best_state:
         model.load_state_dict(best_state)
     else:  # no epoch could be told from another

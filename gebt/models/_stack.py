@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from copy import deepcopy
 from itertools import pairwise
-from typing import Any, ClassVar, Generic, Literal, TypeGuard, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -172,10 +172,13 @@ class Stack(nn.Module, ABC, Generic[Layer]):
     """Layers with an activation between them and dropout before each.
 
     Args:
-        layers: ``layer(h, matrix)`` each; gives (R, H) for a matrix of R rows. The
-            first and the last may be a `MapLayer`.
-        norms: one after each layer but maps and the very last, or none.
+        widths: F, those between the layers, and C.
+        layers: ``layer(h, matrix)`` each; gives (R, H) for a matrix of R rows.
         dropout: share of entries dropped before each layer during training.
+        norm: what follows each layer but maps and the very last.
+        input_map: have a `MapLayer` in place of the first layer.
+        output_map: have one in place of the last.
+        norm_over: how many units each layer norm is over; by default all.
 
     Attributes:
         arguments: what the model was built with, for files that must rebuild it.
@@ -185,14 +188,24 @@ class Stack(nn.Module, ABC, Generic[Layer]):
 
     def __init__(
         self,
-        layers: Sequence[Layer | MapLayer],
-        norms: Sequence[nn.Module],
+        widths: Sequence[int],
+        layers: Sequence[Layer],
         dropout: float,
+        *,
+        norm: Norm,
+        input_map: bool,
+        output_map: bool,
+        norm_over: Sequence[int] = (),
     ):
         super().__init__()
         check_dropout("dropout", dropout)
         self.layers = nn.ModuleList(layers)
-        self.norms = nn.ModuleList(norms)
+        if input_map:
+            self.layers[0] = MapLayer(*widths[:2])
+        if output_map:
+            self.layers[-1] = MapLayer(*widths[-2:])
+        normed = widths[1 + input_map : -1]
+        self.norms = nn.ModuleList(norms_of(norm, normed, norm_over))
         self.dropout = dropout
 
     @abstractmethod
@@ -208,10 +221,16 @@ class Stack(nn.Module, ABC, Generic[Layer]):
         layers: Any = self.layers
         return list(layers)
 
+    def first(self) -> Layer:
+        """The first layer that multiplies with the matrix."""
+        return self.stacked()[self._maps_before()]
+
     def normed(self) -> dict[int, Any]:
         """The norms, by the number of the layer that each follows."""
-        first = int(isinstance(self.layers[0], MapLayer))
-        return dict(enumerate(self.norms, first))
+        return dict(enumerate(self.norms, self._maps_before()))
+
+    def _maps_before(self) -> int:
+        return int(isinstance(self.layers[0], MapLayer))
 
     def forward(
         self, x: Features, adjacency: SparseMatrix, rows: Tensor | None = None
@@ -278,6 +297,7 @@ def norms_of(
     kind: Norm, widths: Sequence[int], over: Sequence[int] = ()
 ) -> list[nn.Module]:
     """A norm for each width; of how many units each layer norm is, unless of all."""
+    check_choice("norm", kind, Norm)
     if over and (kind != "layer" or len(over) != len(widths)):
         raise ValueError(
             f"`norm_over` is for layer norms, and one number for each of "
@@ -299,6 +319,11 @@ _PLAIN: dict[str, Any] = {
     "norm_over": [],
 }
 """Arguments that files say only where they are others: they were not there always."""
+
+
+def not_plain(**shape: Any) -> dict[str, Any]:
+    """The arguments that make a stack other than a plain one: what files say."""
+    return {name: value for name, value in shape.items() if value != _PLAIN[name]}
 
 
 class LinearStack(Stack[LinearLayer]):
@@ -345,36 +370,39 @@ class LinearStack(Stack[LinearLayer]):
         inner_bias: bool = False,
         norm_over: Sequence[int] = (),
     ):
-        check_choice("norm", norm, Norm)
         if residual and self.own_path:
             raise ValueError(
                 f"every layer of a {type(self).__name__} has a path of the node's own "
                 "features: leave out `residual`."
             )
-        maps = input_map + output_map
-        between = widths_between(hidden, layers, maps)
-        shape = {
-            "residual": residual,
-            "norm": norm,
-            "input_map": input_map,
-            "output_map": output_map,
-            "norm_over": list(norm_over),
-        }
+        between = widths_between(hidden, layers, input_map + output_map)
         self.arguments = {
             "num_features": num_features,
             "hidden": between,
             "num_outputs": num_outputs,
             "dropout": dropout,
             "inner_bias": inner_bias,
-        } | {name: value for name, value in shape.items() if value != _PLAIN[name]}
-        pairs = list(pairwise([num_features, *between, num_outputs]))
+        } | not_plain(
+            residual=residual,
+            norm=norm,
+            input_map=input_map,
+            output_map=output_map,
+            norm_over=list(norm_over),
+        )
+        widths = [num_features, *between, num_outputs]
         own = residual or self.own_path
-        built = [LinearLayer(a, b, own=own, inner_bias=inner_bias) for a, b in pairs]
-        if input_map:
-            built[0] = MapLayer(*pairs[0])
-        if output_map:
-            built[-1] = MapLayer(*pairs[-1])
-        super().__init__(built, norms_of(norm, between[input_map:], norm_over), dropout)
+        super().__init__(
+            widths,
+            [
+                LinearLayer(a, b, own=own, inner_bias=inner_bias)
+                for a, b in pairwise(widths)
+            ],
+            dropout,
+            norm=norm,
+            input_map=input_map,
+            output_map=output_map,
+            norm_over=norm_over,
+        )
 
     @torch.no_grad()
     def shrink(self) -> tuple[nn.Module, Tensor]:
@@ -433,16 +461,50 @@ class LinearStack(Stack[LinearLayer]):
             "inner_bias": any(bool(b.any()) for b in inner if b is not None),
         }
         small = type(self)(**self.arguments | changed).to(layers[0].weight)
-        for k, (layer, of) in enumerate(zip(small.stacked(), layers, strict=True)):
+        small.take_weights(layers, live)
+        if norms:
+            small.norms = nn.ModuleList(norms.values())
+        small.pick_sparse_weights()
+        return small.eval(), live[0]
+
+    @torch.no_grad()
+    def slim(self, keep: Sequence[Tensor]) -> Self:
+        """A copy with fewer hidden units, which keep their weights, to be trained on.
+
+        Unlike after `shrink` the outputs are others, and norms stay; a layer norm is
+        over the units that are left.
+
+        Args:
+            keep: (H,) boolean, True = kept, for each width between two layers.
+        """
+        weight = self.stacked()[0].weight
+        ends = (weight.shape[0], self.stacked()[-1].width)
+        first, last = (weight.new_ones(n, dtype=torch.bool) for n in ends)
+        changed = {"hidden": [int(units.sum()) for units in keep], "norm_over": ()}
+        small = type(self)(**self.arguments | changed).to(weight)
+        small.take_weights(self.stacked(), [first, *keep, last])
+        for k, norm in small.normed().items():
+            whole = self.normed()[k].state_dict()
+            state = {n: t[keep[k]] if t.dim() else t for n, t in whole.items()}
+            norm.load_state_dict({n: state[n] for n in norm.state_dict()})
+        return small.train(self.training)
+
+    @torch.no_grad()
+    def take_weights(
+        self, layers: Sequence[LinearLayer], live: Sequence[Tensor]
+    ) -> None:
+        """Copy from wider layers the weights and biases of the units that are live.
+
+        Args:
+            layers: one for each of the stack's.
+            live: (H,) boolean for each width, the features' first, the outputs' last.
+        """
+        for k, (layer, of) in enumerate(zip(self.stacked(), layers, strict=True)):
             for weight, whole in zip(layer.weights(), of.weights(), strict=True):
                 weight.copy_(whole[live[k]][:, live[k + 1]])
             layer.bias.copy_(of.bias[live[k + 1]])
             if layer.inner_bias is not None and of.inner_bias is not None:
                 layer.inner_bias.copy_(of.inner_bias[live[k + 1]])
-        if norms:
-            small.norms = nn.ModuleList(norms.values())
-        small.pick_sparse_weights()
-        return small.eval(), live[0]
 
     def pick_sparse_weights(self) -> None:
         """Where a layer's weight is faster as a sparse one, use and log it."""

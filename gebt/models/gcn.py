@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from gebt.models._stack import LinearStack, MapLayer
+from gebt.models._stack import LinearStack
 from gebt.models.recipe import CHOSEN, register
 from gebt.options import Fit
 from gebt.sparse import SparseMatrix
@@ -35,8 +35,7 @@ class _Sum(LinearStack):
         The weights of own paths and of maps count as all others; F is the width that
         the first layer gets, which after an input map is that map's.
         """
-        first = self.stacked()[int(isinstance(self.stacked()[0], MapLayer))]
-        return nodes * kept + entries * first.weight.shape[0]
+        return nodes * kept + entries * self.first().weight.shape[0]
 
 
 class GCN(_Sum):

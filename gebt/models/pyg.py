@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gebt.models._layers import EPSILON, Features
-from gebt.models._stack import LinearStack, Norm
+from gebt.models._stack import Norm, Stack
+from gebt.models.gat import GAT
 from gebt.models.gcn import GCN
 from gebt.models.sage import GraphSAGE
 from gebt.sparse import SparseMatrix
@@ -321,40 +322,32 @@ def _leave(layer: Any, inputs: Any, _: Any) -> None:
 
 
 @torch.no_grad()
-def translate(model: nn.Module) -> LinearStack | None:
+def translate(model: nn.Module) -> Stack[Any] | None:
     """The same model out of gebt's layers, or None where gebt has no such model.
 
-    Knows PyG's ``GCN`` and ``GraphSAGE`` of `torch_geometric.nn.models` with ReLU
-    between the layers, a batch norm or a layer norm of each node after them or none,
-    and ``jk="last"``, which is a linear map at the end, or none.
+    Knows PyG's ``GCN``, ``GraphSAGE`` and ``GAT`` of `torch_geometric.nn.models`, with
+    ReLU between the layers of the first two and ELU between GAT's, whose heads are
+    side by side; a batch norm or a layer norm of each node after them or none; and
+    ``jk="last"``, which is a linear map at the end, or none.
     """
-    from torch_geometric.nn import GCNConv, SAGEConv, models
+    from torch_geometric.nn import GATConv, GCNConv, models
 
-    kind: Any = {models.GCN: GCN, models.GraphSAGE: GraphSAGE}.get(type(model))
+    ours = {models.GCN: GCN, models.GraphSAGE: GraphSAGE, models.GAT: GAT}
+    kind: Any = ours.get(type(model))
     if kind is None:
         return None
     peer: Any = model
+    last = peer.jk_mode == "last"
     plain = (
-        isinstance(peer.act, nn.ReLU)
+        isinstance(peer.act, nn.ELU if kind is GAT else nn.ReLU)
+        and getattr(peer.act, "alpha", 1) == 1
         and not peer.act_first
         and peer.jk_mode in (None, "last")
         and all(
-            conv.flow == "source_to_target"
-            and (
-                conv.normalize
-                and conv.add_self_loops
-                and not conv.improved
-                and conv.aggr == "add"
-                if isinstance(conv, GCNConv)
-                else isinstance(conv, SAGEConv)
-                and not (conv.normalize or conv.project)
-                and conv.root_weight
-                and conv.aggr == "mean"
-            )
+            _is_plain(conv, side_by_side=last or conv is not peer.convs[-1])
             for conv in peer.convs
         )
     )
-    last = peer.jk_mode == "last"
     norms = list(peer.norms or [])[: len(peer.convs) - (not last)]
     kinds = {_norm_kind(norm) for norm in norms} or {"none"}
     if not plain or len(kinds) > 1 or None in kinds:
@@ -363,9 +356,12 @@ def translate(model: nn.Module) -> LinearStack | None:
     if last:
         widths.append(peer.lin.out_features)
     # Not `in_channels`: that is -1 where PyG found the width at the first call.
-    features = (first.lin if kind is GCN else first.lin_l).weight.shape[1]
+    features = (first.lin_l if kind is GraphSAGE else first.lin).weight.shape[1]
     shape: Any = {"norm": kinds.pop(), "output_map": last}
     shape["dropout"] = float(peer.dropout.p)
+    if kind is GAT:
+        shape |= {"heads": first.heads, "residual": first.residual}
+        shape["output_heads"] = 1 if last else first.heads
     out = kind(features, widths[:-1], widths[-1], **shape)
     out.to(next(model.parameters()))  # before the copies, which would be rounded
     for norm, theirs in zip(out.norms, norms, strict=False):
@@ -378,6 +374,13 @@ def translate(model: nn.Module) -> LinearStack | None:
         elif isinstance(conv, GCNConv):
             layer.weight.copy_(conv.lin.weight.t())
             bias = conv.bias
+        elif isinstance(conv, GATConv):
+            layer.weight.copy_(conv.lin.weight.t())
+            layer.source.copy_(conv.att_src)
+            layer.target.copy_(conv.att_dst)
+            if conv.residual:
+                layer.own_weight.copy_(conv.res.weight.t())
+            bias = conv.bias
         else:
             layer.weight.copy_(conv.lin_l.weight.t())
             layer.own_weight.copy_(conv.lin_r.weight.t())
@@ -385,6 +388,29 @@ def translate(model: nn.Module) -> LinearStack | None:
         if bias is not None:
             layer.bias.copy_(bias)
     return out
+
+
+def _is_plain(conv: Any, side_by_side: bool) -> bool:
+    """Whether a convolution is one of gebt's; how its heads stand, if it has some."""
+    from torch_geometric.nn import GATConv, GCNConv, SAGEConv
+
+    if conv.flow != "source_to_target":
+        return False
+    if isinstance(conv, GCNConv):
+        own = conv.normalize and conv.add_self_loops and not conv.improved
+        return own and conv.aggr == "add"
+    if isinstance(conv, SAGEConv):
+        own = conv.root_weight and not (conv.normalize or conv.project)
+        return own and conv.aggr == "mean"
+    return (
+        isinstance(conv, GATConv)
+        and conv.lin is not None
+        and conv.lin_edge is None
+        and conv.concat == side_by_side
+        and conv.negative_slope == 0.2
+        and conv.add_self_loops
+        and conv.aggr == "add"
+    )
 
 
 def _norm_kind(norm: Any) -> Norm | None:

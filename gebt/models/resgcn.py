@@ -171,7 +171,7 @@ class ResGCN(nn.Module):
 
     def shrink(self) -> tuple[nn.Module, Tensor]:
         """Without the features that no weight reads; (F,) those that one does."""
-        return read_features(self, "encoder.weight")
+        return read_features(self, "encoder")
 
     def paper_macs(self, nodes: int, entries: int, kept: int) -> int:
         """``K E H / 2 + N ((K - 1) H^2 + H C)``, the encoder not counted.

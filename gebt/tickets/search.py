@@ -172,7 +172,7 @@ def find_ticket(
         )
         for _ in learner.epochs(whole(graph), until=fit.epochs):
             if on_epoch:
-                on_epoch(drawing.found(learner, graph))
+                on_epoch(drawing.found(learner, graph, fit.epochs))
         epoch = learner.epoch
         drawing.check(graph, fit.epochs)
     else:
@@ -305,12 +305,12 @@ class _Drawing(Hook):
         both = ratios.get("graph", 0.0), ratios.get("weights", 0.0)
         return describe_search(task, *both, fit, search)
 
-    def found(self, learner: Learner, graph: Graph) -> Epoch:
+    def found(self, learner: Learner, graph: Graph, until: int) -> Epoch:
         """The last epoch, with its validation score."""
         adjacency, task = learner.adjacency(graph).detach(), learner.task
         with learner.drawing():
             val = evaluate(self._model, graph, "val", adjacency=adjacency, task=task)
-        return Epoch(learner.epoch, self._loss, val, self.distances[-1])
+        return Epoch(learner.epoch, self._loss, val, self.distances[-1], until)
 
     def share_untouched(self) -> float:
         """Share of links that no gradient reached, of those that are learned."""

@@ -424,6 +424,8 @@ def _checked_options(options: Fields) -> dict[str, Any]:
     for name in ("lr", "weight_decay"):
         options.number(name, 0)
     options.whole("epochs", 1)
+    if "patience" in options:
+        options.whole("patience", 0)
     options.text("decay", ("first", "all"))
     options.fields("detector").number("threshold", 0)
     # A name, or an object of the name and what it was built with.

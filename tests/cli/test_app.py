@@ -51,7 +51,8 @@ def test_metrics_hold_every_promised_number(digits_run):
     assert metrics["metric"] == "accuracy"
     assert metrics["options"] == {
         "model": "gcn", "hidden": 16, "dropout": 0.5, "lr": 0.01,
-        "weight_decay": 5e-4, "decay": "first", "epochs": 12, "scope": "global",
+        "weight_decay": 5e-4, "decay": "first",
+        "patience": 0, "epochs": 12, "scope": "global",
         "graph_ratio": 0.2, "weight_ratio": 0.9, "threshold": 2.0, "window": 3,
         "criterion": "learned", "seed": 0, "seeds": 2,
     }  # fmt: skip
@@ -138,7 +139,8 @@ def test_search_retrain_and_cost_do_the_steps_one_by_one(
     assert set(again) == set(theirs)
     assert ours["options"] == {
         "model": "GCN", "epochs": 12, "lr": 0.01, "weight_decay": 5e-4,
-        "decay": "first", "graph_ratio": 0.2, "weight_ratio": 0.9,
+        "decay": "first",
+        "patience": 0, "graph_ratio": 0.2, "weight_ratio": 0.9,
         "ticket": "ticket.safetensors", "seed": 0, "seeds": 1,
     }  # fmt: skip
     assert "digits, GCN, 1 seed" in result.stdout
@@ -407,13 +409,13 @@ def test_help_and_version_read_well(gebt_here, tmp_path):
     text = gebt_here("--help").stdout
     for command in ("run", "search", "retrain", "cost", "models", "datasets"):
         assert command in text
-    own = "model task hidden dropout lr weight-decay epochs"
+    own = "model task hidden dropout lr weight-decay epochs patience"
     drawn = "graph-ratio weight-ratio criterion threshold window"
     for command in ("run", "search"):
         text = gebt_here(command, "--help").stdout
         for flag in f"{drawn} {own} seed plugin".split():
             assert f"--{flag}" in text
-        assert " ".join(text.replace("│", " ").split()).count("the model's") == 5
+        assert " ".join(text.replace("│", " ").split()).count("the model's") == 6
         assert "[default: 0.2]" in text and "k-neighbour" in text
     version = gebt_here("--version")
     assert version.stdout.strip() == f"gebt {gebt.__version__}"

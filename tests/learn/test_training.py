@@ -52,6 +52,22 @@ def test_of_equally_good_epochs_the_first_is_kept(graph):
     assert done.best_epoch == scores.index(max(scores)) + 1
 
 
+def test_patience_ends_a_training_and_keeps_the_best_of_its_epochs(graph):
+    whole = train(built(graph), graph, epochs=40, lr=0.3)
+    model = built(graph)
+    done = train(model, graph, epochs=40, lr=0.3, patience=3)
+    assert len(done.history) == done.best_epoch + 3 < 40
+    assert done.history == whole.history[: len(done.history)]
+    assert all(epoch.until == 40 for epoch in done.history)
+    assert evaluate(model, graph, "val") == done.val
+
+
+def test_without_validation_nodes_patience_never_ends(graph):
+    empty = torch.empty(0, dtype=torch.int64)
+    graph = replace(graph, split=Split(graph.split.train, empty, empty))
+    assert len(train(built(graph), graph, epochs=9, patience=1).history) == 9
+
+
 def test_without_validation_nodes_the_last_epoch_is_kept(graph):
     empty = torch.empty(0, dtype=torch.int64)
     graph = replace(graph, split=Split(graph.split.train, empty, empty))

@@ -43,7 +43,7 @@ SHAPES: list[dict[str, Any]] = [
 
 def said(shape: dict[str, Any]) -> str:
     """A shape as the name of a test's case."""
-    return "-".join(name if v is True else v for name, v in shape.items() if v)
+    return "-".join(name if v is True else str(v) for name, v in shape.items() if v)
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -136,9 +136,8 @@ class StackPeer(Peer):
                 self.convs.append(self.map(layer.weight, bias=layer.bias))
                 continue
             self.convs.append(convs[type(model)](layer))
-            if getattr(layer, "own_weight", None) is not None and not isinstance(
-                model, GraphSAGE
-            ):
+            # PyG's other layers have one themselves.
+            if isinstance(model, GCN | GIN) and layer.own_weight is not None:
                 self.own[k] = self.map(layer.own_weight)
         self.norms = {k: self.norm(norm) for k, norm in model.normed().items()}
         self.beside = nn.ModuleList([*self.own.values(), *self.norms.values()])
@@ -173,13 +172,15 @@ class StackPeer(Peer):
 
     def gat(self, layer):
         _, heads, width = layer.source.shape
-        features = layer.weight.shape[0]
+        own = {} if layer.own_weight is None else {"res__weight": layer.own_weight}
+        options = {"heads": heads, "concat": layer.concat, "residual": bool(own)}
         return self.give(
-            GATConv(features, width, heads=heads, concat=layer.concat),
+            GATConv(layer.weight.shape[0], width, **options),
             lin__weight=layer.weight,
             att_src=layer.source,
             att_dst=layer.target,
             bias=layer.bias,
+            **own,
         )
 
     def forward(self, x: Tensor, edges: Tensor, value: Tensor) -> Tensor:

@@ -1,22 +1,108 @@
 """GAT: against PyG's layer, attention by hand, memory."""
 
+import json
 import math
 
 import pytest
 import torch
+from helpers import same, shaken
 from peers import StackPeer, assert_equals_pyg, double, edge_index, largest_saved_tensor
 from torch import nn
 
-from gebt import SparseMatrix
-from gebt.models import GAT
+import gebt
+from gebt import SparseMatrix, compact, load_compact, save_compact
+from gebt.models import GAT, build_model, describe_model
 
 
+@pytest.mark.parametrize("residual", [False, True], ids=["alone", "own"])
+@pytest.mark.parametrize("hidden", [[], 5, [17, 9]], ids=["1", "2", "3"])
 @pytest.mark.parametrize("output_heads", [1, 3])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
-def test_outputs_and_every_gradient_equal_pyg(make_graph, sparse, output_heads):
+def test_outputs_and_every_gradient_equal_pyg(
+    make_graph, sparse, output_heads, hidden, residual
+):
     graph = double(make_graph(sparse=sparse))
-    model = GAT(graph.num_features, 5, 3, heads=4, output_heads=output_heads)
-    assert_equals_pyg(model, graph)
+    options = {"heads": 4, "output_heads": output_heads, "residual": residual}
+    assert_equals_pyg(GAT(graph.num_features, hidden, 3, **options), graph)
+
+
+def test_each_hidden_layer_and_an_input_map_have_heads_times_hidden_units():
+    def shapes(hidden=5, **options):
+        model = GAT(9, hidden, 2, heads=3, **options)
+        return [tuple(layer.weight.shape) for layer in model.layers]
+
+    assert shapes() == [(9, 15), (15, 2)]
+    assert shapes(output_heads=4) == [(9, 15), (15, 8)]
+    assert shapes(layers=1) == shapes([]) == [(9, 2)]
+    assert shapes(layers=3) == shapes([5, 5]) == [(9, 15), (15, 15), (15, 2)]
+    assert shapes([5, 4]) == [(9, 15), (15, 12), (12, 2)]
+    assert shapes(layers=1, input_map=True, output_map=True) == shapes(layers=3)
+    norms = GAT(9, [5, 4], 2, heads=3, norm="batch", output_map=True).norms
+    assert [norm.num_features for norm in norms] == [15, 12]
+
+
+def test_gat_of_two_layers_is_described_and_named_as_it_was_before():
+    plain = GAT(9, 5, 2)
+    assert describe_model(plain)["arguments"] == {
+        "num_features": 9,
+        "hidden": 5,
+        "num_outputs": 2,
+        "heads": 8,
+        "output_heads": 1,
+        "dropout": 0.6,
+    }
+    for alike in (GAT(9, [5], 2), GAT(9, 5, 2, layers=2)):
+        assert describe_model(alike) == describe_model(plain)
+    assert list(plain.state_dict()) == [
+        f"layers.{k}.{name}"
+        for k in (0, 1)
+        for name in ("weight", "source", "target", "bias")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"heads": 0}, "`heads` must be at least 1, got 0"),
+        ({"output_heads": -1}, "`output_heads` must be at least 1, got -1"),
+        ({"hidden": [4, 0]}, "`hidden` must be at least 1, got 0"),
+        ({"hidden": [4], "layers": 2}, r"all layers, \[4\]: leave out `layers`"),
+        ({"norm": "graph"}, "`norm` must be one of 'none', 'batch', 'layer', got 'gr"),
+        (
+            {"output_map": True, "output_heads": 2},
+            "with `output_map` that is a linear map: leave out `output_heads`, 2",
+        ),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused_also_from_a_file(options, words):
+    arguments = {"num_features": 9, "hidden": 4, "num_outputs": 2} | options
+    with pytest.raises(ValueError, match=words):
+        GAT(**arguments)
+    state = GAT(9, 4, 2).state_dict()
+    with pytest.raises(ValueError, match="cannot rebuild a GAT"):
+        build_model({"class": "GAT", "arguments": arguments}, state)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"layers": 10**9}, "`layers` must be a whole number from 1 to 8, got 1000000"),
+        ({"hidden": [3] * 99}, "`hidden` must be at most 8 widths"),
+        ({"hidden": [10**12]}, r"`hidden\[0\]` must be a whole number"),
+        ({"hidden": 2**20, "heads": 2**20}, "its description and its tensors differ"),
+        ({"residual": 1}, "`residual` must be true or false"),
+        ({"residual": True}, "its tensors differ.*layers.0.own_weight"),
+        ({"norm": "batch"}, "its tensors differ.*norms.0"),
+        ({"norm": ["none"]}, "`norm` must be text"),
+        ({"inner_bias": True}, "it takes num_features, .*, not 'inner_bias'"),
+    ],
+)
+def test_a_description_is_checked_field_by_field(option, words):
+    model = GAT(4, 3, 2)
+    description = json.loads(json.dumps(describe_model(model)))
+    description["arguments"] |= option
+    with pytest.raises(ValueError, match=words):
+        build_model(description, model.state_dict())
 
 
 def test_values_multiply_the_attention_after_its_softmax_by_hand():
@@ -76,3 +162,71 @@ def test_weights_are_pruned_and_attention_vectors_are_not():
     model = GAT(7, 4, 3, heads=2)
     assert list(prunable_weights(model)) == ["layers.0.weight", "layers.1.weight"]
     assert isinstance(model.layers[0].source, nn.Parameter)
+
+
+# ----------------------------------------------- tickets, students, compaction
+
+RICH = {"layers": 3, "residual": True, "norm": "batch", "heads": 2}
+
+
+def outputs(model, graph):
+    with torch.no_grad():
+        return model.eval()(graph.x, graph.adjacency)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_a_ticket_of_a_deep_gat_goes_through_files_to_the_same_answers(
+    graph, tmp_path, norm
+):
+    shape = RICH | {"norm": norm, "input_map": True, "output_map": True}
+    model = GAT(24, 8, 3, dropout=0.2, **shape)
+    options = {"unit": "row", "weight_ratio": 0.3, "epochs": 30}
+    gebt.find_ticket(model, graph, **options).save(tmp_path / "ticket")
+    ticket = gebt.Ticket.load(tmp_path / "ticket")
+    assert {"layers.1.own_weight", "layers.4.weight"} < ticket.weight_masks.keys()
+    pruned = ticket.open(model, graph)
+    gebt.train(model, pruned, keep=ticket.weight_masks, epochs=40)
+    assert gebt.evaluate(model, pruned) > 60
+    fast, small = compact(model, pruned)
+    assert small.num_features < 24
+    torch.testing.assert_close(outputs(fast, small), outputs(model, pruned))
+    save_compact(tmp_path / "model", fast, small)
+    again, loaded = load_compact(tmp_path / "model")
+    assert again.arguments == fast.arguments
+    assert same(again.state_dict(), fast.state_dict())
+    assert torch.equal(outputs(again, loaded), outputs(fast, small))
+
+
+def test_a_deep_gat_becomes_a_student_that_does_with_few_links(graph):
+    model = GAT(24, 4, 3, **RICH)
+    gebt.train(model, graph, epochs=30)
+    logits = outputs(model, graph)
+    student = gebt.train_student(model, graph, logits, weight_ratio=0.5, epochs=30)
+    few = graph.keep_links(gebt.random_links(graph.num_links, 0.7, torch.Generator()))
+    assert student.val > 60 and gebt.evaluate(model, few) > 60
+
+
+@pytest.mark.parametrize("input_map", [False, True], ids=["own path", "map"])
+def test_only_features_that_no_weight_of_the_first_layer_reads_go(graph, input_map):
+    model = shaken(GAT(24, 4, 3, **RICH, input_map=input_map)).float()
+    first = model.layers[0]
+    weights = [first.weight] if input_map else [first.weight, first.own_weight]
+    with torch.no_grad():
+        weights[0][[2, 3, 5]] = 0
+        weights[-1][[3, 5, 7]] = 0
+        model.layers[1].own_weight[[1, 4]] = 0  # reads no features
+    fast, small = compact(model, graph)
+    gone = {2, 3, 5, 7} if input_map else {3, 5}
+    kept = [i for i in range(24) if i not in gone]
+    assert torch.equal(small.x, graph.x[:, kept])
+    assert fast.arguments == model.arguments | {"num_features": len(kept)}
+    torch.testing.assert_close(outputs(fast, small), outputs(model, graph))
+
+
+@pytest.mark.parametrize("input_map", [False, True])
+def test_paper_macs_are_of_the_first_attention(graph, input_map):
+    model = GAT(24, 4, 3, **RICH, input_map=input_map)
+    first = 8 if input_map else 24
+    kept = 24 * 8 * input_map + 2 * (first * 8 + 8 * 8 + 8 * 3)
+    expected = 120 * kept + 2 * graph.adjacency.pattern.nnz * first
+    assert gebt.measure_cost(model, graph, repeats=1).macs_paper == expected

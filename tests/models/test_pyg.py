@@ -29,7 +29,7 @@ from torch_geometric.nn import (
 
 import gebt
 from gebt import compact
-from gebt.models import GCN, GraphSAGE, adapt, describe_model, translate
+from gebt.models import GAT, GCN, GraphSAGE, adapt, describe_model, translate
 
 UNWEIGHTED = {
     "GIN": lambda: models.GIN(24, 6, 2, 3),
@@ -686,16 +686,26 @@ PLAIN += [
     (models.GraphSAGE, 3, {"norm": "batch_norm"}),
     (models.GraphSAGE, 2, {"jk": "last"}),
 ]
+ELU = {"act": "elu", "heads": 7}
+PLAIN += [
+    (models.GAT, 1, ELU),
+    (models.GAT, 2, ELU | {"dropout": 0.5}),
+    (models.GAT, 4, ELU | {"bias": False}),
+    (models.GAT, 3, ELU | {"residual": True, "norm": "batch_norm"}),
+    (models.GAT, 2, ELU | {"residual": True, "jk": "last"} | PER_NODE),
+    (models.GAT, 2, {"act": "elu"}),
+]
 
 
 @pytest.mark.parametrize(("kind", "depth", "options"), PLAIN)
-def test_pygs_gcn_and_graphsage_translate_exactly(make_graph, kind, depth, options):
+def test_pygs_own_models_translate_exactly(make_graph, kind, depth, options):
     graph = double(make_graph())
     adapted = adapt(shaken(kind(24, 7, depth, 3, **options)))
     before = deepcopy(adapted.state_dict())
     expected = adapted(graph.x, graph.adjacency)
     translated = translate(adapted.model)
-    assert type(translated) is {models.GCN: GCN, models.GraphSAGE: GraphSAGE}[kind]
+    ours = {models.GCN: GCN, models.GraphSAGE: GraphSAGE, models.GAT: GAT}
+    assert type(translated) is ours[kind]
     assert translated.dropout == options.get("dropout", 0.0)
     close(translated.eval()(graph.x, graph.adjacency), expected)
     fast, small = compact(adapted, graph)
@@ -733,6 +743,7 @@ class Pooled(models.GCN):
         return super().forward(x, edge_index, edge_weight).softmax(dim=1)
 
 
+ELU_2 = {"act": "elu", "heads": 2}
 OTHERS = {
     "elu": lambda: models.GCN(24, 7, 2, 3, act="elu"),
     "no-act": lambda: models.GCN(24, 7, 2, 3, act=None),
@@ -756,7 +767,14 @@ OTHERS = {
     "sage-reversed": lambda: models.GraphSAGE(24, 7, 2, 3, flow="target_to_source"),
     "subclass": lambda: Pooled(24, 7, 2, 3),
     "GIN": UNWEIGHTED["GIN"],
-    "GAT": UNWEIGHTED["GAT"],
+    "GAT": UNWEIGHTED["GAT"],  # with ReLU
+    "elu-alpha": lambda: models.GAT(24, 6, 2, 3, **ELU_2, act_kwargs={"alpha": 0.5}),
+    "gat-v2": lambda: models.GAT(24, 6, 2, 3, **ELU_2, v2=True),
+    "gat-mean": lambda: models.GAT(24, 6, 2, 3, **ELU_2, concat=False),
+    "gat-slope": lambda: models.GAT(24, 6, 2, 3, **ELU_2, negative_slope=0.1),
+    "gat-no-loops": lambda: models.GAT(24, 6, 2, 3, **ELU_2, add_self_loops=False),
+    "gat-max": lambda: models.GAT(24, 6, 2, 3, **ELU_2, aggr="max"),
+    "gat-reversed": lambda: models.GAT(24, 6, 2, 3, **ELU_2, flow="target_to_source"),
     "own": TwoLayers,
 }
 

@@ -10,12 +10,14 @@ from torch import nn
 
 import gebt
 from gebt import SparseMatrix, compact, load_compact, save_compact
-from gebt.models import GCN, GIN, GraphSAGE, build_model, describe_model
+from gebt.models import GAT, GCN, GIN, GraphSAGE, build_model, describe_model
 
-# GCN in every shape, the others, which share its code, in some; features in turns.
+# GCN and GAT in every shape, the others, which share GCN's code, in some; features in
+# turns.
 KINDS = [(GCN, shape) for shape in SHAPES]
 KINDS += [(GIN, shape) for shape in SHAPES[-2:]]
 KINDS += [(GraphSAGE, shape) for shape in SHAPES[:11:5]]
+KINDS += [(GAT, shape | {"heads": 2}) for shape in SHAPES]
 BY_KIND = pytest.mark.parametrize(
     ("kind", "shape", "sparse"),
     [
@@ -188,7 +190,7 @@ def randomly_pruned(kind, shape, case):
         for layer in model.layers:
             nn.init.normal_(layer.bias, 0.5, 1.0, generator=draw)
             alive = [torch.rand(n, generator=draw) < 0.7 for n in layer.weight.shape]
-            for weight in layer.weights():
+            for weight in (w for w in layer.parameters() if w.dim() == 2):
                 nn.init.normal_(weight, generator=draw)
                 keep = torch.rand(weight.shape, generator=draw) < density
                 weight.mul_(keep & alive[0][:, None] & alive[1])
@@ -227,7 +229,8 @@ def test_compaction_changes_no_output_and_a_second_finds_nothing(
         expected = outputs(model, graph)
         fast, small = compact(model.train(), graph)
         close(outputs(fast, small), expected)
-        assert not batch_norms(fast)
+        # GAT's attention reads what they would become part of.
+        assert len(batch_norms(fast)) == len(batch_norms(model)) * (kind is GAT)
         again, same = compact(fast, small)
         assert again.arguments == fast.arguments
         assert same.x is small.x and same.adjacency is small.adjacency
@@ -326,3 +329,37 @@ def test_paper_macs_count_every_weight_and_the_first_product(graph):
     assert gebt.measure_cost(model, graph, repeats=1).macs_paper == (
         120 * kept + entries * 8
     )
+
+
+@BY_KIND
+def test_without_units_that_nothing_reads_a_slimmer_stack_is_the_same(
+    make_graph, kind, shape, sparse
+):
+    graph = double(make_graph(sparse=sparse))
+    model = shaken(kind(graph.num_features, [9, 5, 7], 3, dropout=0.0, **shape))
+    widths = [layer.width for layer in model.stacked()[:-1]]
+    keep = [torch.arange(width) % 3 != 1 for width in widths]
+    with torch.no_grad():
+        for units, reader in zip(keep, model.stacked()[1:], strict=True):
+            for weight in reader.weights():
+                weight[~units] = 0
+    small = model.slim(keep)
+    assert small.arguments["hidden"] == [int(units.sum()) for units in keep]
+    assert not small.training
+    ours, theirs = (m(graph.x, graph.adjacency) for m in (small, model))
+    if shape.get("norm") != "layer":  # that is over all units, read or not
+        close(ours, theirs)
+    # It learns, and is written and read, as any other.
+    small.train()(graph.x, graph.adjacency).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())
+    again = build_model(describe_model(small), small.state_dict())
+    close(
+        again.eval()(graph.x, graph.adjacency), small.eval()(graph.x, graph.adjacency)
+    )
+
+
+def test_a_slimmer_layer_norm_is_over_the_units_that_are_left(graph):
+    torch.manual_seed(0)
+    model = GCN(graph.num_features, 6, 3, norm="layer")
+    small = model.slim([torch.tensor([True, False, True, True, False, False])])
+    assert small.normed()[0].over == 3 and small.normed()[0].absent is None
