@@ -250,7 +250,9 @@ DatasetNames = Annotated[
 ExperimentName = Annotated[
     str,
     typer.Argument(
-        help="fig1, fig2, fig4, fig6 or table2 of You et al. 2022, with baselines.",
+        help="fig1, fig2, fig4, fig6 or table2 of You et al. 2022, with baselines; "
+        "frontier (what links cost a student), draws (when to draw) or inductive "
+        "(nodes that training never saw).",
         callback=_checked(lambda _, name: EXPERIMENTS.check(name)),
     ),
 ]

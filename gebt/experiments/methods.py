@@ -49,6 +49,7 @@ class Setting:
         seed: of weights, dropout and random choices.
         draw: epoch to draw a ticket at; None where the detector decides.
         watch: the group that the detector watches; None for all that can change.
+        quick: whether 20 epochs at most are wanted; the recipe has no more.
     """
 
     graph: Graph
@@ -59,6 +60,7 @@ class Setting:
     seed: int
     draw: int | None = None
     watch: str | None = None
+    quick: bool = False
 
     def model(self) -> nn.Module:
         """A new model; the same at every call."""
@@ -108,6 +110,7 @@ class Outcome:
         ticket: that it was trained from, if any.
         frozen_epochs: epochs on the full graph with frozen weights.
         rounds: graphs on the way to the pruned one, with the epochs on each.
+        beside: what else was found with the model, rows of the table ``links``.
     """
 
     links: str
@@ -120,6 +123,7 @@ class Outcome:
     ticket: Ticket | None = None
     frozen_epochs: int = 0
     rounds: Sequence[tuple[Graph, int]] = ()
+    beside: Sequence[Mapping[str, Any]] = ()
 
 
 Method = Callable[[Setting], Iterator[Outcome]]

@@ -54,12 +54,15 @@ def _sections(experiment: Experiment, tables: Tables, asked: int) -> list[Sectio
     """One for each graph; of how many seeds were asked for, 0 if that is not known."""
     sections = []
     runs = tables.get("runs", [])
-    scored = [row for row in runs if row["test"] not in ("", "nan")]
+    scored = {
+        table: [row for row in found if row.get("test") not in ("", "nan")]
+        for table, found in {"runs": runs, **tables}.items()
+    }
     rows = runs + tables.get("stops", [])
     for graph in dict.fromkeys(row["dataset"] for row in rows):
         mine = {
             table: [row for row in found if row["dataset"] == graph]
-            for table, found in {**tables, "runs": scored}.items()
+            for table, found in scored.items()
         }
         n = len({row["seed"] for row in rows if row["dataset"] == graph})
         texts = [f"n = {seeds_of(n, asked)}. {experiment.how}"]

@@ -66,6 +66,14 @@ def curve_of(label: str, rows: Sequence[Row]) -> Line:
     return Line(label, epochs, mean, low, high)
 
 
+def share_line(label: str, rows: Sequence[Row]) -> Line:
+    """The mean test score against the share of links removed, percent."""
+    shares = sorted({float(row["share"]) for row in rows})
+    each = [scores(pick(rows, share=share)).values() for share in shares]
+    means = [statistics.fmean(values) for values in each]
+    return Line(label, [100 * share for share in shares], means)
+
+
 def by_links(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Tickets and their controls: the same weights on other links."""
     return {kind: pick(rows, links=kind) for kind in ("learned", "random", "all")}

@@ -21,12 +21,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gebt._provenance import cores, provenance
-from gebt._registry import EXPERIMENTS, MODELS
+from gebt._registry import DATASETS, EXPERIMENTS, MODELS
 from gebt.datasets import load
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs
 from gebt.experiments.methods import METHODS, Outcome, Setting
 from gebt.experiments.record import facts
+from gebt.experiments.studies import STUDIES, VARIANTS
 from gebt.files import Fields, read_json, shown, write_csv, write_json
 from gebt.graph import Graph
 from gebt.learn.tasks import prepare, task_for
@@ -47,9 +48,9 @@ class Job:
 
     Attributes:
         dataset: the graph's name.
-        model: the recipe's name.
-        method: one of `METHODS`, or ``"distances"``, which trains nothing but records
-            every mask of a search of 100 epochs.
+        model: the recipe's name; of those in `VARIANTS`, too.
+        method: one of `METHODS` or `STUDIES`, or ``"distances"``, which trains nothing
+            but records every mask of a search of 100 epochs.
         graph_ratio: share of links to remove.
         weight_ratio: share of weights to remove.
         seed: of everything.
@@ -79,7 +80,7 @@ class Job:
 
 KEY = tuple(Job.__dataclass_fields__)
 _DONE = ("stops", "runs")  # a job that has rows in one of these is done
-TABLES = ("trajectories", "matrix", *_DONE)
+TABLES = ("trajectories", "matrix", "links", *_DONE)
 """Every table, in the order they are written in: those that say what is done last."""
 
 
@@ -124,7 +125,8 @@ def reproduce(
         experiment: what to run.
         folder: where tables are written, ``runs.csv`` foremost, one row per model.
         graphs: names for `load`.
-        seeds: how many, from 0.
+        seeds: how many, from 0; where a graph has several splits, and the name does
+            not say which, each seed has another.
         quick: 20 epochs at most, to see that all works; the figures mean nothing.
         root: of the datasets.
         workers: parallel processes; by default as many as there are cores.
@@ -271,6 +273,8 @@ def _cells() -> dict[str, tuple[Callable[[str], bool], str]]:
         "watch": (("", "graph", "weights").__contains__, "graph, weights or empty"),
         "settled": (("True", "False", "").__contains__, "True, False or empty"),
         **dict.fromkeys(("val", "test"), score),
+        "dense": (_cell(float, 0, 100, "nan"), "a number from 0 to 100, or nan"),
+        "share": share,
         **dict.fromkeys(
             ("macs_paper", "macs_executed"),
             (_cell(float, 0, 1e30, ""), "a number, at least 0, or empty"),
@@ -288,9 +292,10 @@ _CELLS = _cells()
 _NEEDED = {
     "trajectories": ("group", "epoch", "distance"),
     "matrix": ("group", "epoch", "other", "distance"),
+    "links": ("links", "share", "val", "test", "dense", "cpu_seconds"),
     "stops": ("stop_graph", "stop_weights", "stop_joint"),
     "runs": (
-        *("links", "epoch", "settled", "test"),
+        *("links", "epoch", "settled", "val", "test"),
         *("macs_paper", "macs_executed", "macs_training"),
         *("inference_ms", "dense_ms", "cpu_seconds"),
     ),
@@ -384,8 +389,8 @@ def _watched(results: Any, processes: Iterable[Any]) -> Iterator[Tables]:
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, root: str | None) -> Graph:
-    graph = load(name, root)
+def _load(name: str, root: str | None, split: int | None) -> Graph:
+    graph = load(name, root, split=split)
     task = task_for(graph)
     graph = prepare(graph, task)
     # Untimed: with its first optimiser torch imports its compiler, over a second.
@@ -394,11 +399,18 @@ def _load(name: str, root: str | None) -> Graph:
     return graph
 
 
+def _split(job: Job) -> int | None:
+    """Which split a job has; None where there is but one, or the name says it."""
+    kind, colon, _ = job.dataset.partition(":")
+    splits = 1 if colon else DATASETS.find(kind).splits
+    return job.seed % splits if splits > 1 else None
+
+
 def _run(work: tuple[Job, str | None, bool]) -> Tables:
     """One job, in a process of its own."""
     job, root, quick = work
-    graph = _load(job.dataset, root)
-    recipe = MODELS.find(job.model)
+    graph = _load(job.dataset, root, _split(job))
+    recipe = VARIANTS.get(job.model) or MODELS.find(job.model)
     if quick:
         recipe = replace(
             recipe, fit=replace(recipe.fit, epochs=min(20, recipe.fit.epochs))
@@ -410,15 +422,20 @@ def _run(work: tuple[Job, str | None, bool]) -> Tables:
         job.graph_ratio,
         job.weight_ratio,
         job.seed,
-        None if job.draw is None else min(job.draw, recipe.fit.epochs),
+        min(job.draw, 20) if quick and job.draw else job.draw,
         job.watch,
+        quick,
     )
     try:
         if job.method == "distances":
             return _distances(job, setting)
-        return {"runs": [_row(job, setting, o) for o in METHODS[job.method](setting)]}
+        runs, beside = [], []
+        for outcome in {**METHODS, **STUDIES}[job.method](setting):
+            runs.append(_row(job, setting, outcome))
+            beside += [{**asdict(job), **row} for row in outcome.beside]
     except ValueError as error:
         raise ValueError(f"{job}: {error}") from error
+    return {"links": beside, "runs": runs} if beside else {"runs": runs}
 
 
 def _row(job: Job, setting: Setting, outcome: Outcome) -> Row:

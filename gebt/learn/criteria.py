@@ -23,7 +23,13 @@ from torch.nn.functional import cross_entropy, log_softmax, one_hot
 from gebt.graph import Graph, Split
 from gebt.learn.loop import run
 from gebt.learn.tasks import NodeClassification, Task
-from gebt.prune.criteria import Context, criterion, in_rounds, sum_of_ends
+from gebt.prune.criteria import (
+    Context,
+    criterion,
+    in_rounds,
+    sum_of_ends,
+    transductive,
+)
 from gebt.prune.weights import take_dtype
 from gebt.sparse import SparseMatrix
 
@@ -79,28 +85,33 @@ def expected_gradient(graph: Graph, context: Context) -> Tensor:
     Cross-fitted: a message to a node in one half of the validation nodes is scored by
     the regression on the other half, so that comparing pruned models by their
     validation scores stays fair; all other messages by the mean of both.
+
+    Both regressions are saved with a ticket. On an unseen graph every message is scored
+    by their mean, and no label and no gradient is asked for.
     """
     task = _classification("expected-gradient", context)
-    task.check(graph)
-    known = task.rows(graph, "val")
-    if known is None or known.numel() < 2:
-        raise ValueError(
-            "the criterion 'expected-gradient' learns from validation nodes, at least "
-            f"2, but {graph.name!r} has {0 if known is None else known.numel()}."
-        )
     adjacency = graph.adjacency
-    order = torch.randperm(known.numel(), generator=context.generator)
-    halves = known[order.to(known.device)].tensor_split(2)
+    halves = () if context.unseen else _halves(graph, context, task)
     alone = log_softmax(_outputs(graph, context, _no_links(graph)), dim=1)
-    fitted = [
-        _regressed(graph, alone, half, -gradient)
-        for half, gradient in zip(
-            halves, _gradients(graph, context, task, halves), strict=True
-        )
-    ]
+    if context.unseen:
+        fitted = _kept(graph, context, alone)
+    else:
+        fitted = [
+            _regressed(graph, alone, half, -gradient)
+            for half, gradient in zip(
+                halves, _gradients(graph, context, task, halves), strict=True
+            )
+        ]
+        parts = zip(_FITTED, zip(*fitted, strict=True), strict=True)
+        context.fitted.update({name: torch.stack(both) for name, both in parts})
     both = torch.stack([_predicted(adjacency, alone, *each) for each in fitted])
     gain = both.mean(dim=0)
-    for half, other in zip(halves, both.flip(0), strict=True):
+    if not gain.isfinite().all():
+        raise ValueError(
+            "what 'expected-gradient' has fitted gives no finite scores. Draw the "
+            "ticket again."
+        )
+    for half, other in zip(halves, both.flip(0), strict=not context.unseen):
         gain = torch.where(_into(adjacency, half), other, gain)
     gain = gain.clamp(min=0) + 1e-6
 
@@ -122,6 +133,8 @@ def grow(graph: Graph, context: Context) -> Tensor:
     Transductive: it keeps the answers for the nodes that the graph has now, those to
     test on included, and says nothing of nodes that come later.
     """
+    if context.unseen:
+        raise ValueError(transductive("grow", "the model's answers for the nodes"))
     _classification("grow", context)
     answers = _outputs(graph, context, graph.adjacency).softmax(dim=1)
     if graph.metric != "ROC-AUC":
@@ -227,6 +240,44 @@ def _gradients(
 
 Regression = tuple[Tensor, Tensor, Tensor]
 """Weights, and the means and deviations of the features."""
+_FITTED = ("weights", "means", "deviations")
+"""The same of both halves (2, ...), as they are saved with a ticket."""
+
+
+def _halves(graph: Graph, context: Context, task: Task) -> tuple[Tensor, ...]:
+    """The validation nodes, parted by chance."""
+    task.check(graph)
+    known = task.rows(graph, "val")
+    if known is None or known.numel() < 2:
+        raise ValueError(
+            "the criterion 'expected-gradient' learns from validation nodes, at least "
+            f"2, but {graph.name!r} has {0 if known is None else known.numel()}."
+        )
+    order = torch.randperm(known.numel(), generator=context.generator)
+    return known[order.to(known.device)].tensor_split(2)
+
+
+def _kept(graph: Graph, context: Context, alone: Tensor) -> list[Regression]:
+    """Both halves' regressions, as the ticket has them; refused unless they fit."""
+    if missing := [name for name in _FITTED if name not in context.fitted]:
+        raise ValueError(
+            f"the ticket lacks the {', '.join(missing)} that 'expected-gradient' has "
+            "fitted, as those of earlier versions do. Draw it again."
+        )
+    none = torch.empty(0, dtype=torch.int64, device=alone.device)
+    width = _features(graph.adjacency, alone, none).shape[1]
+    for name, size in zip(_FITTED, (width + 1, width, width), strict=True):
+        if (found := tuple(context.fitted[name].shape)) != (2, size):
+            raise ValueError(
+                f"the {name} that 'expected-gradient' has fitted must have the shape "
+                f"(2, {size}), as the model has {alone.shape[1]} outputs, got {found}."
+            )
+    weights, means, deviations = (context.fitted[name].to(alone) for name in _FITTED)
+    if not (deviations > 0).all():
+        raise ValueError(
+            "the deviations that 'expected-gradient' has fitted must be positive."
+        )
+    return [*zip(weights, means, deviations, strict=True)]
 
 
 def _regressed(

@@ -25,7 +25,14 @@ from gebt.randomness import stream
 
 STUDENT = Fit(epochs=140, lr=0.02)
 """How a student is trained unless told otherwise."""
+_LONGER, _FASTER = 1.4, 2.0  # than its teacher
 _VALIDATED = 0.4  # share of the links that a student is validated with
+
+
+def student_of(fit: Fit) -> Fit:
+    """How the student of a model that is trained so is trained."""
+    epochs = max(1, round(_LONGER * fit.epochs))
+    return replace(fit, epochs=epochs, lr=_FASTER * fit.lr)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ sooner kept.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,12 +27,18 @@ class Context:
         prune_ratio: share of the full graph's links that will go, in [0, 1): some
             criteria choose links one after the other.
         task: what is learned, a `gebt.learn.tasks.Task`; None for one class per node.
+        fitted: floating tensors by name: a criterion that learns something from a graph
+            puts it here, and it is saved with the ticket.
+        unseen: whether nothing was trained on the graph (`Ticket.links_for`). Then
+            ``fitted`` is as it was saved, and the criterion learns nothing more.
     """
 
     generator: Generator
     model: nn.Module
     prune_ratio: float = 0.0
     task: Any = None
+    fitted: dict[str, Tensor] = field(default_factory=dict)
+    unseen: bool = False
 
 
 Criterion = Callable[[Graph, Context], Tensor]
@@ -76,8 +82,8 @@ def score_links(name: str, graph: Graph, context: Context) -> Tensor:
     """Scores (L,) of a criterion, by name, checked.
 
     Raises:
-        ValueError: if there is no such criterion, or it gives anything but one finite
-            number for each link.
+        ValueError: if there is no such criterion, it gives anything but one finite
+            number for each link, or it has learned anything but finite numbers.
     """
     scores = CRITERIA.find(name)(graph, context)
     shape = (graph.num_links,)
@@ -89,12 +95,26 @@ def score_links(name: str, graph: Graph, context: Context) -> Tensor:
         )
     if not scores.isfinite().all():
         raise ValueError(f"the criterion {name!r} must give finite scores.")
+    for key, kept in context.fitted.items():
+        if not isinstance(kept, Tensor) or not kept.is_floating_point():
+            kind = str(kept.dtype if isinstance(kept, Tensor) else type(kept))
+            raise ValueError(
+                f"the criterion {name!r} must put floating tensors into "
+                f"`context.fitted`, but {key!r} is {kind}."
+            )
+        if not kept.isfinite().all():
+            raise ValueError(
+                f"the criterion {name!r} has learned a {key!r} that is not finite."
+            )
+        context.fitted[key] = kept.detach()
     return scores.detach().to(graph.adjacency.device)
 
 
 @criterion("learned")
 def learned(graph: Graph, context: Context) -> Tensor:
     """By scores learned together with the weights, as the paper does."""
+    if context.unseen:
+        raise ValueError(transductive("learned", "one score for each link"))
     raise ValueError("links are learned by a search: use `gebt.find_ticket`.")
 
 
@@ -191,6 +211,14 @@ def in_rounds(
         chosen.index_fill_(0, best, True)
         taken.index_fill_(0, best, True)
     return place
+
+
+def transductive(name: str, what: str) -> str:
+    """Why a criterion has nothing to say of an unseen graph, in words."""
+    return (
+        f"the criterion {name!r} is transductive: it has learned {what} of the "
+        "searched graph, and nothing of others. Draw the ticket by another criterion."
+    )
 
 
 def sum_of_ends(graph: Graph, edge: Tensor) -> Tensor:

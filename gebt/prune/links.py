@@ -1,5 +1,6 @@
 """Graph sparsifiers: which links to keep."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from gebt._checks import check_ratio
 from gebt.graph import Graph
+from gebt.prune.criteria import Context, score_links
 from gebt.prune.groups import Group
 from gebt.prune.masks import keep_top
 from gebt.prune.penalties import ADMM
@@ -162,6 +164,7 @@ class RankedLinks(Group):
         prune_ratio: share of the full graph's links to remove, in [0, 1).
         scores: (L,) the larger, the sooner kept; see `gebt.prune.criteria`.
         seed: of the order of equal scores.
+        fitted: what the criterion has learned from the graph, by name; for the ticket.
 
     Raises:
         ValueError: if the scores do not fit, or the graph has lost more links than
@@ -170,8 +173,16 @@ class RankedLinks(Group):
 
     name = "graph"
 
-    def __init__(self, graph: Graph, prune_ratio: float, scores: Tensor, seed: int = 0):
+    def __init__(
+        self,
+        graph: Graph,
+        prune_ratio: float,
+        scores: Tensor,
+        seed: int = 0,
+        fitted: Mapping[str, Tensor] | None = None,
+    ):
         self.prune_ratio = check_ratio("prune_ratio", prune_ratio)
+        self.fitted = fitted or {}
         self._present = torch.zeros_like(scores, dtype=torch.bool)
         self._present.index_fill_(0, graph.link, True)
         _check_room(graph, self._present, prune_ratio)
@@ -188,6 +199,34 @@ class RankedLinks(Group):
     def learned(self) -> dict[str, Tensor]:
         """1 for each link that the graph has."""
         return {"link": self._present.to(self._dtype)}
+
+
+def links_by(
+    criterion: str,
+    graph: Graph,
+    model: nn.Module,
+    prune_ratio: float,
+    seed: int,
+    task: Any = None,
+    fitted: Mapping[str, Tensor] | None = None,
+) -> RankedLinks:
+    """The links that a criterion keeps; the same for one seed.
+
+    Args:
+        criterion: by name, see `gebt.prune.criteria`.
+        graph: whose links.
+        model: that will be trained, or that the criterion asks.
+        prune_ratio: share of the full graph's links to remove, in [0, 1).
+        seed: of what the criterion draws, and of the order of equal scores.
+        task: what is learned; None for one class per node.
+        fitted: what the criterion has learned from the graph that was trained on, if
+            this is another; None for it to learn from this one.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    unseen = fitted is not None
+    context = Context(draw, model, prune_ratio, task, dict(fitted or {}), unseen)
+    scores = score_links(criterion, graph, context)
+    return RankedLinks(graph, prune_ratio, scores, seed, context.fitted)
 
 
 def _check_room(graph: Graph, present: Tensor, prune_ratio: float) -> int:

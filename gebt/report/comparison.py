@@ -94,9 +94,21 @@ def mean_of(rows: Sequence[Row], column: str = "test", digits: int = 1) -> str:
     return spread(list(scores(rows, column).values()), digits)
 
 
-def against(ours: Sequence[Row], theirs: Sequence[Row]) -> str:
-    """The paired difference in test score, as text; a dash for none."""
-    return str(paired(scores(ours), scores(theirs)) or "-")
+def against(ours: Sequence[Row], theirs: Sequence[Row], column: str = "test") -> str:
+    """The paired difference of our test scores to a column of theirs, as text.
+
+    A dash for none.
+    """
+    return str(paired(scores(ours), scores(theirs, column)) or "-")
+
+
+def best_by_validation(rows: Sequence[Row]) -> list[Row]:
+    """Of each seed the row of the best validation score; of equal ones the first."""
+    seeds = dict.fromkeys(row["seed"] for row in rows)
+    of = {seed: pick(rows, seed=seed) for seed in seeds}
+    return [
+        max(mine, key=lambda row: float(row["val"] or "nan")) for mine in of.values()
+    ]
 
 
 def percent(ratio: object) -> str:

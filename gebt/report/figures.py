@@ -43,7 +43,7 @@ def curves(
     names = list(dict.fromkeys(name for p in panels for name in p.levels))
     for panel, axis in zip(panels, axes, strict=True):
         for line in panel.lines:
-            colour = COLOURS[labels.index(line.label) % len(COLOURS)]
+            colour = MORE_COLOURS[labels.index(line.label) % len(MORE_COLOURS)]
             axis.plot(
                 line.x, line.y, line.style, color=colour, label=line.label, marker="."
             )

@@ -6,9 +6,9 @@ retrainings find the smallest that holds.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -50,10 +50,8 @@ _UNITS = 0.75, 0.5  # shares of the hidden units removed that are tried
 _NARROWEST = 16  # units of a hidden layer that stay at least
 _SPARSE = 0.9  # share of weights that a student does without, where features are sparse
 _SHORTER = 0.5  # than the dense model's are the trainings of what begins with its own
-_STUDENT, _FASTER = (
-    0.7,
-    2.0,
-)  # of the dense model's epochs and learning rate, a student's
+_STUDENT = 0.7  # of the dense model's epochs, a student's
+_FASTER = 2.0  # than the dense model's is a student's learning rate
 _ASKED = 0.2  # share of the nodes that can be asked about, from which a student pays
 _REACH = 5.0  # percent that retraining is trusted to bring back
 _REPEATS = 20  # timed forwards of each candidate
@@ -267,6 +265,7 @@ class _Found:
     mask: Tensor
     model: nn.Module
     graph: Graph
+    fitted: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class _Trial:
@@ -392,10 +391,16 @@ class _Trial:
                     context = Context(draw, base.model, ratio, self._task)
                     scores = score_links(name, graph, context)
                 links = RankedLinks(graph, ratio, scores, self._seed)
-                self._score(base, name, ratio, links.masks()["link"])
+                mask = links.masks()["link"]
+                self._score(base, name, ratio, mask, context.fitted)
 
     def _score(
-        self, base: _Base, criterion: str, graph_ratio: float, mask: Tensor
+        self,
+        base: _Base,
+        criterion: str,
+        graph_ratio: float,
+        mask: Tensor,
+        fitted: Mapping[str, Tensor] | None = None,
     ) -> None:
         """A model's on some links, which are kept if the best at their share."""
         small = self._graph.keep_links(mask) if graph_ratio else self._graph
@@ -411,7 +416,8 @@ class _Trial:
         self._frontier.append(row)
         known = self._best.get(graph_ratio)
         if known is None or val > known.row.val:
-            self._best[graph_ratio] = _Found(row, base, mask, base.model, small)
+            at = mask, base.model, small
+            self._best[graph_ratio] = _Found(row, base, *at, fitted or {})
 
     def _timed(self, found: _Found) -> _Found:
         """The candidate with the time of its compact form, in turns with the dense."""
@@ -538,6 +544,7 @@ class _Trial:
             },
             model=describe_model(base.model),
             versions=versions(),
+            fitted=found.fitted,
         )
 
     def _holds(self, found: _Found) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from gebt._checks import check_choice, check_positive, check_ratio
 from gebt._provenance import versions
@@ -18,10 +18,9 @@ from gebt.learn.tasks import NodeClassification, Task, describe_task
 from gebt.learn.training import Epoch, copy_state, evaluate
 from gebt.models import describe_model
 from gebt.options import Fit, Scope, Unit, chosen
-from gebt.prune.criteria import Context, score_links
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.groups import Group, Hook
-from gebt.prune.links import GraphSparsifier, RankedLinks
+from gebt.prune.links import GraphSparsifier, RankedLinks, links_by
 from gebt.prune.masks import NAN
 from gebt.prune.penalties import ADMM
 from gebt.prune.weights import ModelPruner, apply_masks
@@ -133,7 +132,8 @@ def find_ticket(
        (`MaskDistanceDetector` has the paper's rules).
 
     Algorithm 1 (GEB) is ``train`` and then this with ``update_weights=False`` and
-    ``weight_ratio=0``.
+    ``weight_ratio=0``. With a criterion known before the search nothing moves then: the
+    ticket is drawn at once, of the model as it is.
 
     Args:
         model: as for `train`; trained in place, as far as the search gets.
@@ -161,25 +161,30 @@ def find_ticket(
     groups = _groups(model, graph, task, graph_ratio, weight_ratio, *how)
     drawing = _Drawing(model, groups, search)
     first_weights = copy_state(model)
-    learner = Learner(
-        *(model, task, fit if search.update_weights else None),
-        seed=seed,
-        groups=groups,
-        hooks=[*hooks, drawing],
-        alternate=search.alternate,
-    )
-    for _ in learner.epochs(whole(graph), until=fit.epochs):
-        if on_epoch:
-            on_epoch(drawing.found(learner, graph, fit.epochs))
+    epoch = 0
+    if moves := search.update_weights or any(group.scores() for group in groups):
+        learner = Learner(
+            *(model, task, fit if search.update_weights else None),
+            seed=seed,
+            groups=groups,
+            hooks=[*hooks, drawing],
+            alternate=search.alternate,
+        )
+        for _ in learner.epochs(whole(graph), until=fit.epochs):
+            if on_epoch:
+                on_epoch(drawing.found(learner, graph, fit.epochs))
+        epoch = learner.epoch
+        drawing.check(graph, fit.epochs)
+    else:
+        drawing.draw()
     model.eval()
-    drawing.check(graph, fit.epochs)
     return Ticket(
         masks={n: m for n, m in {"weights": masks, **drawing.masks}.items() if m},
         scores={group.name: group.learned() for group in groups if group.learned()},
         weights=copy_state(model),
         first_weights=first_weights,
-        epoch=learner.epoch,
-        settled=drawing.detector.settled,
+        epoch=epoch,
+        settled=drawing.detector.settled or not moves,
         share_untouched=drawing.share_untouched(),
         distances=tuple(drawing.distances),
         options=drawing.options(task, fit),
@@ -187,6 +192,7 @@ def find_ticket(
         dataset={"name": graph.name, "fingerprint": graph.fingerprint()},
         model=describe_model(model),
         versions=versions(),
+        fitted=drawing.fitted(),
     )
 
 
@@ -240,10 +246,7 @@ def _groups(
         how: Any = {"lr": search.graph_lr, "penalty": search.penalty}
         links = GraphSparsifier(graph, seed, prune_ratio=graph_ratio, **how)
     else:
-        draw = Generator().manual_seed(seed)
-        context = Context(draw, model, graph_ratio, task)
-        scores = score_links(search.criterion, graph, context)
-        links = RankedLinks(graph, graph_ratio, scores, seed)
+        links = links_by(search.criterion, graph, model, graph_ratio, seed, task)
     if weight_ratio == 0:
         return [links]
     how = {"scope": search.scope, "unit": search.unit, "keep": masks}
@@ -277,9 +280,13 @@ class _Drawing(Hook):
                 "these ratios."
             )
 
+    def draw(self) -> None:
+        """The masks of all groups, as they are now."""
+        self.masks = {group.name: group.masks() for group in self._groups}
+
     def after_epoch(self, epoch: int, loss: Tensor) -> bool:
         """The masks of all groups; whether they have settled."""
-        self.masks = {group.name: group.masks() for group in self._groups}
+        self.draw()
         # A GPU is waited for once an epoch, when all that it has to do is queued.
         ranked = [tensor for group in self._watched for tensor in group.ranked()]
         numbers = None if loss.is_cpu else _loss_and_nan(loss, ranked)
@@ -309,6 +316,11 @@ class _Drawing(Hook):
         """Share of links that no gradient reached, of those that are learned."""
         links = [g for g in self._groups if isinstance(g, GraphSparsifier)]
         return links[0].share_untouched() if links else 0.0
+
+    def fitted(self) -> Mapping[str, Tensor]:
+        """What a criterion has learned from the graph."""
+        links = [group for group in self._groups if isinstance(group, RankedLinks)]
+        return links[0].fitted if links else {}
 
     def check(self, graph: Graph, epochs: int) -> None:
         """Refuse links that nothing reached; warn if the epochs ran out."""

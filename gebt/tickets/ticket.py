@@ -3,17 +3,20 @@
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from gebt._checks import check_choice
+from gebt._checks import check_choice, check_ratio
+from gebt._registry import ASK_A_MODEL, CRITERIA
 from gebt.files import Fields, Tensors, read_tensors, shown, write_tensors
 from gebt.graph import Graph, PrunedGraph, check_graph
-from gebt.models import build_model, can_build
+from gebt.learn.tasks import find_task
+from gebt.models import build_model, can_build, describe_model
+from gebt.prune.links import links_by
 from gebt.prune.weights import (
     apply_masks,
     check_masks,
@@ -38,7 +41,8 @@ class Ticket:
             ``"link"`` (L,), the factor of each link's edge weights.
         weights: the model's state when the ticket was drawn, unpruned.
         first_weights: its state when the search began.
-        epoch: completed search epochs when it was drawn.
+        epoch: completed search epochs when it was drawn; 0 if there was nothing to
+            search.
         settled: whether the masks had settled; False says that the epochs ran out.
         share_untouched: share of links that no gradient of the loss ever reached,
             whose order therefore carries no information.
@@ -48,6 +52,8 @@ class Ticket:
         dataset: the graph's ``name`` and ``fingerprint``.
         model: a description of the model, see `gebt.models.describe_model`.
         versions: of gebt, torch and Python that drew it.
+        fitted: what the criterion has learned from the searched graph, by name, for
+            `links_for`; empty for most.
     """
 
     masks: Mapping[str, Mapping[str, Tensor]]
@@ -63,6 +69,7 @@ class Ticket:
     dataset: Mapping[str, str]
     model: Mapping[str, Any]
     versions: Mapping[str, str]
+    fitted: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def link_mask(self) -> Tensor:
@@ -179,6 +186,80 @@ class Ticket:
         parts = {part.name: getattr(small, part.name) for part in fields(Graph)}
         return PrunedGraph(**parts, weight_masks=self.weight_masks)
 
+    def links_for(
+        self,
+        graph: Graph,
+        *,
+        graph_ratio: float | None = None,
+        model: nn.Module | None = None,
+    ) -> Tensor:
+        """Which links to keep of a graph with nodes that training never saw.
+
+        The ticket's criterion is a function of a graph, so it scores the links of any
+        that has the same features: of the searched one with more nodes, or of another.
+        Nothing is trained, and gebt's own criteria read no label. The links go by
+        ``graph.keep_links(mask)``.
+
+        On the searched graph this is the ticket's own mask where the criterion asks no
+        model, and for ``voi`` if the weights were not trained on after their links were
+        scored (`find_cheapest`, ``find_ticket(update_weights=False)``): it asks the
+        ticket's weights, `find_ticket` asks those it is given. ``expected-gradient``
+        scores validation nodes by the other half of them while the ticket is drawn,
+        and here by the mean of both halves.
+
+        Args:
+            graph: to prune; whole, not pruned before.
+            graph_ratio: share of its links to remove, in [0, 1); by default the
+                ticket's.
+            model: to ask, as it is; by default one with the ticket's pruned weights.
+                Give one that was trained on, or that gebt cannot rebuild, after
+                `open` has loaded it. Criteria that read the graph alone ask none.
+
+        Returns:
+            (L,) boolean mask of that graph's links, True = kept.
+
+        Raises:
+            ValueError: if the criterion knows nothing of other graphs (``learned``,
+                ``grow``), the graph has no links, other features or other numbers than
+                the model, or the ticket lacks what its criterion has fitted.
+        """
+        check_graph(graph)
+        ratio = self.options["graph_ratio"] if graph_ratio is None else graph_ratio
+        check_ratio("graph_ratio", ratio)
+        _check_unseen(graph, self.model if model is None else describe_model(model))
+        name = CRITERIA.check(self.options.get("criterion", "learned"))
+        if not ratio:
+            none = graph.link.new_zeros(graph.num_links, dtype=torch.bool)
+            return none.index_fill(0, graph.link, True)
+        asked, task = nn.Module(), None
+        if name in ASK_A_MODEL or name not in CRITERIA.homes:
+            asked = self._to_ask(name, graph, model)
+            task = find_task(self.options["task"])
+        how = (asked, ratio, self.seed, task)
+        return links_by(name, graph, *how, fitted=self.fitted).masks()["link"]
+
+    def _to_ask(self, name: str, graph: Graph, given: nn.Module | None) -> nn.Module:
+        """The model that was given, or one with the pruned weights."""
+        if given is not None:
+            found = {p.dtype for p in given.parameters() if p.is_floating_point()}
+            if found and graph.x.dtype not in found:
+                raise ValueError(
+                    f"`model` computes in {found.pop()}, but the features of "
+                    f"{graph.name!r} are {graph.x.dtype}. Convert one of them."
+                )
+            return given
+        if not can_build(self.model):
+            raise ValueError(
+                f"the criterion {name!r} asks a model, and gebt cannot rebuild one of "
+                f"class {shown(self.model.get('class'))}. Load one by `Ticket.open` "
+                "and give it as `model`."
+            )
+        device = graph.adjacency.device
+        state = {n: t.to(device, copy=True) for n, t in self.weights.items()}
+        model = build_model(self.model, state)
+        apply_masks(model, {n: m.to(device) for n, m in self.weight_masks.items()})
+        return model
+
     def _check_model(self, model: nn.Module) -> None:
         found = {name: tuple(t.shape) for name, t in model.state_dict().items()}
         wanted = {name: tuple(t.shape) for name, t in self.weights.items()}
@@ -209,7 +290,7 @@ class Ticket:
         masks = {f"masks/{group}": found for group, found in self.masks.items()}
         scores = {f"scores/{group}": found for group, found in self.scores.items()}
         weights = {"weights": self.weights, "first_weights": self.first_weights}
-        return masks | scores | weights
+        return masks | scores | weights | {"fitted": self.fitted}
 
     @classmethod
     def load(cls, path: str | Path) -> "Ticket":
@@ -237,7 +318,7 @@ class Ticket:
             scores=_nested(tensors, "scores"),
             weights=weights,
             first_weights=_like(tensors, "first_weights", weights),
-            epoch=header.whole("epoch", 1),
+            epoch=header.whole("epoch", 0),
             settled=header.flag("settled"),
             share_untouched=header.number("share_untouched", 0, 1),
             distances=tuple(
@@ -250,6 +331,10 @@ class Ticket:
             dataset=_texts(header.fields("dataset"), "name", "fingerprint"),
             model=header.fields("model").content,
             versions=_texts(header.fields("versions"), "gebt", "torch", "python"),
+            fitted={
+                name: tensors.numbers(f"fitted/{name}", tensor.shape)
+                for name, tensor in tensors.group("fitted").items()
+            },
         )
         header.fields("model").text("class")
         if can_build(ticket.model):
@@ -258,6 +343,25 @@ class Ticket:
             except ValueError as error:
                 raise ValueError(f"{path} is not a whole ticket: {error}") from error
         return ticket
+
+
+def _check_unseen(graph: Graph, model: Mapping[str, Any]) -> None:
+    """Refuse a graph without links, or that a model, as described, cannot be for."""
+    if not graph.link.numel():
+        raise ValueError(f"the graph {graph.name!r} has no links to choose from.")
+    numbers = {graph.x.dtype, graph.adjacency.dtype}
+    if len(numbers) > 1 or not graph.x.dtype.is_floating_point:
+        raise ValueError(
+            "features and edge weights must be of one floating dtype, but those of "
+            f"{graph.name!r} are {graph.x.dtype} and {graph.adjacency.dtype}."
+        )
+    arguments = model.get("arguments")
+    wanted = arguments.get("num_features") if isinstance(arguments, Mapping) else None
+    if isinstance(wanted, int) and wanted != graph.num_features:
+        raise ValueError(
+            f"the model reads {wanted} features, but {graph.name!r} has "
+            f"{graph.num_features}. The features must be those of the searched graph."
+        )
 
 
 def _update_format_2(tensors: Tensors, header: Fields) -> None:
@@ -334,6 +438,8 @@ def _checked_options(options: Fields) -> dict[str, Any]:
                 task.whole(name, 1)
     else:
         options.text("task")
+    if "criterion" in options.content:
+        options.text("criterion")
     if isinstance(options.content.get("penalty"), dict):
         options.fields("penalty")
     elif "penalty" in options:

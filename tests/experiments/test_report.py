@@ -51,6 +51,7 @@ def run_folder(tmp_path_factory):
 def experiments(tmp_path_factory):
     """A folder of each experiment on digits: one seed, quick, few of its jobs."""
     ratios = ((0, 0), (0.5, 0), (0.2, 0), (0, 0.5), (0.2, 0.5), (0.1, 0.9))
+    ratios += ((0, 0.9), (0.5, 0.9), (0.4, 0.9))
     folder = tmp_path_factory.mktemp("experiments")
     found = {}  # by job: some are in several experiments
     for name, experiment in EXPERIMENTS.items():
@@ -385,7 +386,7 @@ def row(method, seed, test, links="learned", **options):
     job |= {"weight_ratio": 0.0, "seed": seed, "draw": "", "watch": ""}
     if method == "dense":
         job["graph_ratio"] = 0.0
-    rest = {"links": links, "epoch": 12, "settled": True, "test": test}
+    rest = {"links": links, "epoch": 12, "settled": True, "val": 70, "test": test}
     rest |= {"macs_paper": 2e6, "macs_executed": 1e6, "macs_training": 1e9}
     rest |= {"inference_ms": 1.0, "dense_ms": 2.0, "cpu_seconds": 0.5}
     return {**job, **rest, **options}
@@ -457,6 +458,72 @@ def test_each_row_of_all_baselines_names_its_links_and_its_ratios(tmp_path):
     labels = time.draw().legends[0].get_texts()
     assert "degree" not in [label.get_text() for label in labels]
     assert training.draw().axes[0].get_title() == "20% / 50%"
+
+
+def on_links(seed, links, val, test, model="gcn", share=0.4, dense=80.0):
+    """A row of links.csv."""
+    job = row("student", seed, test, model=model, graph_ratio=0.0, weight_ratio=0.9)
+    found = {column: job[column] for column in KEY}
+    found |= {"links": links, "share": share, "val": val, "test": test}
+    return found | {"dense": dense, "cpu_seconds": 0.25}
+
+
+def test_the_frontiers_best_is_chosen_by_validation_and_compared_with_its_own_student(
+    tmp_path,
+):
+    write_csv(
+        tmp_path / "links.csv",
+        [
+            *(on_links(0, "all links", 0, 85.0, m, 0.0) for m in ("gcn", "gcn-own")),
+            *(on_links(0, "no links", 0, 60.0, m, 1.0) for m in ("gcn", "gcn-own")),
+            on_links(0, "voi", 70, 81.0),
+            on_links(0, "random", 60, 78.0),
+            on_links(0, "low-degree", 72, 79.0),
+            on_links(0, "voi", 71, 80.5, "gcn-own"),
+            on_links(0, "random", 60, 77.0, "gcn-own"),
+            on_links(0, "grow", 90, 84.0, "gcn-own"),
+        ],
+    )
+    how = {"links": "dense", "graph_ratio": 0.0, "weight_ratio": 0.9}
+    rows = [row("student", 0, 80.0, val=75.0, **how)]
+    rows.append(row("student", 0, 82.0, model="gcn-own", val=74.0, **how))
+    page = experiment(tmp_path, "frontier", rows)
+    best, gcn, _, own, _ = items(page, Table)
+    blind = {found["among"]: found for found in cells(best)}
+    cited = blind["voi, expected-gradient"]
+    assert cited["most often"] == "voi on gcn-own (1 of 1)"
+    assert (cited["test"], cited["- dense"]) == ("80.5", "+0.5 (n = 1)")
+    assert cited["- random"] == "+3.5 (n = 1)"
+    assert blind["all but grow"]["most often"] == "low-degree on gcn (1 of 1)"
+    assert blind["all"]["- gcn's dense"] == "+4.0 (n = 1)"
+    found = {r["links by"]: r for r in cells(gcn)}
+    assert found["voi"]["40%"] == "+1.0 (n = 1)"
+    assert found["no links"]["100%"] == "-20.0 (n = 1)"
+    assert found["voi"]["CPU s"] == "0.250"
+    assert "grow (transductive)" in {r["links by"] for r in cells(own)}
+    [figure] = items(page, Figure)
+    assert len(figure.draw().axes) == 2
+
+
+def test_the_best_later_draw_is_chosen_by_validation_after_the_detectors(tmp_path):
+    joint = {"graph_ratio": 0.5, "weight_ratio": 0.9}
+    rows = [row("dense", seed, 80.0, "all", val=80) for seed in (0, 1)]
+    for seed in (0, 1):
+        for draw, epoch, val, test in (
+            ("", 20 + seed, 70, 70.0),
+            (5, 5, 99, 60.0),  # earlier
+            (50, 50, 75, 71.0),
+            (120, 120, 72, 79.0),
+        ):
+            mine = {"draw": draw, "epoch": epoch, "val": val, **joint}
+            rows.append(row("drawn", seed, test, **mine))
+            rows.append(row("drawn", seed, test + 2, "random", **mine))
+    regrets, by_epoch = items(experiment(tmp_path, "draws", rows), Table)
+    learned, random, *_ = cells(regrets)
+    assert (learned["best later"], learned["regret"]) == ("50", "+1.0 ± 0.0")
+    assert (learned["- dense"], learned["- random"]) == ("-10.0 ± 0.0", "-2.0 ± 0.0")
+    assert (random["links"], random["- random"]) == ("random", "-")
+    assert cells(by_epoch)[0]["epoch 120"] == "79.0 ± 0.0"
 
 
 KINDS = ("learned", "random", "all")

@@ -21,11 +21,14 @@ from gebt.experiments.rows import DRAWS
 from gebt.experiments.runner import (
     KEY,
     TABLES,
+    Job,
     _run,
+    _split,
     _watched,
     read_tables,
     reproduce,
 )
+from gebt.experiments.studies import STUDIES
 from gebt.files import write_csv
 from gebt.files.folders import RECORD
 
@@ -177,7 +180,7 @@ def test_experiment_json_says_what_was_run_and_where(grown):
 
 def test_distances_are_kept_epoch_by_epoch_and_for_all_pairs_of_one_seed(grown):
     tables = grown[1]
-    assert set(tables) == set(TABLES)
+    assert set(tables) == {*TABLES} - {"links"}  # which fig4 has not
     for seed, group in product("01", ("graph", "weights")):
         mine = pick(tables["trajectories"], seed=seed, group=group)
         assert [row["epoch"] for row in mine] == [str(e) for e in range(2, 21)]
@@ -222,7 +225,7 @@ def test_what_a_kill_left_half_written_is_repaired(one, grown):
 
 def test_the_tables_that_say_what_is_done_are_written_last(grown):
     # Also when resumed, where they were read back from their files.
-    written = {t: (grown[0] / f"{t}.csv").stat().st_mtime_ns for t in TABLES}
+    written = {t: (grown[0] / f"{t}.csv").stat().st_mtime_ns for t in grown[1]}
     assert written["stops"] >= max(written["trajectories"], written["matrix"])
 
 
@@ -471,9 +474,22 @@ def test_no_job_is_listed_twice_and_every_method_is_known(name, graph):
     keys = [job.key for job in jobs]
     assert len(set(keys)) == len(keys)
     for job in jobs:
-        assert job.method in METHODS or job.method == "distances"
+        assert job.method in {*METHODS, *STUDIES, "distances"}
         assert (job.dataset, job.seed) == (graph, 3)
         assert 0 <= job.graph_ratio < 1 and 0 <= job.weight_ratio < 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "seed", "split"),
+    [
+        *(("tolokers", seed, seed % 10) for seed in (0, 3, 12)),
+        ("tolokers:split=3", 1, None),
+        ("digits", 1, None),
+        ("synthetic:N=100", 1, None),
+    ],
+)
+def test_each_seed_has_a_split_of_its_own_where_there_are_several(dataset, seed, split):
+    assert _split(Job.dense(dataset, seed)) == split
 
 
 def test_fig1_draws_at_every_epoch_and_where_the_detector_stops():

@@ -61,11 +61,13 @@ def write_tickets(folder: Path) -> None:
         "gat": GAT(8, 4, 3, heads=2),
         "resgcn": ResGCN(8, 4, 3, layers=2),
         "links": GraphSAGE(8, 4, 64),
+        "asked": GCN(8, 4, 3),
     }
     for name, model in models.items():
         task = gebt.LinkPrediction() if name == "links" else None
         searched = graph.hold_out_links() if task else graph
         options: Any = {"graph_ratio": 0.3, "weight_ratio": 0.5, "epochs": 3}
+        options["criterion"] = "expected-gradient" if name == "asked" else "learned"
         ticket = gebt.find_ticket(model, searched, task=task, **options)
         ticket.save(folder / f"{name}.safetensors")
 
@@ -247,7 +249,7 @@ def mutated(path: Path, draw: random.Random) -> bytes:
 
 
 def use_ticket(path: Path) -> None:
-    """As `gebt cost` and `gebt retrain`, for one epoch."""
+    """As `gebt cost` and `gebt retrain`, for one epoch; on a graph, if it can."""
     ticket = gebt.Ticket.load(path)
     check_count("epochs", ticket.options["epochs"])
     graph, task = cli._load_of(ticket, None, cli.Device.cpu)
@@ -256,6 +258,8 @@ def use_ticket(path: Path) -> None:
     build_model(dict(ticket.model)).load_state_dict(dict(ticket.weights))
     ticket.open(model, graph, weights="rewind", links="binary")
     ticket.open(model, graph, weights="fresh")
+    if ticket.fitted:
+        ticket.links_for(graph, graph_ratio=0.5)
     ticket.save(path)
 
 

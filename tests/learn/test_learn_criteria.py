@@ -236,6 +236,24 @@ def test_expected_gradient_reads_labels_of_validation_nodes_alone(graph):
     assert not torch.equal(before, worse)
 
 
+def test_expected_gradient_asks_an_unseen_graph_for_no_label_and_no_gradient(graph):
+    model = taught(graph)
+    context = Context(torch.Generator().manual_seed(0), model, 0.6)
+    score_links("expected-gradient", graph, context)
+    fitted = {name: both.clone() for name, both in context.fitted.items()}
+    shapes = {name: tuple(both.shape) for name, both in fitted.items()}
+    assert shapes == {"weights": (2, 23), "means": (2, 22), "deviations": (2, 22)}
+    graph, _, x = random_tiny(0)
+    model = Says(2 * x)
+    context = replace(context, model=model, unseen=True)
+    with torch.no_grad():
+        places = score_links("expected-gradient", graph, context)
+    assert model.shown == [0]
+    assert int((places > 0).sum()) == graph.num_links - int(0.6 * graph.num_links)
+    for name, both in fitted.items():
+        assert torch.equal(context.fitted[name], both)
+
+
 def test_expected_gradient_finds_links_that_help(make_graph):
     graph = make_graph(p_out=0.05)
     model = taught(graph)

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from gebt.report.comparison import Difference, paired, spread
+from gebt.report.comparison import (
+    Difference,
+    against,
+    best_by_validation,
+    paired,
+    spread,
+)
 
 
 def test_the_worked_example_by_hand():
@@ -90,6 +96,24 @@ def test_no_text_shows_a_negative_zero():
 )
 def test_spread_is_mean_and_sample_standard_deviation(values, digits, text):
     assert spread(values, digits) == text
+
+
+def _row(seed, val, test, dense):
+    return {"seed": seed, "val": val, "test": test, "dense": dense}
+
+
+def test_the_best_by_validation_is_chosen_for_each_seed_and_never_on_test():
+    rows = [_row("0", "70.0", "60.0", "1"), _row("0", "71.0", "50.0", "2")]
+    rows += [_row("1", "80.0", "40.0", "3"), _row("1", "80.0", "90.0", "4")]
+    assert best_by_validation(rows) == [rows[1], rows[2]]  # the first of equal ones
+    assert best_by_validation([]) == []
+
+
+def test_differences_to_another_column_are_paired_by_seed_too():
+    rows = [_row("0", "1", "60.0", "50.0"), _row("1", "1", "70.0", "60.0")]
+    assert against(rows, rows, "dense") == "+10.0 ± 0.0"
+    assert against(rows, rows) == "+0.0 ± 0.0" or "no difference" in against(rows, rows)
+    assert against(rows, [], "dense") == "-"
 
 
 def _by_seed(values):

@@ -53,7 +53,7 @@ def test_every_criterion_is_scored_at_every_share_and_the_best_is_timed(choice):
     names = usual_criteria(gebt.NodeClassification())
     assert {"voi", "random", "low-degree"} < {*names}
     last = choice.frontier[-1 - len(names) * (len(LINKS) - 1) :]
-    assert {each.unit_ratio for each in last} == {choice.chosen.unit_ratio}
+    assert len({each.unit_ratio for each in last}) == 1  # of the narrowest that holds
     assert last[0].criterion == "all"
     assert {each.criterion for each in last[1:]} == {*names}
     for ratio in LINKS:

@@ -262,7 +262,7 @@ def with_field(entries, place, value):
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
-        ("epoch", 0, "`epoch` must be a whole number from 1"),
+        ("epoch", -1, "`epoch` must be a whole number from 0"),
         ("epoch", True, "`epoch` must be a whole number, got True"),
         ("settled", 1, "`settled` must be true or false"),
         ("share_untouched", 1.5, "`share_untouched` must be a finite number at least"),
