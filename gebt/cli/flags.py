@@ -251,8 +251,8 @@ ExperimentName = Annotated[
     str,
     typer.Argument(
         help="fig1, fig2, fig4, fig6 or table2 of You et al. 2022, with baselines; "
-        "frontier (what links cost a student), draws (when to draw) or inductive "
-        "(nodes that training never saw).",
+        "frontier (what links cost a student), draws (when to draw), inductive (nodes "
+        "that training never saw) or units (whole hidden units).",
         callback=_checked(lambda _, name: EXPERIMENTS.check(name)),
     ),
 ]

@@ -23,6 +23,8 @@ from gebt.learn.training import evaluate, train
 from gebt.models.gcn import GCN
 from gebt.models.recipe import Recipe
 from gebt.prune.links import links_by
+from gebt.prune.masks import keep_top
+from gebt.prune.units import slim, unit_scores
 
 CRITERIA = (
     *("voi", "expected-gradient", "grow"),
@@ -40,11 +42,16 @@ DRAWN = (LEARNED, "random", "low-degree", "k-neighbour", "voi")
 """What links a search's weights get."""
 _EPOCHS = 200  # of a dense model at least, so that it has learned all it can
 
-OWN_PATH = "gcn-own"
+OWN_PATH, DEEP = "gcn-own", "gcn-res6"
+_SIX: Any = {"layers": 6, "residual": True, "norm": "batch"}
 VARIANTS: Mapping[str, Recipe] = {
-    OWN_PATH: replace(MODELS["gcn"], build=partial(GCN, residual=True))
+    OWN_PATH: replace(MODELS["gcn"], build=partial(GCN, residual=True)),
+    DEEP: replace(MODELS["gcn-res"], build=partial(GCN, **_SIX)).changed(
+        weight_decay=0.0, epochs=300, patience=60
+    ),
 }
-"""Recipes that experiments alone know: GCN with a path of each node's own features."""
+"""Recipes that experiments alone know: GCN with a path of each node's own features, and
+of six layers with batch norm, too."""
 
 
 class Answers(nn.Module):
@@ -261,7 +268,42 @@ def drawn(setting: Setting) -> Iterator[Outcome]:
         yield Outcome(links, model, small, val, *epochs, spent, ticket)
 
 
+def units(setting: Setting) -> Iterator[Outcome]:
+    """A model without a share of its hidden units, the setting's ratio of weights.
+
+    Without its least units, and without as many at random, both trained on; and as
+    narrow a model from scratch.
+    """
+    start = time.process_time()
+    dense: Any = setting.model()
+    setting.train(dense, setting.graph)
+    seconds, epochs = _since(start), setting.recipe.fit.epochs
+    ratio = setting.weight_ratio
+    least = slim(dense, ratio)
+    draw = torch.Generator().manual_seed(setting.seed)
+    chance = [torch.rand(each.numel(), generator=draw) for each in unit_scores(dense)]
+    random = dense.slim([keep_top(each, ratio).to(_device(dense)) for each in chance])
+    recipe = setting.recipe.changed(
+        hidden=least.arguments["hidden"][0], dropout=least.dropout
+    )
+    scratch = replace(setting, recipe=recipe).model()
+    for name, model, before in (
+        ("largest units", least, epochs),
+        ("random units", random, epochs),
+        ("from scratch", scratch, 0),
+    ):
+        start = time.process_time()
+        val = setting.train(model, setting.graph)
+        spent = _since(start) + seconds * bool(before)
+        yield Outcome(name, model, setting.graph, val, before + epochs, 0, spent)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
 STUDIES: Mapping[str, Method] = {
+    "units": units,
     "student": student,
     "drawn": drawn,
     "inductive": inductive,

@@ -16,11 +16,15 @@ from gebt.learn.training import Epoch, copy_state, new_model, train
 from gebt.models import GCN
 from gebt.models.recipe import Recipe, for_links
 from gebt.options import RECIPES, Fit
+from gebt.prune.weights import prunable_weights
 
 _LOOK = 25  # epochs after which candidates that are far behind are given up
 _BEHIND = 5.0  # percent behind the best: far
 _WORTH = 0.5  # percent that a dearer candidate must be better by
 _DEEPEST = 12
+_MOST = (
+    8_000_000_000  # multiply-accumulates of a forward; dearer ones must be asked for
+)
 _LUO = "Luo et al. 2024"
 _PLATONOV = "Platonov et al. 2023"
 
@@ -90,7 +94,7 @@ def _auto() -> list[Recipe]:
     plain = MODELS.find("gcn").changed(
         **{"hidden": 64, "dropout": 0.7, "decay": "all", "epochs": 200, "patience": 50}
     )
-    own = MODELS.find("gcn-res").changed(weight_decay=0.0, epochs=500, patience=60)
+    own = MODELS.find("gcn-res").changed(weight_decay=0.0, epochs=400, patience=50)
     return [plain, own, own.changed(dropout=0.5)]
 
 
@@ -101,6 +105,20 @@ def _deeper(recipe: Recipe) -> Recipe | None:
     if not shape.get("residual") or layers > _DEEPEST:
         return None
     return replace(recipe, build=partial(recipe.kind, **{**shape, "layers": layers}))
+
+
+def _macs(recipe: Recipe, graph: Graph, task: Task) -> int:
+    """About how many multiply-accumulates a forward takes; nothing is computed."""
+    with torch.device("meta"):
+        model = recipe.new(graph.num_features, task.num_outputs(graph))
+    x, entries, total = graph.x, graph.adjacency.pattern.nnz, 0
+    stored = x.numel() if isinstance(x, Tensor) else x.pattern.nnz
+    for weight in prunable_weights(model).values():
+        inputs, outputs = weight.shape
+        first = inputs == graph.num_features
+        total += (stored if first else graph.num_nodes * inputs) * outputs
+        total += entries * outputs
+    return total
 
 
 @dataclass(frozen=True)
@@ -186,15 +204,20 @@ def choose_dense(
 
     All begin; those far behind after a few epochs are given up. Of the others, the
     cheaper first, the next must be better by half a point to be taken. Models with own
-    paths are made deeper as long as that is.
+    paths are made deeper as long as that is. But for the first, what takes very many
+    operations is not tried: 8 billion multiply-accumulates a forward.
     """
     how: Any = {"graph": graph, "task": task, "seed": seed, "on_epoch": on_epoch}
+    first, *rest = recipes
+    recipes = [first, *(r for r in rest if _macs(r, graph, task) <= _MOST)]
     stay = best_looks(recipes, **how)
     found, *others = (train_dense(each, **how) for each in recipes if each in stay)
     for other in others:
         if other.val > found.val + _WORTH:
             found = other
     while deeper := _deeper(found.recipe) if len(recipes) > 1 else None:
+        if _macs(deeper, graph, task) > _MOST:
+            break
         other = train_dense(deeper, **how)
         if not other.val > found.val + _WORTH:
             break

@@ -80,6 +80,18 @@ def test_models_with_own_paths_are_made_deeper_as_long_as_it_pays(graph, monkeyp
     assert choose_dense([own], graph, TASK, seed=0).recipe == own
 
 
+def test_what_takes_too_many_operations_is_not_tried_unasked(graph, monkeypatch):
+    never, wide = SHORT.changed(lr=1e-9), SHORT.changed(hidden=64)
+    # Dense features: a node's inputs times outputs, and the entries times outputs.
+    macs = graph.num_nodes * (24 * 64 + 64 * 3)
+    macs += graph.adjacency.pattern.nnz * (64 + 3)
+    monkeypatch.setattr(recipes, "_MOST", macs)
+    assert choose_dense([never, wide], graph, TASK, seed=0).recipe == wide
+    monkeypatch.setattr(recipes, "_MOST", macs - 1)
+    assert choose_dense([never, wide], graph, TASK, seed=0).recipe == never
+    assert choose_dense([wide], graph, TASK, seed=0).recipe == wide
+
+
 def test_a_clock_adds_and_subtracts():
     a, b = Clock(1.0, 2.0), Clock(4.0, 6.0)
     assert b - a == Clock(3.0, 4.0) and a + b == Clock(5.0, 8.0)
