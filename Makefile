@@ -8,7 +8,7 @@ INSTALL = pip install --quiet --disable-pip-version-check
 .PHONY: train test test-fast test-lowest test-newest check bench
 
 train: .venv/installed
-	$(BIN)/gebt run $(DATASET) --max-drop 0.5
+	$(BIN)/gebt run $(DATASET)
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
