@@ -160,6 +160,10 @@ def read_frontier(folder: Path) -> list[Candidate]:
     return found
 
 
+def _gone(candidate: Candidate) -> tuple[float, float, float]:
+    return candidate.graph_ratio, candidate.weight_ratio, candidate.unit_ratio
+
+
 def frontier_items(frontier: Sequence[Candidate], metric: str) -> tuple[Table, Figure]:
     """The frontier, the cheapest first, and the dense model; table and figure.
 
@@ -168,14 +172,17 @@ def frontier_items(frontier: Sequence[Candidate], metric: str) -> tuple[Table, F
     tried = [each for each in frontier if each.ms]
     tried.sort(key=lambda each: each.share)
     [dense] = [each for each in tried if each.criterion == "dense"]
+    random = {_gone(c): c.val for c in frontier if c.criterion == "random"}
     rows, points, best = [], [], -math.inf
     for each in tried:
         assert each.ms
-        name = "dense"
+        name, control = "dense", random.get(_gone(each))
         if each is not dense:
-            gone = each.graph_ratio, each.weight_ratio, each.unit_ratio
-            name = " / ".join(map(percent, gone))
-        points.append((name, each.ms, each.best, 0.0))
+            name = " / ".join(map(percent, _gone(each)))
+        if control is not None:
+            points.append(("tickets on random links", each.ms, control, 0.0))
+        kind = "the answer" if each.chosen else "dense" if each is dense else "tickets"
+        points.append((kind, each.ms, each.best, 0.0))
         if each.best <= best and not each.chosen and each is not dense:
             continue
         best = max(best, each.best)
@@ -184,24 +191,27 @@ def frontier_items(frontier: Sequence[Candidate], metric: str) -> tuple[Table, F
                 "→ " * each.chosen + name,
                 each.criterion if each.graph_ratio else "-",
                 f"{each.val:.1f}",
+                "" if control is None else f"{control:.1f}",
                 "" if each.retrained is None else f"{each.retrained:.1f}",
                 f"{each.best - dense.val:+z.1f}",
                 f"{each.ms:.2f}",
                 f"{1 / each.share:.2f}x",
             ]
         )
-    header = ("removed", "links by", "val", "retrained", "- dense", "ms", "faster")
+    header = ("removed", "links by", "val", "random", "retrained")
     note = (
         "→ is the answer. Shares of links / weights / hidden units removed, of weights "
-        f"those of the units that stay; validation {metric}, %, before and after "
-        "retraining, and the better one less the dense model's; milliseconds of a "
-        "forward, in turns with the dense model's. What something else beats in both "
-        f"is left out; {FRONTIER} has all. To hold, a ticket must be above the least "
-        "that is allowed by half a standard error."
+        f"those of the units that stay; validation {metric}, %, on the best "
+        "criterion's links and on as many random ones, after retraining, and the better of the "
+        "ticket's less the dense model's; milliseconds of a forward, in turns with the "
+        f"dense model's. What something else beats in both is left out; {FRONTIER} has "
+        "all. To hold, a ticket must be above the least that is allowed by half a "
+        "standard error."
     )
     if dense.chosen:
         note = f"Nothing can be removed from this graph within the tolerance. {note}"
     draw = partial(scatter, {"": points}, "inference, ms", f"validation {metric}, %")
     title = "the best ticket at every share: validation score against its time"
-    table = Table("The frontier", header, rows, note)
+    columns = (*header, "- dense", "ms", "faster")
+    table = Table("The frontier", columns, rows, note)
     return table, Figure("frontier", title, draw)

@@ -62,15 +62,17 @@ def test_a_tickets_training_includes_the_dense_models(ran):
 def test_the_frontier_is_shown_the_cheapest_first(ran):
     folder, record, choice = ran
     table, figure = frontier_items(choice.frontier, record.metric)
-    faster = [float(row[6].removesuffix("x")) for row in table.rows]
+    faster = [float(row[7].removesuffix("x")) for row in table.rows]
     assert faster == sorted(faster, reverse=True)
     [chosen] = [row for row in table.rows if row[0].startswith("→ ")]
     assert chosen[2] == f"{choice.chosen.val:.1f}"
-    assert [row[4] for row in table.rows if row[0].endswith("dense")] == ["+0.0"]
+    assert [row[5] for row in table.rows if row[0].endswith("dense")] == ["+0.0"]
+    # Random links are beside all others, at the same share of the same model.
+    assert all(row[3] for row in table.rows if row[1] != "-")
     # Each row is better than all that are faster, or is the answer or the dense model.
     best = -math.inf
     for row in table.rows:
-        score = max(float(cell) for cell in row[2:4] if cell)
+        score = max(float(cell) for cell in (row[2], row[4]) if cell)
         assert score >= best or row in (chosen, table.rows[-1]) or "dense" in row[0]
         best = max(best, score)
     titles = [section.title for section in page_of(folder).sections]
