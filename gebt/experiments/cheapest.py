@@ -202,11 +202,11 @@ def frontier_items(frontier: Sequence[Candidate], metric: str) -> tuple[Table, F
     note = (
         "→ is the answer. Shares of links / weights / hidden units removed, of weights "
         f"those of the units that stay; validation {metric}, %, on the best "
-        "criterion's links and on as many random ones, after retraining, and the better of the "
-        "ticket's less the dense model's; milliseconds of a forward, in turns with the "
-        f"dense model's. What something else beats in both is left out; {FRONTIER} has "
-        "all. To hold, a ticket must be above the least that is allowed by half a "
-        "standard error."
+        "criterion's links and on as many random ones, after retraining, and the "
+        "better of the ticket's less the dense model's; milliseconds of a forward, in "
+        "turns with the dense model's. What something else beats in both is left out; "
+        f"{FRONTIER} has all. To hold, a ticket must be above the least that is "
+        "allowed by half a standard error."
     )
     if dense.chosen:
         note = f"Nothing can be removed from this graph within the tolerance. {note}"
