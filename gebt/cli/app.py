@@ -117,9 +117,9 @@ def run(
 ) -> None:
     """Find the cheapest ticket that is no worse than the dense model, or draw one.
 
-    Trains the dense model, removes units, weights and links as long as the validation
-    score holds, compacts what is left, and shows the frontier of accuracy against
-    milliseconds. With a ratio, or --recipe paper: one ticket at the two ratios.
+    Units, weights and links leave as long as the validation score holds; what is
+    left is compacted. Shows the frontier of accuracy against milliseconds. With a
+    ratio, or --recipe paper: one ticket at the two ratios, as the paper draws it.
     """
     one = _asks_for_one(drawn, max_drop, recipe, model)
     if one and objective != "inference":

@@ -63,8 +63,9 @@ class Drawn:
     weight_ratio: float | None = _share("weights", 0.9)
     criterion: str | None = option(
         None,
-        f"What ranks links: {', '.join(_BY_NEW_MODELS)}, or what a plugin registers. "
-        "[dim]default: learned[/]",
+        f"What ranks links: {', '.join(_BY_NEW_MODELS)}, or what a plugin registers; "
+        f"for the cheapest ticket, not one, {', '.join(ASK_A_MODEL)}, too. "
+        "[dim]default: the best on validation; learned for one ticket[/]",
         "NAME",
     )
     threshold: float | None = option(
