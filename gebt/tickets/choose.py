@@ -156,9 +156,9 @@ def find_cheapest(
     1. The dense model is trained; with ``recipe="auto"`` validation chooses it.
     2. Its hidden units are halved (`slim`) and what is left trained on, as long as the
        validation score holds.
-    3. Where features are sparse or there are nodes to ask the dense model about, a
-       student (`train_student`) is made of that, which does with few weights and with
-       whichever links; it is used if it holds with some.
+    3. Where features are sparse, or a fifth of the nodes can be asked about, students
+       (`train_student`) come before that: of fewer units and weights, and for whichever
+       links.
     4. Every criterion's links, at every share in `LINKS`, are scored by one forward on
        the validation nodes. The best at each share are timed, in turns with the dense
        model, and a few retrained: the fastest that holds is found by halving.
@@ -299,7 +299,10 @@ class _Trial:
 
     def bases(self) -> Iterator[_Base]:
         """Models whose links may go, to be tried until one holds."""
-        sparse = isinstance(self._graph.x, SparseMatrix)
+        modules = self._dense.model.modules()
+        norms = any(isinstance(module, nn.BatchNorm1d) for module in modules)
+        # Single weights cost time in sparse features alone, and accuracy behind norms.
+        sparse = isinstance(self._graph.x, SparseMatrix) and not norms
         if sparse or self._asked() >= _ASKED * self._graph.num_nodes:
             weights = _SPARSE if sparse else 0.0
             units = [*map(self._room, _UNITS)]
