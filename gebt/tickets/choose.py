@@ -53,7 +53,7 @@ _SHORTER = 0.5  # than the dense model's are the trainings of what begins with i
 _STUDENT = 0.7  # of the dense model's epochs, a student's
 _FASTER = 2.0  # than the dense model's is a student's learning rate
 _ASKED = 0.2  # share of the nodes that can be asked about, from which a student pays
-_REACH = 5.0  # percent that retraining is trusted to bring back
+_REACH, _RELEARN = 5.0, 1.0  # percent that retraining may bring back; to a student
 _REPEATS = 20  # timed forwards of each candidate
 _RESAMPLES = 200  # of the validation nodes
 _AIM, _SURE = 0.5, 0.25  # share of the tolerance that may be lost; standard errors
@@ -372,8 +372,8 @@ class _Trial:
             on_epoch=self._of("student"),
         )
         row = replace(base.row, weight_ratio=weight_ratio, ms=None, reference_ms=None)
-        # It is trained for whichever links: what it is short of it will not learn.
-        return _Base(model, base.first, dict(done.masks), fit, row, reach=0.0)
+        # It is trained for whichever links: little of what it lacks will be learned.
+        return _Base(model, base.first, dict(done.masks), fit, row, reach=_RELEARN)
 
     def settle(self, base: _Base, criteria: Sequence[str]) -> bool:
         """Find the fastest links of a model that hold; whether any do."""
