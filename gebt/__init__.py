@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gebt.prune.links import GraphSparsifier, random_links
     from gebt.prune.masks import keep_top
     from gebt.prune.penalties import ADMM
+    from gebt.prune.units import slim
     from gebt.prune.weights import ModelPruner
     from gebt.sparse import SparseMatrix
     from gebt.tickets.choose import Candidate, Choice, find_cheapest
@@ -64,6 +65,7 @@ _ROOMS = {
     "models": "",
     "random_links": "prune.links",
     "save_compact": "deploy.storage",
+    "slim": "prune.units",
     "train": "learn.training",
     "train_student": "learn.student",
 }
