@@ -205,8 +205,8 @@ def frontier_items(frontier: Sequence[Candidate], metric: str) -> tuple[Table, F
         "criterion's links and on as many random ones, after retraining, and the "
         "better of the ticket's less the dense model's; milliseconds of a forward, in "
         "turns with the dense model's. What something else beats in both is left out; "
-        f"{FRONTIER} has all. To hold, a ticket may lose half of the tolerance, less "
-        "a quarter of the standard error."
+        f"{FRONTIER} has all. To hold, units may lose the tolerance and links half of "
+        "it, less a quarter of the standard error."
     )
     if dense.chosen:
         note = f"Nothing can be removed from this graph within the tolerance. {note}"

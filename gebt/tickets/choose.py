@@ -56,7 +56,7 @@ _ASKED = 0.2  # share of the nodes that can be asked about, from which a student
 _REACH, _RELEARN = 5.0, 1.0  # percent that retraining may bring back; to a student
 _REPEATS = 20  # timed forwards of each candidate
 _RESAMPLES = 200  # of the validation nodes
-_AIM, _SURE = 0.5, 0.25  # share of the tolerance that may be lost; standard errors
+_AIM, _SURE = 0.5, 0.25  # share of the tolerance that links may lose; standard errors
 OnEpoch = Callable[[str, Epoch], None]
 
 
@@ -349,7 +349,7 @@ class _Trial:
             at = self._first.mask, small.model, self._graph
             found = self._timed(_Found(row, small, *at))
             self._frontier.append(found.row)
-            if not self._holds(found):
+            if not self._holds(found, self._max_drop):
                 break
             base = replace(small, row=found.row)
             self._take(replace(found, base=base))
@@ -436,7 +436,10 @@ class _Trial:
             self._answer = found
 
     def _retrain(self) -> None:
-        """By halving, until the fastest that holds is known."""
+        """By halving, until the fastest that holds is known.
+
+        That is one that barely does: so it may lose but half of the tolerance.
+        """
         timed = [self._timed(found) for found in self._best.values()]
         for found, before in zip(timed, self._best.values(), strict=True):
             self._write(found.row, instead=before.row)
@@ -446,7 +449,7 @@ class _Trial:
         while low < high:
             middle = (low + high) // 2
             found = self._retrained(faster[middle])
-            if self._holds(found):
+            if self._holds(found, _AIM * self._max_drop):
                 self._take(found)
                 high = middle
             else:
@@ -550,14 +553,14 @@ class _Trial:
             fitted=found.fitted,
         )
 
-    def _holds(self, found: _Found) -> bool:
-        """Whether a candidate is within the tolerance, and not by chance alone.
+    def _holds(self, found: _Found, drop: float) -> bool:
+        """Whether a candidate is within a tolerance, and not by chance alone.
 
-        Several are tried on the same nodes, and the fastest that holds is one that
-        barely does. So no more than half of the tolerance may be lost, less a quarter
-        of the standard error of the difference to the dense model's score.
+        Several are tried on the same nodes. So the score must be above the least that
+        is allowed by a quarter of the standard error of its difference to the dense
+        model's.
         """
-        spare = found.row.best - (self._dense.val - _AIM * self._max_drop)
+        spare = found.row.best - (self._dense.val - drop)
         if spare < 0:
             return False
         gaps = self._gaps(self._whole, (found.model, found.graph))
