@@ -34,7 +34,6 @@ from gebt.learn.training import new_model, train
 from gebt.models.recipe import Recipe
 from gebt.options import Objective
 from gebt.prune.weights import prunable_weights
-from gebt.report.comparison import percent
 from gebt.report.figures import scatter
 from gebt.report.page import Figure, Table
 from gebt.tickets.choose import Candidate, Choice, find_cheapest
@@ -178,7 +177,7 @@ def frontier_items(frontier: Sequence[Candidate], metric: str) -> tuple[Table, F
         assert each.ms
         name, control = "dense", random.get(_gone(each))
         if each is not dense:
-            name = " / ".join(map(percent, _gone(each)))
+            name = "/".join(f"{100 * share:g}" for share in _gone(each)) + "%"
         if control is not None:
             points.append(("tickets on random links", each.ms, control, 0.0))
         kind = "the answer" if each.chosen else "dense" if each is dense else "tickets"
@@ -200,7 +199,7 @@ def frontier_items(frontier: Sequence[Candidate], metric: str) -> tuple[Table, F
         )
     header = ("removed", "links by", "val", "random", "retrained")
     note = (
-        "→ is the answer. Shares of links / weights / hidden units removed, of weights "
+        "→ is the answer. Shares of links/weights/hidden units removed, of weights "
         f"those of the units that stay; validation {metric}, %, on the best "
         "criterion's links and on as many random ones, after retraining, and the "
         "better of the ticket's less the dense model's; milliseconds of a forward, in "
