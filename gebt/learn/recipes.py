@@ -177,6 +177,16 @@ def train_dense(
     return Dense(recipe, model, first, val, Clock.now() - start)
 
 
+def check_validation(graph: Graph, task: Task, what: str) -> None:
+    """Raise a ValueError unless a graph has something to validate on."""
+    rows = task.rows(graph, "val")
+    if rows is not None and not rows.numel():
+        raise ValueError(
+            f"the graph {graph.name!r} has nothing to validate on, by which {what}: "
+            "mark nodes in `data.val_mask`."
+        )
+
+
 def best_looks(
     recipes: Sequence[Recipe],
     graph: Graph,
@@ -187,6 +197,7 @@ def best_looks(
     """Those that are not far behind after a few epochs, the best of these first."""
     if len(recipes) == 1:
         return [*recipes]
+    check_validation(graph, task, "one of several recipes is chosen")
     short = [r.changed(epochs=min(_LOOK, r.fit.epochs), patience=0) for r in recipes]
     looks = [train_dense(each, graph, task, seed, on_epoch).val for each in short]
     order = sorted(range(len(looks)), key=lambda place: -looks[place])

@@ -25,6 +25,7 @@ from gebt.learn.loop import run
 from gebt.learn.recipes import (
     Clock,
     Dense,
+    check_validation,
     choose_dense,
     recipes_for,
     train_dense,
@@ -212,16 +213,6 @@ def find_cheapest(
         if trial.settle(base, known):
             break
     return trial.choice(Clock.now() - start)
-
-
-def check_validation(graph: Graph, task: Task, what: str) -> None:
-    """Raise a ValueError unless a graph has something to validate on."""
-    rows = task.rows(graph, "val")
-    if rows is not None and not rows.numel():
-        raise ValueError(
-            f"the graph {graph.name!r} has nothing to validate on, by which {what}: "
-            "mark nodes in `data.val_mask`."
-        )
 
 
 def usual_criteria(task: Task) -> list[str]:

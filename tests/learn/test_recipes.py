@@ -58,6 +58,12 @@ def test_what_is_far_behind_after_a_few_epochs_is_given_up(graph):
     assert best_looks([never], graph, TASK, 0) == [never]  # nothing to compare
 
 
+def test_without_validation_nodes_nothing_is_chosen(graph):
+    none = replace(graph, split=replace(graph.split, val=graph.split.val[:0]))
+    with pytest.raises(ValueError, match="nothing to validate on, by which one of sev"):
+        choose_dense([SHORT, SHORT.changed(lr=0.1)], none, TASK, seed=0)
+
+
 def test_a_dearer_model_is_taken_only_where_it_is_better(graph):
     again = SHORT.changed(dropout=0.49)
     found = choose_dense([SHORT, again], graph, TASK, seed=2)
