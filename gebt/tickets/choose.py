@@ -94,6 +94,11 @@ class Candidate:
         return max(self.val, -math.inf if self.retrained is None else self.retrained)
 
     @property
+    def removes(self) -> bool:
+        """Whether it is any less than the dense model."""
+        return bool(self.graph_ratio or self.weight_ratio or self.unit_ratio)
+
+    @property
     def share(self) -> float:
         """Of the dense model's time, which a busy machine changes less than a time."""
         if self.ms is None or self.reference_ms is None:
@@ -434,17 +439,22 @@ class _Trial:
         timed = [self._timed(found) for found in self._best.values()]
         for found, before in zip(timed, self._best.values(), strict=True):
             self._write(found.row, instead=before.row)
-        faster = [f for f in timed if f.row.share < self._answer.row.share]
-        faster.sort(key=lambda found: found.row.share)
+        least = self._answer.row.share
+        faster = [f for f in timed if f.row.share < least and f.row.removes]
+        # Not by their times, which a busy machine changes.
+        faster.sort(key=lambda found: -found.row.graph_ratio)
         low, high = 0, len(faster)
         while low < high:
             middle = (low + high) // 2
-            found = self._retrained(faster[middle])
+            found = faster[middle] = self._retrained(faster[middle])
             if self._holds(found, _AIM * self._max_drop):
                 self._take(found)
                 high = middle
             else:
                 low = middle + 1
+        for found in faster:  # what holds as it is, and was not asked for
+            if self._holds(found, _AIM * self._max_drop):
+                self._take(found)
 
     def _write(self, row: Candidate, *, instead: Candidate) -> None:
         self._frontier[self._frontier.index(instead)] = row
@@ -584,5 +594,9 @@ class _Trial:
 
 
 def _shorter(fit: Fit, share: float = _SHORTER) -> Fit:
-    """For what begins with trained weights."""
+    """For what begins with trained weights.
+
+    Not where a recipe's epochs are just enough: those that may be ended early are more.
+    """
+    share = share if fit.patience else 1.0
     return replace(fit, epochs=math.ceil(share * fit.epochs))
