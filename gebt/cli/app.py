@@ -453,6 +453,8 @@ def datasets(name: DatasetFacts = None, root: Root = None) -> None:
     """List the graphs that can be loaded, or tell how one's links and classes are."""
     from gebt.datasets import find_root, load
     from gebt.graph import Split, heterophily
+    from gebt.learn.recipes import links_worth
+    from gebt.learn.tasks import task_for
 
     if name:
         graph = load(name, root)
@@ -467,6 +469,10 @@ def datasets(name: DatasetFacts = None, root: Root = None) -> None:
             facts["nodes of the split"] = ", ".join(
                 f"{part} {nodes.numel():,}" for part, nodes in parts
             )
+            task = task_for(graph)
+            if graph.y is not None and (worth := links_worth(graph, task)):
+                scores = "{:.1f} with all links, {:.1f} with none".format(*worth)
+                facts[f"a GCN's validation {task.metric(graph)}, %"] = scores
         print_rows(graph.name, ("", ""), facts.items())
         return
     load_plugins()

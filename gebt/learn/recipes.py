@@ -177,6 +177,22 @@ def train_dense(
     return Dense(recipe, model, first, val, Clock.now() - start)
 
 
+def links_worth(graph: Graph, task: Task) -> tuple[float, float] | None:
+    """Validation scores of the paper's GCN with all links and with none, percent.
+
+    None where there is nothing to train or to validate on, links are what is learned,
+    or the graph is so large that a training takes minutes.
+    """
+    recipe, parts = MODELS.find("gcn"), (task.rows(graph, p) for p in ("train", "val"))
+    if any(rows is None or not rows.numel() for rows in parts):
+        return None
+    if _macs(recipe, graph, task) > _MOST // 8:
+        return None
+    none = torch.zeros(graph.num_links, dtype=torch.bool, device=graph.link.device)
+    every = train_dense(recipe, graph, task, 0).val
+    return every, train_dense(recipe, graph.keep_links(none), task, 0).val
+
+
 def check_validation(graph: Graph, task: Task, what: str) -> None:
     """Raise a ValueError unless a graph has something to validate on."""
     rows = task.rows(graph, "val")

@@ -58,6 +58,18 @@ def test_what_is_far_behind_after_a_few_epochs_is_given_up(graph):
     assert best_looks([never], graph, TASK, 0) == [never]  # nothing to compare
 
 
+def test_what_links_are_worth(graph, monkeypatch):
+    every, none = recipes.links_worth(graph, TASK)
+    assert every == train_dense(MODELS["gcn"], graph, TASK, 0).val > none > 0
+    for part in ("train", "val"):
+        empty = {part: graph.split.val[:0]}
+        bare = replace(graph, split=replace(graph.split, **empty))
+        assert recipes.links_worth(bare, TASK) is None
+    assert recipes.links_worth(graph, gebt.LinkPrediction()) is None
+    monkeypatch.setattr(recipes, "_MOST", 8)
+    assert recipes.links_worth(graph, TASK) is None  # too large
+
+
 def test_without_validation_nodes_nothing_is_chosen(graph):
     none = replace(graph, split=replace(graph.split, val=graph.split.val[:0]))
     with pytest.raises(ValueError, match="nothing to validate on, by which one of sev"):
