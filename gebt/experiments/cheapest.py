@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from gebt._registry import MODELS
 from gebt.deploy.cost import latencies, peak_memory
 from gebt.experiments.record import (
@@ -24,6 +22,7 @@ from gebt.experiments.run import (
     Run,
     describe,
     macs_of,
+    num_weights,
     run_each,
     scores_of,
 )
@@ -33,7 +32,6 @@ from gebt.learn.tasks import Task
 from gebt.learn.training import new_model, train
 from gebt.models.recipe import Recipe
 from gebt.options import Objective
-from gebt.prune.weights import prunable_weights
 from gebt.report.figures import scatter
 from gebt.report.page import Figure, Table
 from gebt.tickets.choose import Candidate, Choice, find_cheapest
@@ -111,7 +109,7 @@ def _measured(
     )
     sides = {"dense": (choice.dense, graph), "ticket": (choice.model, choice.graph)}
     times = dict(zip(sides, latencies([*sides.values()]), strict=True))
-    links, weights = graph.num_links, _count(choice.dense)
+    links, weights = graph.num_links, num_weights(choice.dense)
     drawn = Drawn(0, True, links, links, weights, weights)
     if choice.ticket is not None:  # the units that went took weights along
         drawn = replace(describe(choice.ticket, choice.masked[0]), weights=weights)
@@ -127,10 +125,6 @@ def _measured(
         peak_mib,
         model=choice.recipe.in_words(),
     )
-
-
-def _count(model: nn.Module) -> int:
-    return sum(weight.numel() for weight in prunable_weights(model).values())
 
 
 def read_frontier(folder: Path) -> list[Candidate]:

@@ -1,7 +1,6 @@
 """Dense model, joint ticket, retraining, compaction and cost: one seed of it all."""
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -9,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from gebt._checks import check_ratio
@@ -29,6 +27,7 @@ from gebt.experiments.record import (
 )
 from gebt.files import write_csv
 from gebt.graph import Graph
+from gebt.learn.recipes import Clock
 from gebt.learn.tasks import Task
 from gebt.learn.training import Epoch, evaluate, new_model, train
 from gebt.models.recipe import Recipe
@@ -97,12 +96,10 @@ class Recorder:
     def phase(self, name: str) -> Iterator[Callable[[Epoch], None]]:
         """Time a phase; gives the hook that records its epochs."""
         self._phase = name
-        _wait()
-        wall, cpu = time.perf_counter(), time.process_time()
+        start = Clock.now()
         yield self._record
-        _wait()
-        self.seconds[name] = time.perf_counter() - wall
-        self.cpu_seconds[name] = time.process_time() - cpu
+        spent = Clock.now() - start
+        self.seconds[name], self.cpu_seconds[name] = spent.wall, spent.cpu
 
     def of(self, phase: str, epoch: Epoch) -> None:
         """Record an epoch of a phase that is not timed."""
@@ -125,12 +122,6 @@ class Recorder:
         )
         if self._on_epoch:
             self._on_epoch(self._phase, epoch)
-
-
-def _wait() -> None:
-    """Until a GPU, if one is in use, has done what it was given."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
 
 
 RUN_FILES = (
@@ -313,7 +304,7 @@ def macs_of(sides: Pairs, uncompacted: Pairs) -> Macs:
 
 def describe(ticket: Ticket, model: nn.Module) -> Drawn:
     """The ticket's part of the record."""
-    weights = sum(w.numel() for w in prunable_weights(model).values())
+    weights = num_weights(model)
     return Drawn(
         epoch=ticket.epoch,
         settled=ticket.settled,
@@ -322,6 +313,11 @@ def describe(ticket: Ticket, model: nn.Module) -> Drawn:
         weights_kept=ticket.weights_kept if ticket.weight_masks else weights,
         weights=weights,
     )
+
+
+def num_weights(model: nn.Module) -> int:
+    """How many weights of a model can be pruned."""
+    return sum(weight.numel() for weight in prunable_weights(model).values())
 
 
 def run_seeds(

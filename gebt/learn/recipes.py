@@ -22,9 +22,7 @@ _LOOK = 25  # epochs after which candidates that are far behind are given up
 _BEHIND = 5.0  # percent behind the best: far
 _WORTH = 0.5  # percent that a dearer candidate must be better by
 _DEEPEST = 12
-_MOST = (
-    8_000_000_000  # multiply-accumulates of a forward; dearer ones must be asked for
-)
+_MOST = 8_000_000_000  # multiply-accumulates of a forward that is tried unasked
 _LUO = "Luo et al. 2024"
 _PLATONOV = "Platonov et al. 2023"
 

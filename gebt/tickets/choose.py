@@ -453,8 +453,10 @@ class _Trial:
             else:
                 low = middle + 1
         for found in faster:  # what holds as it is, and was not asked for
-            if self._holds(found, _AIM * self._max_drop):
-                self._take(found)
+            if found.row.share < self._answer.row.share and self._holds(
+                found, _AIM * self._max_drop
+            ):
+                self._answer = found
 
     def _write(self, row: Candidate, *, instead: Candidate) -> None:
         self._frontier[self._frontier.index(instead)] = row

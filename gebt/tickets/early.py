@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from gebt.graph import Graph
 from gebt.learn.loop import Learner, begin, whole
@@ -29,9 +29,8 @@ from gebt.learn.training import (
     train,
 )
 from gebt.models.recipe import Recipe
-from gebt.prune.criteria import Context, score_links
 from gebt.prune.detector import MaskDistanceDetector
-from gebt.prune.links import RankedLinks
+from gebt.prune.links import links_by
 from gebt.prune.masks import keep_top
 from gebt.prune.units import can_slim, slim, unit_scores
 from gebt.prune.weights import ModelPruner
@@ -143,9 +142,7 @@ def _best_links(
     """The criterion whose links are best for the model as it is, and the links."""
     found = []
     for name in _CRITERIA:
-        context = Context(Generator().manual_seed(seed), model, ratio, task)
-        scores = score_links(name, graph, context)
-        mask = RankedLinks(graph, ratio, scores, seed).masks()["link"]
+        mask = links_by(name, graph, model, ratio, seed, task).masks()["link"]
         val = evaluate(model, graph.keep_links(mask), "val", task=task)
         found.append((val, name, mask))
     _, name, mask = max(found, key=lambda each: each[0])
