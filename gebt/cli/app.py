@@ -6,7 +6,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +54,7 @@ from gebt.cli.show import (
     counting,
     out_console,
     print_costs,
+    print_groups,
     print_rows,
     print_table,
     print_tables,
@@ -458,31 +459,53 @@ def datasets(name: DatasetFacts = None, root: Root = None) -> None:
 
     if name:
         graph = load(name, root)
+        known = DATASETS.find(name.partition(":")[0]).facts
         facts = {
             "nodes": f"{graph.num_nodes:,}",
             "links": f"{graph.num_links:,}",
             "features": f"{graph.num_features:,}",
             **heterophily(graph).facts(),
         }
+        task = task_for(graph)
+        facts["task"] = known.task or task.name
+        facts["metric"] = known.metric or task.metric(graph)
+        facts["split"] = known.split
         if isinstance(graph.split, Split):
             parts = vars(graph.split).items()
             facts["nodes of the split"] = ", ".join(
                 f"{part} {nodes.numel():,}" for part, nodes in parts
             )
-            task = task_for(graph)
             if graph.y is not None and (worth := links_worth(graph, task)):
                 scores = "{:.1f} with all links, {:.1f} with none".format(*worth)
                 facts[f"a GCN's validation {task.metric(graph)}, %"] = scores
+        if known.tuned is not None:
+            facts["tuned, in the literature, %"] = f"{known.tuned} ({known.tuned_by})"
+        facts = {fact: told for fact, told in facts.items() if told}
         print_rows(graph.name, ("", ""), facts.items())
         return
     load_plugins()
     folder = find_root(root)
-    rows = []
+    groups: dict[str, list[Sequence[str]]] = {}
     for each, dataset in DATASETS.items():
         built_in = each in DATASETS.homes and not dataset.files
         there = "yes" if dataset.on_disk(folder) else "no"
-        rows.append((each, "built in" if built_in else there, dataset.about))
-    print_rows(f"Datasets below {folder}", ("name", "on disk", "what"), rows)
+        known = dataset.facts
+        row = (
+            each,
+            "built in" if built_in else there,
+            dataset.about,
+            known.metric,
+            str(dataset.splits),
+            "" if known.tuned is None else str(known.tuned),
+        )
+        groups.setdefault(known.group, []).append(row)
+    header = ("name", "on disk", "what", "metric", "splits", "tuned")
+    print_groups(f"Datasets below {folder}", header, groups)
+    out_console.print(
+        "tuned: a dense model's test score in the literature; gebt datasets NAME says "
+        "whose.",
+        style="dim",
+    )
 
 
 def main() -> None:

@@ -18,6 +18,27 @@ from gebt.graph import Graph
 _log = logging.getLogger("gebt")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a dataset before it is loaded; "" is what nobody said.
+
+    Attributes:
+        group: under which heading ``gebt datasets`` lists it.
+        task: what is learned, one of `gebt.learn.tasks`.
+        metric: how that is scored, as those who published it do.
+        split: who made the split, and how.
+        tuned: the test score of a tuned dense model in the literature, percent.
+        tuned_by: which model that is, and whose.
+    """
+
+    group: str = "registered by plugins"
+    task: str = ""
+    metric: str = ""
+    split: str = ""
+    tuned: float | None = None
+    tuned_by: str = ""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A graph that `load` knows.
@@ -29,6 +50,7 @@ class Dataset:
         read: makes the graph, given the root and, where there are several, the split.
         sized: makes another of its kind, given what follows a colon.
         splits: how many it has.
+        facts: what else is known of it before it is loaded.
     """
 
     name: str
@@ -37,6 +59,7 @@ class Dataset:
     read: Callable[..., Graph]
     sized: Callable[[str], Graph] | None = None
     splits: int = 1
+    facts: Facts = Facts()
 
     def check_split(self, split: int) -> None:
         """Raise a ValueError unless it has a split of that number, from 0 on."""
@@ -112,7 +135,12 @@ def load(
 
 
 def register(
-    name: str, *, about: str, files: Sequence[str] = (), splits: int = 1
+    name: str,
+    *,
+    about: str,
+    files: Sequence[str] = (),
+    splits: int = 1,
+    facts: Facts | None = None,
 ) -> Callable[[Callable[..., Graph]], Callable[..., Graph]]:
     """A decorator of a function ``(root) -> Graph`` that `load` then knows by a name.
 
@@ -129,13 +157,15 @@ def register(
         files: paths below the root that it is read from; none for what is drawn.
         splits: how many it has; of several the function is given the number of one,
             ``(root, split) -> Graph``, from 0 on.
+        facts: what else ``gebt datasets`` is to tell.
 
     Raises:
         ValueError: if the name is one of gebt's own, or holds other letters.
     """
 
     def add(read: Callable[..., Graph]) -> Callable[..., Graph]:
-        dataset = Dataset(name, about, tuple(files), read, splits=splits)
+        told = facts or Facts()
+        dataset = Dataset(name, about, tuple(files), read, splits=splits, facts=told)
         DATASETS.add(name, dataset, read.__module__)
         return read
 

@@ -320,6 +320,16 @@ def test_datasets_lists_what_is_on_disk(gebt_here, tmp_path):
         )
 
 
+def test_datasets_fits_a_terminal_and_tells_metric_splits_and_tuned_score(gebt_here):
+    shown = gebt_here("datasets").stdout.splitlines()
+    assert max(map(len, shown)) <= 100
+    [line] = [line for line in shown if "│ minesweeper " in line]
+    cells = [cell.strip() for cell in line.split("│")[1:-1]]
+    assert (cells[0], *cells[3:]) == ("minesweeper", "ROC-AUC", "10", "97.9")
+    [line] = [line for line in shown if "│ cora " in line]
+    assert [cell.strip() for cell in line.split("│")][4:7] == ["accuracy", "1", "85.1"]
+
+
 def test_datasets_tells_the_numbers_of_one(gebt_here):
     result = gebt_here("datasets", "Digits")
     assert (result.returncode, result.stderr) == (0, "")
@@ -333,6 +343,9 @@ def test_datasets_tells_the_numbers_of_one(gebt_here):
         "edge homophily": "0.96",
         "adjusted homophily": "0.95",
         "label informativeness": "0.91",
+        "task": "node-classification",
+        "metric": "accuracy",
+        "split": "gebt's own: 20 a class to train, 500 to",  # and on
         "nodes of the split": "train 200, val 500, test 1,000",
     }
     assert_refused(gebt_here("datasets", "digts"), "Did you mean 'digits'")

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from gebt import SparseMatrix, load
-from gebt.datasets import DATASETS, find_root, heterophilous, register
+from gebt._registry import TASKS
+from gebt.datasets import DATASETS, Facts, find_root, heterophilous, register
 from gebt.datasets.planetoid import SHA256
+from gebt.learn.tasks import task_for
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +248,23 @@ def test_every_file_has_its_checksum():
     digests = [*heterophilous.FILES.values(), *" ".join(SHA256.values()).split()]
     assert len(digests) == sum(len(dataset.files) for dataset in DATASETS.values())
     assert {len(bytes.fromhex(digest)) for digest in digests} == {32}
+
+
+def test_what_gebt_offers_says_task_metric_split_and_who_tuned_it():
+    for name in DATASETS.homes:
+        facts = DATASETS[name].facts
+        assert facts.task in TASKS and facts.metric and facts.split, name
+        assert facts.group != Facts().group, name
+        assert (facts.tuned is None) == (facts.tuned_by == ""), name
+        assert len(DATASETS[name].about) <= 60, name
+
+
+@pytest.mark.parametrize("name", ["digits", "imports", "synthetic:N=50,E=90"])
+def test_the_metric_that_is_told_is_the_graphs(name):
+    facts = DATASETS[name.partition(":")[0]].facts
+    graph = load(name)
+    task = task_for(graph)
+    assert (task.name, task.metric(graph)) == (facts.task, facts.metric)
 
 
 @pytest.mark.parametrize(
