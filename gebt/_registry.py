@@ -188,7 +188,12 @@ DATASETS: Registry[Any] = Registry(
     _at("datasets.digits", "digits")
     | _at("datasets.imports", "imports")
     | _at("datasets.planetoid", "cora", "citeseer", "pubmed")
-    | _at("datasets.heterophilous", "tolokers", "minesweeper")
+    | _at("datasets.heterophilous", "roman-empire", "amazon-ratings", "minesweeper")
+    | _at("datasets.heterophilous", "tolokers", "questions", "chameleon-filtered")
+    | _at("datasets.heterophilous", "squirrel-filtered", "actor")
+    | _at("datasets.shchur", "amazon-computers", "amazon-photo")
+    | _at("datasets.shchur", "coauthor-cs", "coauthor-physics")
+    | _at("datasets.wikics", "wikics")
     | _at("datasets.synthetic", "synthetic", "arxiv-like", "products-like"),
 )
 EXPERIMENTS: Registry[Any] = Registry(

@@ -69,6 +69,22 @@ def as_dtype(graph: Graph, dtype: torch.dtype) -> Graph:
     )
 
 
+def same_as_pyg(graph: Graph, data: Any, split: int | None = None) -> None:
+    """The graph's tensors are those of PyG's data, of its split of that number."""
+    x = graph.x if isinstance(graph.x, Tensor) else graph.x.to_dense()
+    torch.testing.assert_close(x, data.x, rtol=1e-6, atol=1e-7)
+    assert torch.equal(graph.y, data.y)
+    proper = data.edge_index[:, data.edge_index[0] != data.edge_index[1]]
+    peer = torch.zeros(graph.num_nodes, graph.num_nodes)
+    peer[proper[1], proper[0]] = 1
+    assert torch.equal(graph.adjacency.to_dense(), peer)
+    for part in ("train", "val", "test"):
+        mask = data[f"{part}_mask"]
+        mask = mask if mask.dim() == 1 else mask[:, split]
+        nodes = mask.nonzero().squeeze(1)
+        assert torch.equal(getattr(graph.split, part), nodes), part
+
+
 def tolokers_like() -> dict[str, np.ndarray]:
     """What the file of a small tolokers holds: 12 nodes, 30 links, 10 splits."""
     draw = np.random.RandomState(0)

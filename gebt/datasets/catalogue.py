@@ -175,13 +175,14 @@ def register(
 def read_published(
     root: Path,
     title: str,
-    files: Mapping[str, str],
+    files: Mapping[str, str | None],
     source: str,
     parse: Callable[..., SimpleNamespace],
 ) -> SimpleNamespace:
     """Parse the files of a graph, downloading those that are missing from the source.
 
-    Each has its published SHA-256; which are not those that were published is told of.
+    Each has its published SHA-256, or None where that is not known; which are not those
+    that were published is told of.
     """
     _fetch(root, title, files, source)
     contents = [(root / file).read_bytes() for file in files]
@@ -196,7 +197,7 @@ def read_published(
     others = [
         Path(file).name
         for (file, digest), content in zip(files.items(), contents, strict=True)
-        if hashlib.sha256(content).hexdigest() != digest
+        if digest and hashlib.sha256(content).hexdigest() != digest
     ]
     if others:
         _log.warning(
