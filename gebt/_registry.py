@@ -194,6 +194,8 @@ DATASETS: Registry[Any] = Registry(
     | _at("datasets.shchur", "amazon-computers", "amazon-photo")
     | _at("datasets.shchur", "coauthor-cs", "coauthor-physics")
     | _at("datasets.wikics", "wikics")
+    | _at("datasets.ppi", "ppi")
+    | _at("datasets.reddit", "reddit")
     | _at("datasets.synthetic", "synthetic", "arxiv-like", "products-like"),
 )
 EXPERIMENTS: Registry[Any] = Registry(

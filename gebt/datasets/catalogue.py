@@ -1,9 +1,11 @@
 """Graphs by name: ``load(name, root)``, and ``register`` for one's own."""
 
 import hashlib
+import io
 import logging
 import os
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -219,6 +221,10 @@ def _fetch(root: Path, title: str, files: Iterable[str], source: str) -> None:
     try:
         for file in missing:
             (root / file).parent.mkdir(parents=True, exist_ok=True)
+        if missing and source.endswith(".zip"):
+            _unpack(root, missing, source)
+            return
+        for file in missing:
             url = f"{source}/{Path(file).name}"
             with urllib.request.urlopen(url, timeout=60) as answer:
                 write_bytes(root / file, answer.read())
@@ -233,3 +239,13 @@ def _fetch(root: Path, title: str, files: Iterable[str], source: str) -> None:
             f"({type(error).__name__}). Put these files of {page} there: "
             f"{', '.join(missing)}. Another folder: --root, or $GEBT_DATA."
         ) from error
+
+
+def _unpack(root: Path, files: Iterable[str], source: str) -> None:
+    """Download an archive and take these files from it, by their last names."""
+    with urllib.request.urlopen(source, timeout=60) as answer:
+        archive = zipfile.ZipFile(io.BytesIO(answer.read()))
+    members = {Path(name).name: name for name in archive.namelist()}
+    for file in files:
+        write_bytes(root / file, archive.read(members[Path(file).name]))
+    _log.info("downloaded and unpacked %s", source)

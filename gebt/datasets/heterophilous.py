@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from gebt.datasets.catalogue import Facts, read_published, register
-from gebt.datasets.raw import check_range, distinct, read_npz, to_float32
+from gebt.datasets.raw import check_range, pairs, read_npz, to_float32
 from gebt.graph import Graph, Metric
 
 SOURCE = "https://github.com/yandex-research/heterophilous-graphs/raw/main/data"
@@ -58,12 +58,7 @@ def read_heterophilous(content: bytes, split: int = 0) -> SimpleNamespace:
     y = array["node_labels"].astype(np.int64)
     if (np.bincount(y) == 0).any():
         raise ValueError("node_labels.npy leaves a class without nodes")
-    check_range(array["edges"], n, "node")
-    source, target = array["edges"].astype(np.int64).T
-    low, high = np.minimum(source, target), np.maximum(source, target)
-    pairs = distinct((low * n + high)[low != high])
-    if not pairs.size:
-        raise ValueError("edges.npy has no links")
+    edges = pairs(array["edges"].T, n, "edges.npy")
     if split >= splits:
         raise ValueError(f"has {splits} splits, so none of the number {split}")
     parts = np.stack([array[name][split] for name in masks])
@@ -74,7 +69,7 @@ def read_heterophilous(content: bytes, split: int = 0) -> SimpleNamespace:
     return SimpleNamespace(
         x=torch.from_numpy(x),
         y=torch.from_numpy(y),
-        edge_index=torch.from_numpy(np.stack([pairs // n, pairs % n])),
+        edge_index=torch.from_numpy(edges),
         **{
             f"{part}_mask": torch.from_numpy(mask)
             for part, mask in zip(_PARTS, parts, strict=True)

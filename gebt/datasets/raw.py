@@ -309,6 +309,30 @@ def _array(
     return native.reshape(sizes, order="F" if fortran else "C")
 
 
+def pairs(ends: np.ndarray, n: int, file: str) -> np.ndarray:
+    """Each pair of nodes that is linked, once, whatever its direction.
+
+    Args:
+        ends: (2, E) integers, of the links that the file lists.
+        n: how many nodes there are.
+        file: its name, for messages.
+
+    Returns:
+        (2, L) int64, the smaller end first, ascending, without self-loops.
+
+    Raises:
+        ValueError: if an end is no node, or no link is left.
+    """
+    check_range(ends, n, "node")
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    key = low.astype(np.int64) * n
+    key += high
+    key = distinct(key[low != high])
+    if not key.size:
+        raise ValueError(f"{file} has no links")
+    return np.stack([key // n, key % n])
+
+
 # As numpy.save writes it; more would need a parser of Python.
 _NPY = re.compile(
     rb"\{'descr': '([<>|=]?[a-z]\d)', 'fortran_order': (True|False), "
@@ -316,15 +340,23 @@ _NPY = re.compile(
 )
 
 
-def read_npz(content: bytes, names: Iterable[str]) -> dict[str, np.ndarray]:
+def read_npz(
+    content: bytes, names: Iterable[str], most: int | None = None
+) -> dict[str, np.ndarray]:
     """The arrays of an npz file, which must hold them all.
+
+    Args:
+        content: of the file.
+        names: of the arrays.
+        most: bytes that these may unpack to; by default 256 MiB.
 
     Raises:
         ValueError: naming the first array that is missing or does not fit. Other
             exceptions where the archive is cut short or garbled.
     """
     arrays = {}
-    left = _MOST_BYTES
+    most = most or _MOST_BYTES
+    left = most
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {member.filename: member for member in archive.infolist()}
         for name in names:
@@ -333,24 +365,29 @@ def read_npz(content: bytes, names: Iterable[str]) -> dict[str, np.ndarray]:
                 raise ValueError(f"lacks {name}.npy")
             left -= member.file_size
             if left < 0:
-                raise ValueError(f"unpacks to more than {_MOST_BYTES} bytes")
+                raise ValueError(f"unpacks to more than {most} bytes")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{name}.npy is packed in a way NumPy never does")
             with archive.open(member) as file:
                 array = file.read(member.file_size)  # and compares its CRC-32
-            arrays[name] = _npy(name, array)
+            arrays[name] = read_npy(f"{name}.npy", array)
     return arrays
 
 
-def _npy(name: str, content: bytes) -> np.ndarray:
+def read_npy(name: str, content: bytes) -> np.ndarray:
+    """The array of numbers of an npy file.
+
+    Raises:
+        ValueError: beginning with the file's name, if it is none.
+    """
     start, length = 10, int.from_bytes(content[8:10], "little")
     header = _NPY.fullmatch(content[start : start + length])
     if content[:8] != b"\x93NUMPY\x01\x00" or header is None:
-        raise ValueError(f"{name}.npy is no array of numbers that numpy.save wrote")
+        raise ValueError(f"{name} is no array of numbers that numpy.save wrote")
     code, fortran, shape = header.groups()
     try:
         sizes = [int(size) for size in shape.split(b",")]
         dtype = _dtype(code.decode())
         return _array(dtype, sizes, fortran == b"True", content[start + length :])
     except ValueError as error:
-        raise ValueError(f"{name}.npy {error}") from error
+        raise ValueError(f"{name} {error}") from error

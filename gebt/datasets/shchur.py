@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from gebt.datasets.catalogue import Facts, read_published, register
-from gebt.datasets.raw import Sparse, check_range, distinct, read_npz
+from gebt.datasets.raw import Sparse, check_range, distinct, pairs, read_npz
 from gebt.graph import Graph, stratified
 
 SOURCE = "https://github.com/shchur/gnn-benchmark/raw/master/data/npz"
@@ -45,11 +45,7 @@ def read_shchur(content: bytes) -> SimpleNamespace:
     check_range(y, n, "class")
     if (np.bincount(y) == 0).any():
         raise ValueError("labels.npy leaves a class without nodes")
-    row, col = _entries(adjacency)
-    low, high = np.minimum(row, col), np.maximum(row, col)
-    pairs = distinct((low * n + high)[low != high])
-    if not pairs.size:
-        raise ValueError("the adjacency has no links")
+    edges = pairs(np.stack(_entries(adjacency)), n, "the adjacency")
     row, col = _entries(features)
     cells = distinct((row * width + col)[features.data > 0])
     row, col = cells // width, cells % width
@@ -64,7 +60,7 @@ def read_shchur(content: bytes) -> SimpleNamespace:
     return SimpleNamespace(
         x=x,
         y=torch.from_numpy(y.astype(np.int64)),
-        edge_index=torch.from_numpy(np.stack([pairs // n, pairs % n])),
+        edge_index=torch.from_numpy(edges),
     )
 
 

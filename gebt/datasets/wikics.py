@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from gebt.datasets.catalogue import Facts, read_published, register
-from gebt.datasets.raw import MOST_CELLS, check_range, distinct, to_float32
+from gebt.datasets.raw import MOST_CELLS, check_range, pairs, to_float32
 from gebt.graph import Graph
 
 SOURCE = "https://github.com/pmernyei/wiki-cs-dataset/raw/master/dataset"
@@ -66,17 +66,13 @@ def read_wikics(content: bytes, split: int = 0) -> SimpleNamespace:
     if not set(map(type, flat)) <= {int}:
         raise ValueError("links names a node by something that is not an integer")
     target = np.array(flat, dtype=np.int64)
-    check_range(target, n, "node")
     source = np.repeat(np.arange(n), [len(listed) for listed in links])
-    low, high = np.minimum(source, target), np.maximum(source, target)
-    pairs = distinct((low * n + high)[low != high])
-    if not pairs.size:
-        raise ValueError("links has none")
+    edges = pairs(np.stack([source, target]), n, "links")
     train, val, test = torch.from_numpy(parts)
     return SimpleNamespace(
         x=torch.from_numpy(to_float32(x)),
         y=torch.from_numpy(y.astype(np.int64)),
-        edge_index=torch.from_numpy(np.stack([pairs // n, pairs % n])),
+        edge_index=torch.from_numpy(edges),
         train_mask=train,
         val_mask=val,
         test_mask=test,

@@ -61,7 +61,7 @@ def test_every_split_is_read_as_pyg_reads_it(written):
         ("links", [[30]] * 30, "names node 30"),
         ("links", [[-1]] * 30, "names node -1"),
         ("links", [["1"]] * 30, "something that is not an integer"),
-        ("links", [[i] for i in range(30)], "links has none"),
+        ("links", [[i] for i in range(30)], "links has no links"),
         ("links", [0] * 30, "no list of neighbours for each of 30"),
         ("train_masks", [[True] * 30] * 20, "overlap"),
         ("train_masks", [[True] * 30] * 19, "not 20"),
