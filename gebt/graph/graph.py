@@ -37,7 +37,8 @@ class Graph:
         order: (N,) int64, which of the given graph's nodes each row is, after
             `reorder`; None in the given order.
         metric: how predicted classes are scored, ``"accuracy"`` or, of two classes,
-            ``"ROC-AUC"``. The data set's, so that all its parts are scored alike.
+            ``"ROC-AUC"`` or ``"AP"``, average precision. The data set's, so that all
+            its parts are scored alike.
     """
 
     x: Tensor | SparseMatrix
@@ -115,8 +116,9 @@ class Graph:
             directed: True or False to say which it is; False adds the missing
                 opposite edges.
             name: what to call it.
-            metric: how predicted classes are scored: ``"accuracy"``, or ``"ROC-AUC"``
-                of class 1 against class 0, as Platonov et al. 2023 do.
+            metric: how predicted classes are scored: ``"accuracy"``; or, of class 1
+                against class 0, ``"ROC-AUC"``, as Platonov et al. 2023 do, or ``"AP"``,
+                average precision, as Bazhenov et al. 2025 do.
 
         Raises:
             ValueError: naming what is wrong and the value seen.
