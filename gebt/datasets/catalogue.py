@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from gebt._registry import DATASETS, check_dataset
+from gebt._registry import DATASETS, check_dataset, parse_table
 from gebt.datasets.raw import reason
+from gebt.datasets.tables import load_table
 from gebt.files import write_bytes
 from gebt.graph import Graph
 
@@ -97,7 +98,9 @@ def load(
     Args:
         name: one of `DATASETS`, in any case; ``"synthetic"`` takes sizes, as in
             ``"synthetic:N=2000,E=9000,F=64,C=10,split=54-18-28,seed=0"``, of which
-            any may be left out.
+            any may be left out. Or the path of an edge list, .parquet, .csv, .tsv or
+            these .gz, from here or from the root, with what else it needs, as in
+            ``"edges.csv:nodes=nodes.csv,label=class"``; see `Graph.from_tables`.
         root: folder of the datasets; by default $GEBT_DATA, else ``./data``.
         split: which of several a graph is to have, from 0 on; the graph's name then
             says it, as ``"tolokers:split=3"``, which is another way to ask for it. By
@@ -109,6 +112,8 @@ def load(
         FileNotFoundError: if it is not on disk and cannot be downloaded; says which
             files to put where.
     """
+    if table := parse_table(name):
+        return load_table(*table, find_root(root), split)
     kind, colon, rest = check_dataset(name).partition(":")
     dataset = DATASETS.find(kind)
     if colon and dataset.sized:
@@ -134,6 +139,20 @@ def load(
     # The ticket's name of its graph: `load` must find it again.
     called = dataset.name if split is None else f"{dataset.name}:split={split}"
     return graph if graph.name == called else replace(graph, name=called)
+
+
+def facts_of(name: str) -> Facts:
+    """What is known of a graph of that name; nothing of a path."""
+    if parse_table(name):
+        return Facts()
+    return DATASETS.find(name.partition(":")[0]).facts
+
+
+def splits_of(name: str) -> int:
+    """How many splits a graph of that name has; 1 where the name says which."""
+    if parse_table(name) or ":" in name:
+        return 1
+    return DATASETS.find(name).splits
 
 
 def register(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gebt.graph.from_pyg import Metric, read_pyg
+from gebt.graph.from_tables import read_tables
 from gebt.graph.held_out import hold_out
 from gebt.graph.splits import LinkSplit, Split, moved
 from gebt.sparse import Pattern, SparseMatrix
@@ -123,6 +124,46 @@ class Graph:
         Raises:
             ValueError: naming what is wrong and the value seen.
         """
+        return cls(**read_pyg(data, split, directed, name, metric))
+
+    @classmethod
+    def from_tables(
+        cls,
+        edges: Any,
+        nodes: Any,
+        *,
+        label: str | None = None,
+        directed: bool = False,
+        seed: int | None = None,
+        name: str = "graph",
+        metric: Metric = "accuracy",
+    ) -> "Graph":
+        """Take over a table of edges and one of nodes.
+
+        Each is a mapping of columns, or a frame of pandas, polars or pyarrow. Ids may
+        be whole numbers or text. What becomes of classes, of a split that is drawn, and
+        of columns of text is told on the logger ``gebt``.
+
+        Args:
+            edges: a row for each edge: columns ``source`` and ``target``, or the first
+                two; ``weight``, where there is one of that name.
+            nodes: a row for each node: ``id`` or ``node``, or the first column; the
+                label; ``split``, of train, val and test, where there is one of that
+                name; all other columns of numbers, or (N, D) of vectors, are features.
+            label: the column of classes, whole numbers or text, numbered in their
+                order where they are not 0 to C - 1; a node without one, or with a
+                negative one, has none. None for a graph without labels.
+            directed: whether an edge leads one way only.
+            seed: of the split that is drawn, 60, 20 and 20% of each class, where
+                ``nodes`` have none; by default 0.
+            name: what to call it.
+            metric: as for `from_pyg`.
+
+        Raises:
+            ValueError: naming the column, the row and the value of what does not fit:
+                unknown or repeated nodes, text among numbers, missing values.
+        """
+        data, split = read_tables(edges, nodes, label, seed)
         return cls(**read_pyg(data, split, directed, name, metric))
 
     def keep_links(self, keep: Tensor, value: Tensor | None = None) -> "Graph":

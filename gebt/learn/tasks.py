@@ -54,7 +54,7 @@ class _OnNodes:
         if graph.y is None:
             raise ValueError(
                 f"the graph {graph.name!r} has no labels: set `data.y` before "
-                "`Graph.from_pyg`."
+                "`Graph.from_pyg`; of tables, name the column with `label`."
             )
         if not isinstance(graph.split, Split) or graph.split.train.numel() == 0:
             raise ValueError(
@@ -100,8 +100,8 @@ class NodeClassification(_OnNodes):
             )
         if graph.metric != "accuracy" and graph.num_classes > 2:
             raise ValueError(
-                f"the metric of {graph.name!r} is {graph.metric}, which takes two classes, "
-                f'but it has {graph.num_classes}. Set `metric="accuracy"`.'
+                f"the metric of {graph.name!r} is {graph.metric}, which takes two "
+                f'classes, but it has {graph.num_classes}. Set `metric="accuracy"`.'
             )
         lowest = int(graph.y[graph.split.train].min())
         if lowest < 0:
