@@ -14,6 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gebt.graph.from_others import (
+    fields_of_dgl,
+    fields_of_scipy,
+    tables_of_networkx,
+)
 from gebt.graph.from_pyg import Metric, read_pyg
 from gebt.graph.from_tables import read_tables
 from gebt.graph.held_out import hold_out
@@ -165,6 +170,89 @@ class Graph:
         """
         data, split = read_tables(edges, nodes, label, seed)
         return cls(**read_pyg(data, split, directed, name, metric))
+
+    @classmethod
+    def from_networkx(
+        cls,
+        graph: Any,
+        *,
+        label: str | None = None,
+        seed: int | None = None,
+        name: str = "graph",
+        metric: Metric = "accuracy",
+    ) -> "Graph":
+        """Take over a NetworkX graph with what its nodes have, in their order.
+
+        Numbers and vectors of numbers are features; ``label``, ``split`` and the
+        edges' ``weight`` are as for `from_tables`. A ``Graph`` is undirected, a
+        ``DiGraph`` directed.
+
+        Raises:
+            ValueError: as `from_tables`; row 1 is the first node.
+        """
+        edges, nodes = tables_of_networkx(graph)
+        data, split = read_tables(edges, nodes, label, seed)
+        return cls(**read_pyg(data, split, graph.is_directed(), name, metric))
+
+    @classmethod
+    def from_scipy(
+        cls,
+        adjacency: Any,
+        x: Any,
+        y: Any = None,
+        *,
+        split: Mapping[str, Any] | None = None,
+        directed: bool | None = None,
+        name: str = "graph",
+        metric: Metric = "accuracy",
+    ) -> "Graph":
+        """Take over an adjacency of SciPy.
+
+        Args:
+            adjacency: (N, N) sparse; the entry (i, j) is the weight of the edge from i
+                to j.
+            x: (N, F) features, sparse of SciPy's, or as for `from_pyg`.
+            y: labels, as for `from_pyg`.
+            split: as for `from_pyg`; without, the graph has none.
+            directed: as for `from_pyg`; by default what the matrix says.
+            name: what to call it.
+            metric: as for `from_pyg`.
+
+        Raises:
+            ValueError: naming what is wrong and the value seen.
+        """
+        fields = fields_of_scipy(adjacency, x, y)
+        return cls(**read_pyg(fields, split, directed, name, metric))
+
+    @classmethod
+    def from_dgl(
+        cls,
+        graph: Any,
+        *,
+        x: str = "feat",
+        y: str = "label",
+        split: Mapping[str, Any] | None = None,
+        directed: bool | None = None,
+        name: str = "graph",
+        metric: Metric = "accuracy",
+    ) -> "Graph":
+        """Take over a DGL graph of one kind of nodes and edges.
+
+        Args:
+            graph: with ``train_mask`` and the like in ``ndata``, where there is no
+                ``split``, and ``weight`` in ``edata``, where edges have one.
+            x: the features' name in ``ndata``.
+            y: the labels' name in ``ndata``.
+            split: as for `from_pyg`.
+            directed: as for `from_pyg`.
+            name: what to call it.
+            metric: as for `from_pyg`.
+
+        Raises:
+            ValueError: naming what is wrong and the value seen.
+        """
+        fields = fields_of_dgl(graph, x, y)
+        return cls(**read_pyg(fields, split, directed, name, metric))
 
     def keep_links(self, keep: Tensor, value: Tensor | None = None) -> "Graph":
         """The graph with only some links.
