@@ -13,8 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from gebt._registry import DATASETS, check_dataset, parse_table
+from gebt.datasets.own import load_table
 from gebt.datasets.raw import reason
-from gebt.datasets.tables import load_table
 from gebt.files import write_bytes
 from gebt.graph import Graph
 
