@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from gebt.files import is_finite
 from gebt.graph.splits import as_tensor, read_split
 from gebt.sparse import Pattern, SparseMatrix
 
@@ -175,7 +176,7 @@ def _features(x: Any) -> Tensor | SparseMatrix:
     values = x if sparse is None else sparse.value
     if values.dtype not in _DTYPES:
         values = values.float()
-    if not values.isfinite().all():
+    if not is_finite(values):
         count = int((~values.isfinite()).sum())
         raise ValueError(
             f"`data.x` must be finite, but {count} of its values are NaN or infinite. "
@@ -228,7 +229,7 @@ def _edges(
                 "`data.edge_weight` must have one entry for each of the "
                 f"{index.shape[1]} edges, got {weight.numel()}."
             )
-        if not weight.isfinite().all():
+        if not is_finite(weight):
             raise ValueError("`data.edge_weight` must be finite, but holds NaN or inf.")
     if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < n:
         raise ValueError(
