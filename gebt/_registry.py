@@ -189,6 +189,8 @@ DATASETS: Registry[Any] = Registry(
     | _at("datasets.imports", "imports")
     | _at("datasets.planetoid", "cora", "citeseer", "pubmed")
     | _at("datasets.heterophilous", "tolokers", "minesweeper")
+    | _at("datasets.ogb", "ogbn-arxiv", "ogbn-products", "ogbn-papers100m")
+    | _at("datasets.ogb", "ogbl-collab")
     | _at("datasets.synthetic", "synthetic", "arxiv-like", "products-like"),
 )
 EXPERIMENTS: Registry[Any] = Registry(

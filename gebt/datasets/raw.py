@@ -158,14 +158,11 @@ def check_range(numbers: np.ndarray, end: int, what: str) -> None:
         raise ValueError(f"names {what} {outside[0]}, outside of [0, {end})")
 
 
-def read_torch(content: bytes) -> dict[str, Any]:
-    """The arrays that ``torch.save`` wrote, in a dict or a dict of dicts.
+def read_torch(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays that ``torch.save`` wrote, in a dict by name.
 
     NumPy's, as in OGB's splits of links, of any version of NumPy, also in a file of
     before torch 1.6, which was no zip archive yet; or dense tensors.
-
-    Returns:
-        By name an array, or a dict of arrays by name.
 
     Raises:
         ValueError: naming the first thing that does not belong into such a file. Other
@@ -193,27 +190,18 @@ def read_torch(content: bytes) -> dict[str, Any]:
             raise ValueError("holds tensors as torch wrote them before 1.6")
     if order != b"little":
         raise ValueError("is of a machine that writes its bytes in reverse")
-    return _arrays(value, storages, 2)
+    if len(_expected(value, dict)) > _MOST_NAMES:
+        raise ValueError(f"has {len(value)} arrays")
+    return {
+        _expected(name, str): _made(_expected(held, _Call), storages)
+        for name, held in value.items()
+    }
 
 
 _BEFORE_ZIP = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
 """What torch's files began with before 1.6: a pickled number of its own, and 1001."""
 _MOST_NAMES = 16
 """In a dict of arrays: a name takes a few bytes in the file, its array any number."""
-
-
-def _arrays(value: Any, storages: dict[str, bytes], depth: int) -> dict[str, Any]:
-    arrays: dict[str, Any] = {}
-    if len(_expected(value, dict)) > _MOST_NAMES:
-        raise ValueError(f"has {len(value)} arrays")
-    for name, held in value.items():
-        if isinstance(held, _Call):
-            arrays[_expected(name, str)] = _made(held, storages)
-        elif depth > 1:
-            arrays[_expected(name, str)] = _arrays(held, storages, depth - 1)
-        else:
-            raise ValueError(f"has a {type(held).__name__} in the place of an array")
-    return arrays
 
 
 def unpickle(content: bytes | io.BytesIO) -> Any:
