@@ -196,6 +196,8 @@ DATASETS: Registry[Any] = Registry(
     | _at("datasets.wikics", "wikics")
     | _at("datasets.ppi", "ppi")
     | _at("datasets.reddit", "reddit")
+    | _at("datasets.ogb", "ogbn-arxiv", "ogbn-products", "ogbn-papers100m")
+    | _at("datasets.ogb", "ogbl-collab")
     | _at("datasets.synthetic", "synthetic", "arxiv-like", "products-like"),
 )
 EXPERIMENTS: Registry[Any] = Registry(

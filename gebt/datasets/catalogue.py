@@ -1,11 +1,9 @@
 """Graphs by name: ``load(name, root)``, and ``register`` for one's own."""
 
 import hashlib
-import io
 import logging
 import os
 import urllib.request
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from gebt._registry import DATASETS, check_dataset, parse_table
+from gebt.datasets.download import fetch_archive
 from gebt.datasets.own import load_table
 from gebt.datasets.raw import reason
 from gebt.files import write_bytes
@@ -231,19 +230,21 @@ def read_published(
 
 
 def _fetch(root: Path, title: str, files: Iterable[str], source: str) -> None:
-    """Download the files that are missing, or say which to put where.
+    """Download the files that are missing, or their archive, or say what to put where.
 
     Not by PyG's classes: they load ``processed/*.pt``, which may hold any code, and
     leave the first part of a file where a download breaks off.
     """
     missing = [file for file in files if not (root / file).is_file()]
     try:
+        if missing and source.endswith(".zip"):
+            raw = root / title / "raw"
+            if raw.is_dir():
+                raw.rmdir()  # which holds nothing: no file of another is replaced
+            fetch_archive(source, root / title, "", raw)
+            missing = []
         for file in missing:
             (root / file).parent.mkdir(parents=True, exist_ok=True)
-        if missing and source.endswith(".zip"):
-            _unpack(root, missing, source)
-            return
-        for file in missing:
             url = f"{source}/{Path(file).name}"
             with urllib.request.urlopen(url, timeout=60) as answer:
                 write_bytes(root / file, answer.read())
@@ -258,13 +259,3 @@ def _fetch(root: Path, title: str, files: Iterable[str], source: str) -> None:
             f"({type(error).__name__}). Put these files of {page} there: "
             f"{', '.join(missing)}. Another folder: --root, or $GEBT_DATA."
         ) from error
-
-
-def _unpack(root: Path, files: Iterable[str], source: str) -> None:
-    """Download an archive and take these files from it, by their last names."""
-    with urllib.request.urlopen(source, timeout=60) as answer:
-        archive = zipfile.ZipFile(io.BytesIO(answer.read()))
-    members = {Path(name).name: name for name in archive.namelist()}
-    for file in files:
-        write_bytes(root / file, archive.read(members[Path(file).name]))
-    _log.info("downloaded and unpacked %s", source)

@@ -13,7 +13,7 @@ from gebt.graph import Graph
 
 @register(
     "digits",
-    about="1,797 handwritten digits, their 10,071 nearest neighbours",
+    about="1,797 digits, 10,071 neighbours",
     facts=Facts(
         group="built in",
         task="node-classification",

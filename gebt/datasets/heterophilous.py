@@ -110,7 +110,7 @@ _register("amazon-ratings", "24,492 products, 93,050 links", "accuracy", 53.8, _
 _register("minesweeper", "10,000 cells, 39,402 neighbours", "ROC-AUC", 97.9, _LUO)
 _register(
     "tolokers",
-    "11,758 workers, 519,000 shared tasks",
+    "11,758 workers, 519,000 pairs",
     "ROC-AUC",
     83.6,
     "GCN with residuals and layer norm, Platonov et al. 2023",

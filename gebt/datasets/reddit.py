@@ -16,8 +16,6 @@ from gebt.graph import Graph
 
 SOURCE = "https://data.dgl.ai/dataset/reddit.zip"
 FILES = ("reddit/raw/reddit_data.npz", "reddit/raw/reddit_graph.npz")
-_MOST_BYTES = 2**32
-"""Each unpacks to less: features to 0.6 or 1.2 GB, both ends of the links to 0.9."""
 
 
 def read_reddit(nodes: bytes, links: bytes) -> SimpleNamespace:
@@ -31,7 +29,7 @@ def read_reddit(nodes: bytes, links: bytes) -> SimpleNamespace:
         ValueError: naming the array that is missing or does not fit. Other exceptions
             where an archive is cut short or garbled.
     """
-    array = read_npz(nodes, ("feature", "label", "node_types"), _MOST_BYTES)
+    array = read_npz(nodes, ("feature", "label", "node_types"), bounded=False)
     x, y, part = array.values()
     n = len(x)
     if x.ndim != 2 or y.shape != (n,) or part.shape != (n,):
@@ -39,7 +37,7 @@ def read_reddit(nodes: bytes, links: bytes) -> SimpleNamespace:
             f"reddit_data.npz holds features {x.shape}, labels {y.shape} and node "
             f"types {part.shape}"
         )
-    edges = read_npz(links, ("shape", "row", "col"), _MOST_BYTES)
+    edges = read_npz(links, ("shape", "row", "col"), bounded=False)
     for name in ("label", "node_types", "row", "col"):
         if (found := {**array, **edges}[name]).dtype.kind not in "iu":
             raise ValueError(f"{name}.npy holds {found.dtype}")
@@ -68,10 +66,10 @@ def read_reddit(nodes: bytes, links: bytes) -> SimpleNamespace:
 
 @register(
     "reddit",
-    about="232,965 posts, 57,307,946 shared users",
+    about="232,965 posts, 57,307,946 links",
     files=FILES,
     facts=Facts(
-        group="unseen nodes, large",
+        group="large",
         task="node-classification",
         metric="accuracy",
         split="published (Hamilton et al. 2017), by day: 66% to train, 10% to "

@@ -356,7 +356,7 @@ def _register(name: str, about: str, **sizes: Any) -> None:
 
 _register(
     "synthetic",
-    "any size: synthetic:N=20000,E=100000,F=64,C=10,seed=0",
+    "any size: synthetic:N=9000,E=40000",
 )
 _register(
     "arxiv-like",
@@ -368,7 +368,7 @@ _register(
 )
 _register(
     "products-like",
-    "2,449,029 nodes, 61,859,140 links; in minutes",
+    "2,449,029 nodes, 61,859,140 links",
     nodes=2_449_029,
     links=61_859_140,
     features=100,

@@ -38,7 +38,7 @@ def _column(name: Any, values: list[Any]) -> np.ndarray:
         if size != sizes[0]:
             raise ValueError(
                 f"the nodes' column {name!r} has {values[row - 1]!r} in row {row}, but "
-                f"{values[0]!r} in row 1: each node needs a number, or a vector as long."
+                f"{values[0]!r} in row 1: each needs a number, or a vector as long."
             )
     return np.array(values)
 

@@ -256,7 +256,7 @@ def test_what_gebt_offers_says_task_metric_split_and_who_tuned_it():
         assert facts.task in TASKS and facts.metric and facts.split, name
         assert facts.group != Facts().group, name
         assert (facts.tuned is None) == (facts.tuned_by == ""), name
-        assert len(DATASETS[name].about) <= 60, name
+        assert len(DATASETS[name].about) <= 38, name
 
 
 @pytest.mark.parametrize("name", ["digits", "imports", "synthetic:N=50,E=90"])

@@ -120,20 +120,20 @@ def test_what_does_not_fit_is_refused_by_the_file(root, name, content, said):
         load("ppi", root)
 
 
-def test_a_missing_archive_is_downloaded_and_its_files_taken_out(
-    root, tmp_path, monkeypatch
-):
+def test_a_missing_archive_is_downloaded_and_unpacked(root, tmp_path, monkeypatch):
     archive = tmp_path / "ppi.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as made:
-        made.writestr("../../escaped", "x")
         for name, content in files().items():
             made.writestr(name, content)
     monkeypatch.setattr("gebt.datasets.ppi.SOURCE", archive.as_uri())
     new = tmp_path / "deep" / "new"
     assert load("ppi", new).fingerprint() == load("ppi", root).fingerprint()
     assert {p.name for p in new.rglob("*.*")} == {f.split("/")[-1] for f in FILES}
-    assert not [*tmp_path.rglob("escaped")]
-    archive.write_bytes(archive.read_bytes()[:1000])
-    with pytest.raises(FileNotFoundError, match=r"BadZipFile.*train_feats.npy"):
+    monkeypatch.setattr("gebt.datasets.ppi.SOURCE", f"{tmp_path.as_uri()}/no.zip")
+    with pytest.raises(FileNotFoundError, match=r"ppi is not in .*train_feats.npy"):
         load("ppi", tmp_path / "other")
     assert not (tmp_path / "other" / "ppi").exists()
+    (new / FILES[0]).unlink()
+    monkeypatch.setattr("gebt.datasets.ppi.SOURCE", archive.as_uri())
+    with pytest.raises(FileNotFoundError, match="Put these .*: ppi/raw/train_feats"):
+        load("ppi", new)  # beside other files nothing is unpacked
