@@ -196,6 +196,9 @@ DATASETS: Registry[Any] = Registry(
     | _at("datasets.wikics", "wikics")
     | _at("datasets.ppi", "ppi")
     | _at("datasets.reddit", "reddit")
+    | _at("datasets.graphland", "hm-categories", "pokec-regions", "web-topics")
+    | _at("datasets.graphland", "tolokers-2", "city-reviews", "artnet-exp")
+    | _at("datasets.graphland", "web-fraud")
     | _at("datasets.ogb", "ogbn-arxiv", "ogbn-products", "ogbn-papers100m")
     | _at("datasets.ogb", "ogbl-collab")
     | _at("datasets.synthetic", "synthetic", "arxiv-like", "products-like"),

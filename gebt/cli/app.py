@@ -510,7 +510,7 @@ def datasets(name: DatasetFacts = None, *, own: Tables, root: Root = None) -> No
             "built in" if built_in else there,
             dataset.about,
             known.metric,
-            str(dataset.splits),
+            " ".join(dataset.named) or str(dataset.splits),
             "" if known.tuned is None else str(known.tuned),
         )
         groups.setdefault(known.group, []).append(row)

@@ -53,6 +53,8 @@ class Dataset:
         sized: makes another of its kind, given what follows a colon.
         splits: how many it has.
         facts: what else is known of it before it is loaded.
+        named: splits of different kinds, by name, of which the first is the default;
+            there is one of each.
     """
 
     name: str
@@ -62,9 +64,17 @@ class Dataset:
     sized: Callable[[str], Graph] | None = None
     splits: int = 1
     facts: Facts = Facts()
+    named: tuple[str, ...] = ()
 
-    def check_split(self, split: int) -> None:
-        """Raise a ValueError unless it has a split of that number, from 0 on."""
+    def check_split(self, split: int | str) -> None:
+        """Raise a ValueError unless it has a split of that number, or of that name."""
+        if self.named:
+            if split not in self.named:
+                raise ValueError(
+                    f"`split` must be one of {', '.join(self.named)}, by the name of "
+                    f"the graph, as {self.name}:split={self.named[-1]}, got {split!r}."
+                )
+            return
         if self.splits == 1:
             raise ValueError(
                 f"`split` was given, but {self.name!r} has one split only. Leave it "
@@ -87,7 +97,7 @@ def find_root(root: str | Path | None = None) -> Path:
 
 
 def load(
-    name: str, root: str | Path | None = None, *, split: int | None = None
+    name: str, root: str | Path | None = None, *, split: int | str | None = None
 ) -> Graph:
     """Load a graph by name, downloading it where it is not on disk.
 
@@ -103,7 +113,7 @@ def load(
         root: folder of the datasets; by default $GEBT_DATA, else ``./data``.
         split: which of several a graph is to have, from 0 on; the graph's name then
             says it, as ``"tolokers:split=3"``, which is another way to ask for it. By
-            default the first.
+            default the first. GraphLand's have names, ``"artnet-exp:split=RH"``.
 
     Raises:
         ValueError: if there is no graph of that name, it has no such split, or its
@@ -120,14 +130,17 @@ def load(
             dataset.check_split(split)
         return dataset.sized(rest)
     if colon:
-        named = int(rest.partition("=")[2])
+        said = rest.partition("=")[2]
+        named = int(said) if said.isdecimal() else said
         if split not in (None, named):
             raise ValueError(f"`split` is {split}, but the name is {name!r}.")
         split = named
     if split is not None:
         dataset.check_split(split)
-        split = int(split)
-    several = (split or 0,) if dataset.splits > 1 else ()
+        split = split if isinstance(split, str) else int(split)
+    several: tuple[int | str, ...] = ()
+    if dataset.splits > 1 or dataset.named:
+        several = (split or (dataset.named or (0,))[0],)
     graph = dataset.read(find_root(root), *several)
     if not isinstance(graph, Graph):
         raise ValueError(
@@ -160,6 +173,7 @@ def register(
     about: str,
     files: Sequence[str] = (),
     splits: int = 1,
+    named: Sequence[str] = (),
     facts: Facts | None = None,
 ) -> Callable[[Callable[..., Graph]], Callable[..., Graph]]:
     """A decorator of a function ``(root) -> Graph`` that `load` then knows by a name.
@@ -177,6 +191,7 @@ def register(
         files: paths below the root that it is read from; none for what is drawn.
         splits: how many it has; of several the function is given the number of one,
             ``(root, split) -> Graph``, from 0 on.
+        named: or splits of different kinds, in capitals; the function is given a name.
         facts: what else ``gebt datasets`` is to tell.
 
     Raises:
@@ -185,7 +200,9 @@ def register(
 
     def add(read: Callable[..., Graph]) -> Callable[..., Graph]:
         told = facts or Facts()
-        dataset = Dataset(name, about, tuple(files), read, splits=splits, facts=told)
+        dataset = Dataset(
+            name, about, tuple(files), read, None, splits, told, tuple(named)
+        )
         DATASETS.add(name, dataset, read.__module__)
         return read
 
@@ -204,7 +221,7 @@ def read_published(
     Each has its published SHA-256, or None where that is not known; which are not those
     that were published is told of.
     """
-    _fetch(root, title, files, source)
+    fetch(root, title, files, source)
     contents = [(root / file).read_bytes() for file in files]
     raw = root / title / "raw"
     try:
@@ -229,7 +246,7 @@ def read_published(
     return data
 
 
-def _fetch(root: Path, title: str, files: Iterable[str], source: str) -> None:
+def fetch(root: Path, title: str, files: Iterable[str], source: str) -> None:
     """Download the files that are missing, or their archive, or say what to put where.
 
     Not by PyG's classes: they load ``processed/*.pt``, which may hold any code, and

@@ -10,7 +10,7 @@ from gebt.graph import Graph, Metric
 
 
 def load_table(
-    edges: str, options: Mapping[str, str], root: Path, split: int | None = None
+    edges: str, options: Mapping[str, str], root: Path, split: int | str | None = None
 ) -> Graph:
     """The graph of an edge list and a node table, named by the paths of both.
 

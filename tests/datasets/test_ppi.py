@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from helpers import check_garbled
 
 import gebt
 from gebt import MultiLabel, load
@@ -137,3 +138,7 @@ def test_a_missing_archive_is_downloaded_and_unpacked(root, tmp_path, monkeypatc
     monkeypatch.setattr("gebt.datasets.ppi.SOURCE", archive.as_uri())
     with pytest.raises(FileNotFoundError, match="Put these .*: ppi/raw/train_feats"):
         load("ppi", new)  # beside other files nothing is unpacked
+
+
+def test_a_garbled_file_is_a_graph_or_one_clear_error(root):
+    check_garbled("ppi", root)

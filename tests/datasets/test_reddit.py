@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import same_as_pyg
+from helpers import check_garbled, same_as_pyg
 from scipy.sparse import coo_array, coo_matrix, save_npz
 
 from gebt import load
@@ -74,3 +74,7 @@ def test_an_adjacency_of_another_size_or_form_is_refused(written):
     save_npz(path, coo_array(np.eye(30)).tocsr())
     with pytest.raises(ValueError, match="lacks row.npy"):
         load("reddit", root)
+
+
+def test_a_garbled_file_is_a_graph_or_one_clear_error(written):
+    check_garbled("reddit", written())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import same_as_pyg
+from helpers import check_garbled, same_as_pyg
 from scipy.sparse import random_array
 
 from gebt import SparseMatrix, load
@@ -104,3 +104,7 @@ def test_a_missing_file_is_named_with_its_page(tmp_path, monkeypatch):
     monkeypatch.setattr("gebt.datasets.shchur.SOURCE", tmp_path.as_uri())
     with pytest.raises(FileNotFoundError, match="ms_academic_cs.npz"):
         load("coauthor-cs", tmp_path)
+
+
+def test_a_garbled_file_is_a_graph_or_one_clear_error(written):
+    check_garbled("amazon-photo", written())

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers import same_as_pyg
+from helpers import check_garbled, same_as_pyg
 
 from gebt import load
 
@@ -83,3 +83,7 @@ def test_what_is_no_such_file_is_one_clear_error(written, text):
     (root / "wikics" / "raw" / "data.json").write_text(text)
     with pytest.raises(ValueError, match="wikics in .* truncated or corrupt"):
         load("wikics", root)
+
+
+def test_a_garbled_file_is_a_graph_or_one_clear_error(written):
+    check_garbled("wikics", written())
