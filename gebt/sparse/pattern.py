@@ -168,9 +168,10 @@ class Pattern:
 
     def rows(self, nodes: Tensor) -> tuple["Pattern", Tensor]:
         """The pattern of some rows, in that order, and (E',) its entries here."""
-        return self._recent.get_or(("rows", Same(nodes)), lambda: self._rows(nodes))
+        return self._recent.get_or(("rows", Same(nodes)), lambda: self.take_rows(nodes))
 
-    def _rows(self, nodes: Tensor) -> tuple["Pattern", Tensor]:
+    def take_rows(self, nodes: Tensor) -> tuple["Pattern", Tensor]:
+        """As `rows`, and not kept."""
         start = self.crow.index_select(0, nodes).long()
         count = self.crow.index_select(0, nodes + 1).long() - start
         crow = torch.cat([count.new_zeros(1), count.cumsum(0)])
@@ -208,7 +209,7 @@ class Pattern:
             if wanted is None:
                 blocks.append((self, None))
                 continue
-            block, entries = self._rows(wanted)
+            block, entries = self.take_rows(wanted)
             read = torch.unique(torch.cat([block.col.long(), wanted]))
             if read.numel() < _NEARLY_ALL * self.shape[1]:
                 place = torch.empty(self.shape[1], dtype=block.col.dtype)
