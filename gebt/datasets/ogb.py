@@ -271,7 +271,7 @@ _register(
     (*_NODE, *_COUNTS),
     "nodeproppred/arxiv.zip",
     "time",
-    "169,343 papers, 1,166,243 citations",
+    "169,343 papers, 1.2 M citations",
     73.5,
     "GCN, Luo et al. 2024",
 )
@@ -281,7 +281,7 @@ _register(
     (*_NODE, *_COUNTS),
     "nodeproppred/products.zip",
     "sales_ranking",
-    "2,449,029 products, 61,859,140 links",
+    "2.4 M products, 61.9 M links",
     82.3,
     "GCN, Luo et al. 2024",
 )
@@ -291,7 +291,7 @@ _register(
     _BINARY,
     "nodeproppred/papers100M-bin.zip",
     "time",
-    "111 M papers, 1.6 G citations; 57 GB",
+    "111 M papers, 1.6 G links; 57 GB",
 )
 _register(
     "ogbl-collab",
@@ -299,7 +299,7 @@ _register(
     (*_LINK, *_COUNTS),
     "linkproppred/collab.zip",
     "time",
-    "235,868 authors, 1,179,052 links",
+    "235,868 authors, 1.2 M links",
 )
 
 
