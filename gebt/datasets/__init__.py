@@ -2,5 +2,6 @@
 
 from gebt._registry import DATASETS
 from gebt.datasets.catalogue import Dataset, find_root, load, register
+from gebt.datasets.ogb import ogb_package
 
-__all__ = ["DATASETS", "Dataset", "find_root", "load", "register"]
+__all__ = ["DATASETS", "Dataset", "find_root", "load", "ogb_package", "register"]
