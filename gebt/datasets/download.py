@@ -53,7 +53,7 @@ def fetch_archive(url: str, root: Path, top: str, folder: Path) -> None:
             archive.unlink()
         deleted = "Put another there." if by_hand else "It was deleted: try again."
         raise ValueError(
-            f"{archive} is damaged, or not what OGB published ({error}). {deleted}"
+            f"{archive} is damaged, or not what was published ({error}). {deleted}"
         ) from error
     if not by_hand:
         archive.unlink()
