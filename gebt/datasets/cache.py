@@ -52,12 +52,12 @@ def cached(
         be in range and numbers to be finite, but nothing is hashed.
     """
     path = folder / CACHE
-    kept = partial(_kept, path, folder, sources, made)
+    read = partial(_read, path, folder, sources, made)
     with suppress(OSError, ValueError):
-        return kept()
+        return read()
     with one_at_a_time(folder):
         try:
-            return kept()  # by another process, meanwhile
+            return read()  # by another process, meanwhile
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
@@ -80,10 +80,23 @@ def cached(
         seconds, size = time.perf_counter() - started, path.stat().st_size / 2**20
         _log.info("parsed in %.0f s, kept in %s (%.0f MiB)", seconds, path, size)
         del graph, tensors
-        return kept()
+        return read()
 
 
-def _kept(path: Path, folder: Path, sources: Sequence[str], made: str) -> Graph:
+def kept(folder: Path, made: str, draw: Callable[[], Graph]) -> Graph:
+    """`cached` for a graph that is made from no files, in a folder of its own."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a read-only root
+        return draw()
+    try:
+        return cached(folder, (), made, draw)
+    finally:
+        with suppress(OSError):  # it holds the graph, if nothing went wrong
+            folder.rmdir()
+
+
+def _read(path: Path, folder: Path, sources: Sequence[str], made: str) -> Graph:
     """The graph of a cache.
 
     Raises:

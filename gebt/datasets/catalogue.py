@@ -101,8 +101,9 @@ def load(
 ) -> Graph:
     """Load a graph by name, downloading it where it is not on disk.
 
-    Features of the Planetoid graphs are row-normalised. Nothing but a download is
-    written, so that a read-only root works.
+    Features of the Planetoid graphs are row-normalised. OGB's graphs, which take long
+    to parse, and ``products-like``, which takes long to draw, are kept in the root as
+    `gebt-cache.safetensors` and mapped from then on. A read-only root works.
 
     Args:
         name: one of `DATASETS`, in any case; ``"synthetic"`` takes sizes, as in

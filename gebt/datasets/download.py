@@ -53,7 +53,7 @@ def fetch_archive(url: str, root: Path, top: str, folder: Path) -> None:
             archive.unlink()
         deleted = "Put another there." if by_hand else "It was deleted: try again."
         raise ValueError(
-            f"{archive} is damaged, or not what OGB published ({error}). {deleted}"
+            f"{archive} is damaged, or not what was published ({error}). {deleted}"
         ) from error
     if not by_hand:
         archive.unlink()
@@ -75,9 +75,9 @@ def _download(url: str, part: Path) -> None:
                     raise ConnectionError("the server sends another part")
                 whole = _receive(answer, part, have)
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code != 416 or not have:
                 raise
-            error.close()
             if error.headers.get("Content-Range") == f"bytes */{have}":
                 return  # nothing is lacking
             part.unlink()  # longer than what is there: of something else

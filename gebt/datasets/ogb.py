@@ -249,9 +249,9 @@ def _fetch(folder: Path, files: list[str], archive: str) -> None:
     except OSError as error:
         raise FileNotFoundError(
             f"{folder.name} is not in {root.absolute()} and could not be downloaded "
-            f"({reason(error)}). Put {url} there as it is, or unpacked, so that "
-            f"{folder.name}/{files[0]} is a file. Another folder: --root, or "
-            "$GEBT_DATA."
+            f"({type(error).__name__}: {str(error).strip('<>')}). Put {url} there as "
+            f"it is, or unpacked, so that {folder.name}/{files[0]} is a file. Another "
+            "folder: --root, or $GEBT_DATA."
         ) from error
     finally:
         for path in made:

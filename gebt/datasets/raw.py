@@ -190,12 +190,14 @@ def read_torch(content: bytes) -> dict[str, np.ndarray]:
             raise ValueError("holds tensors as torch wrote them before 1.6")
     if order != b"little":
         raise ValueError("is of a machine that writes its bytes in reverse")
-    if len(_expected(value, dict)) > _MOST_NAMES:
-        raise ValueError(f"has {len(value)} arrays")
-    return {
-        _expected(name, str): _made(_expected(held, _Call), storages)
-        for name, held in value.items()
-    }
+    if type(value) is not dict or len(value) > _MOST_NAMES:
+        raise ValueError("holds something else than a dict of a few arrays")
+    arrays = {}
+    for name, held in value.items():
+        if not isinstance(held, _Call):
+            raise ValueError(f"has a {type(held).__name__} in the place of an array")
+        arrays[_expected(name, str)] = _made(held, storages)
+    return arrays
 
 
 _BEFORE_ZIP = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."

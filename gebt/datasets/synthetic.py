@@ -8,6 +8,7 @@ streams, so a seed gives the same graph on any number of threads and any machine
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from gebt._registry import DATASETS
+from gebt.datasets.cache import kept
 from gebt.datasets.catalogue import Dataset, Facts
 from gebt.graph import Graph, Split, join
 from gebt.sparse import SparseMatrix
@@ -338,9 +340,11 @@ def _bell(draw: Draw, rows: int, columns: int) -> NDArray[np.float32]:
     return (total.astype(np.float32) - 510) / np.float32(deviation)
 
 
-def _register(name: str, about: str, **sizes: Any) -> None:
-    def make(_: Path) -> Graph:
-        return Synthetic(**sizes).make(name)
+def _register(name: str, about: str, *, keep: bool = False, **sizes: Any) -> None:
+    def make(root: Path) -> Graph:
+        asked = Synthetic(**sizes)
+        draw = partial(asked.make, name)
+        return kept(root / name, asked.name, draw) if keep else draw()
 
     sized = None if sizes else lambda spec: Synthetic.parse(spec).make()
     train, val, test = sizes.get("split", Synthetic.split)
@@ -369,6 +373,7 @@ _register(
 _register(
     "products-like",
     "2,449,029 nodes, 61,859,140 links",
+    keep=True,
     nodes=2_449_029,
     links=61_859_140,
     features=100,

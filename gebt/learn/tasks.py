@@ -271,7 +271,9 @@ def describe_task(task: Task) -> dict[str, Any]:
 
 
 def task_for(graph: Graph) -> Task:
-    """The task that the graph's labels are for."""
+    """The task that the graph's labels, or its split of links, are for."""
+    if isinstance(graph.split, LinkSplit):
+        return LinkPrediction()
     several = graph.y is not None and graph.y.dim() == 2
     return MultiLabel() if several else NodeClassification()
 

@@ -505,18 +505,22 @@ def test_a_real_heterophilous_graph_has_its_size(name, size, sparse, parts, capl
     ],
 )
 def test_graphs_like_ogbs_have_their_size(
-    graph, monkeypatch, name, nodes, links, features, classes, split
+    graph, monkeypatch, tmp_path, name, nodes, links, features, classes, split
 ):
     from gebt.datasets.synthetic import Synthetic
 
     asked = []
     monkeypatch.setattr(Synthetic, "make", lambda *given: asked.append(given) or graph)
-    load(name.upper())
+    load(name.upper(), tmp_path)
     size = Synthetic(
         nodes=nodes, links=links, features=features, classes=classes, split=split
     )
     assert asked == [(size, name)]
     assert DATASETS[name].files == ()
+    # Only what takes minutes to draw is kept.
+    load(name, tmp_path)
+    kept = [path.name for path in tmp_path.iterdir()]
+    assert (len(asked), kept) == ((1, [name]) if nodes > 10**6 else (2, []))
 
 
 def test_arxiv_like_is_drawn_in_seconds():
