@@ -4,8 +4,8 @@ import hashlib
 import logging
 import os
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -225,13 +225,8 @@ def read_published(
     fetch(root, title, files, source)
     contents = [(root / file).read_bytes() for file in files]
     raw = root / title / "raw"
-    try:
+    with told_as_corrupt(title, raw):
         data = parse(*contents)
-    except Exception as error:
-        raise ValueError(
-            f"the files of {title} in {raw} are truncated or corrupt "
-            f"({reason(error)}). Delete them to download again."
-        ) from error
     others = [
         Path(file).name
         for (file, digest), content in zip(files.items(), contents, strict=True)
@@ -245,6 +240,18 @@ def read_published(
             raw,
         )
     return data
+
+
+@contextmanager
+def told_as_corrupt(title: str, folder: Path) -> Iterator[None]:
+    """Whatever fails inside, for readers fail in many ways, is one ValueError."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"the files of {title} in {folder} are truncated or corrupt "
+            f"({reason(error)}). Delete them to download again."
+        ) from error
 
 
 def fetch(root: Path, title: str, files: Iterable[str], source: str) -> None:

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from gebt.datasets.cache import cached
-from gebt.datasets.catalogue import Facts, fetch, register
-from gebt.datasets.raw import pairs, reason
-from gebt.files.tables import Column, read_table
+from gebt.datasets.catalogue import Facts, fetch, register, told_as_corrupt
+from gebt.datasets.raw import pairs
+from gebt.files.columns import Column, read_columns
 from gebt.graph import Graph, Metric, Split
 
 SOURCE = "https://zenodo.org/records/16895532/files"
@@ -39,11 +39,11 @@ def read_graphland(folder: Path) -> SimpleNamespace:
         ValueError: naming the file and what is wrong with it.
     """
     info = read_info((folder / "info.yaml").read_text(encoding="utf-8"))
-    table = read_table(folder / "features.csv")
+    table = read_columns(folder / "features.csv")
     n = len(next(iter(table.values())))
     x = _features(info, table)
     target = info.get("target_name")
-    targets = read_table(folder / "targets.csv")
+    targets = read_columns(folder / "targets.csv")
     if not isinstance(target, str) or target not in targets:
         raise ValueError(f"targets.csv lacks {target!r}, which info.yaml names")
     labels = _floats(target, targets[target])
@@ -54,7 +54,7 @@ def read_graphland(folder: Path) -> SimpleNamespace:
     y[known] = labels[known]
     if (y[known] != labels[known]).any() or (np.bincount(y[known]) == 0).any():
         raise ValueError(f"{target!r} of targets.csv holds no classes from 0 on")
-    edges = [*read_table(folder / "edgelist.csv").values()][:2]
+    edges = [*read_columns(folder / "edgelist.csv").values()][:2]
     if len(edges) < 2 or {column.dtype for column in edges} != {np.dtype(np.int64)}:
         raise ValueError("edgelist.csv has no two columns of whole numbers")
     ends = pairs(np.stack(edges), n, "edgelist.csv")
@@ -69,7 +69,7 @@ def read_masks(path: Path, y: torch.Tensor) -> Split:
     Raises:
         ValueError: if it has others, or parts overlap or are empty.
     """
-    table = read_table(path)
+    table = read_columns(path)
     if not set(_PARTS) <= table.keys() or len(table["train"]) != len(y):
         raise ValueError(f"{path.name} has no columns train, val and test of {len(y)}")
     masks = np.stack([_truth(path.name, table[part]) for part in _PARTS])
@@ -207,16 +207,11 @@ def _register(name: str, about: str, metric: Metric, temporal: bool = True) -> N
     def read(root: Path, split: str) -> Graph:
         folder = root / at
         fetch(root, name, [f"{at}/{file}" for file in files], f"{SOURCE}/{name}.zip")
-        try:
+        with told_as_corrupt(name, folder):
             parse = partial(_parsed, name, metric, folder)
             graph = cached(folder, _TABLES, name, parse)
             assert graph.y is not None
             masks = read_masks(folder / f"split_masks_{split}.csv", graph.y)
-        except Exception as error:
-            raise ValueError(
-                f"the files of {name} in {folder} are truncated or corrupt "
-                f"({reason(error)}). Delete them to download again."
-            ) from error
         return replace(graph, split=masks)
 
 

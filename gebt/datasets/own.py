@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gebt._checks import check_choice
-from gebt.files.tables import read_table
+from gebt.files.columns import read_columns
 from gebt.graph import Graph, Metric
 
 
@@ -41,7 +41,7 @@ def load_table(
     metric: Any = given.get("metric", "accuracy")
     check_choice("metric", metric, Metric)
     said = ",".join(f"{option}={value}" for option, value in given.items())
-    tables = [read_table(_found(path, root)) for path in (edges, given["nodes"])]
+    tables = [read_columns(_found(path, root)) for path in (edges, given["nodes"])]
     try:
         return Graph.from_tables(
             *tables,

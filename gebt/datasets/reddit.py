@@ -4,32 +4,31 @@ Two npz files, features and SciPy's coo adjacency (Hamilton et al. 2017). The re
 that of PyG's ``Reddit``.
 """
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from gebt.datasets.catalogue import Facts, read_published, register
+from gebt.datasets.cache import cached
+from gebt.datasets.catalogue import Facts, fetch, register, told_as_corrupt
 from gebt.datasets.raw import check_range, pairs, read_npz, to_float32
 from gebt.graph import Graph
 
 SOURCE = "https://data.dgl.ai/dataset/reddit.zip"
-FILES = ("reddit/raw/reddit_data.npz", "reddit/raw/reddit_graph.npz")
+_NODES, _LINKS = "reddit_data.npz", "reddit_graph.npz"
+FILES = tuple(f"reddit/raw/{file}" for file in (_NODES, _LINKS))
 
 
-def read_reddit(nodes: bytes, links: bytes) -> SimpleNamespace:
-    """Take both files as PyG's ``Data``.
-
-    Returns:
-        ``x`` (N, F) float32, ``y`` (N,) int64, ``edge_index`` (2, L) int64, each link
-        once, ``train_mask``, ``val_mask`` and ``test_mask`` (N,).
+def read_reddit(folder: Path) -> Graph:
+    """Make the graph of both files.
 
     Raises:
         ValueError: naming the array that is missing or does not fit. Other exceptions
             where an archive is cut short or garbled.
     """
-    array = read_npz(nodes, ("feature", "label", "node_types"), bounded=False)
+    array = read_npz(folder / _NODES, ("feature", "label", "node_types"), bounded=False)
     x, y, part = array.values()
     n = len(x)
     if x.ndim != 2 or y.shape != (n,) or part.shape != (n,):
@@ -37,7 +36,7 @@ def read_reddit(nodes: bytes, links: bytes) -> SimpleNamespace:
             f"reddit_data.npz holds features {x.shape}, labels {y.shape} and node "
             f"types {part.shape}"
         )
-    edges = read_npz(links, ("shape", "row", "col"), bounded=False)
+    edges = read_npz(folder / _LINKS, ("shape", "row", "col"), bounded=False)
     for name in ("label", "node_types", "row", "col"):
         if (found := {**array, **edges}[name]).dtype.kind not in "iu":
             raise ValueError(f"{name}.npy holds {found.dtype}")
@@ -54,7 +53,7 @@ def read_reddit(nodes: bytes, links: bytes) -> SimpleNamespace:
     if not masks.any(axis=1).all():
         raise ValueError("node_types.npy leaves a part empty")
     train, val, test = torch.from_numpy(masks)
-    return SimpleNamespace(
+    data = SimpleNamespace(
         x=torch.from_numpy(to_float32(x)),
         y=torch.from_numpy(y.astype(np.int64)),
         edge_index=torch.from_numpy(ends),
@@ -62,6 +61,7 @@ def read_reddit(nodes: bytes, links: bytes) -> SimpleNamespace:
         val_mask=val,
         test_mask=test,
     )
+    return Graph.from_pyg(data, directed=False, name="reddit")
 
 
 @register(
@@ -78,5 +78,8 @@ def read_reddit(nodes: bytes, links: bytes) -> SimpleNamespace:
 )
 def read(root: Path) -> Graph:
     """The graph; as published, its links join all nodes, those to test on as well."""
-    data = read_published(root, "reddit", dict.fromkeys(FILES), SOURCE, read_reddit)
-    return Graph.from_pyg(data, directed=False, name="reddit")
+    folder = root / "reddit" / "raw"
+    fetch(root, "reddit", FILES, SOURCE)
+    with told_as_corrupt("reddit", folder):
+        parse = partial(read_reddit, folder)
+        return cached(folder, (_NODES, _LINKS), "reddit", parse)

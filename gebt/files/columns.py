@@ -21,7 +21,7 @@ _SAMPLE = 1000
 """Rows of a CSV that tell what its columns hold."""
 
 
-def read_table(path: Path) -> dict[str, Column]:
+def read_columns(path: Path) -> dict[str, Column]:
     """The columns of a file that ends in .parquet, .csv or .tsv, the latter also .gz.
 
     Returns:
@@ -151,7 +151,7 @@ def _parquet(path: Path) -> dict[str, Column]:
         ) from error
     with path.open("rb") as file:
         try:
-            table = parquet.read_table(file)
+            table = parquet.read_columns(file)
         except (pa.ArrowException, ValueError) as error:
             raise ValueError(f"{path} is no Parquet file ({error}).") from error
     _check_header(path, list(table.column_names))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gebt.files.tables import read_table
+from gebt.files.columns import read_columns
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_columns_are_whole_numbers_others_or_text(written, name):
     text = '\ufeffid,size,name,gap\r\n7,1.5,"a, ""b""",\r\n-2,1e3,ü#1,4\r\n\r\n'
     if ".tsv" in name:
         text = text.replace(",", "\t")
-    table = read_table(written(text, name))
+    table = read_columns(written(text, name))
     comma = "\t" if ".tsv" in name else ","
     assert [*table] == ["id", "size", "name", "gap"]
     assert [c.dtype.str[1:] for c in table.values()] == ["i8", "f4", "O", "O"]
@@ -45,11 +45,11 @@ def rows_of(first, last, others=1500):
 
 
 def test_whole_numbers_may_be_others_further_down(written):
-    table = read_table(written(rows_of("3", "0.25")))
+    table = read_columns(written(rows_of("3", "0.25")))
     assert table["x"].dtype == np.float32
     assert table["x"][[0, -1]].tolist() == [3, 0.25]
     assert table["id"].dtype == np.int64
-    large = read_table(written(rows_of("3", str(2**63))))
+    large = read_columns(written(rows_of("3", str(2**63))))
     assert large["x"].dtype == np.float32
 
 
@@ -69,7 +69,7 @@ def test_whole_numbers_may_be_others_further_down(written):
 )
 def test_what_is_no_such_table_is_refused_with_row_and_value(written, text, said):
     with pytest.raises(ValueError, match=said) as error:
-        read_table(written(text))
+        read_columns(written(text))
     assert "t.csv" in str(error.value)
 
 
@@ -79,9 +79,9 @@ def test_a_file_that_is_cut_short_is_refused(written):
     for broken in (whole[:-20], whole[:40] + b"\0\1\2" + whole[43:], b"id,x\n1,2\n"):
         path.write_bytes(broken)
         with pytest.raises(ValueError, match="cut short or garbled"):
-            read_table(path)
+            read_columns(path)
     with pytest.raises(FileNotFoundError):
-        read_table(path.with_name("other.csv"))
+        read_columns(path.with_name("other.csv"))
 
 
 CELLS = {
@@ -100,7 +100,7 @@ def test_what_was_written_is_read(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("table") / "t.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([[f"c{k}" for k in range(len(kinds))], *rows])
-    table = read_table(path)
+    table = read_columns(path)
     for k, kind in enumerate(kinds):
         column = table[f"c{k}"]
         given_cells = [row[k] for row in rows]
@@ -125,7 +125,7 @@ def test_garbled_bytes_are_a_table_or_one_clear_error(written):
             changed[at : at + draw.randrange(3)] = draw.randbytes(draw.randrange(3))
         path = written(bytes(changed))
         try:
-            table = read_table(path)
+            table = read_columns(path)
         except ValueError as error:
             assert str(path) in str(error), seed
         else:
@@ -147,7 +147,7 @@ def test_parquet_is_read_as_csv_is(tmp_path):
     }
     path = tmp_path / "t.parquet"
     parquet.write_table(pa.table(columns), path)
-    table = read_table(path)
+    table = read_columns(path)
     assert table["id"].dtype == np.int64 and table["id"].tolist() == [7, -2]
     assert table["size"][0] == 1.5 and np.isnan(table["size"][1])
     assert table["name"].tolist() == ["a", ""]
@@ -156,15 +156,15 @@ def test_parquet_is_read_as_csv_is(tmp_path):
     assert table["vector"].tolist() == [[1, 2], [3, 4]]
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ValueError, match="is no Parquet file"):
-        read_table(path)
+        read_columns(path)
     uneven = pa.table({"id": [1, 2], "v": [[1.0], [1.0, 2.0]]})
     parquet.write_table(uneven, path)
     with pytest.raises(ValueError, match="'v' holds list.* vectors of several lengths"):
-        read_table(path)
+        read_columns(path)
 
 
 def test_without_pyarrow_parquet_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (tmp_path / "t.parquet").touch()
     with pytest.raises(ValueError, match=r"pip install 'gebt\[tables\]'"):
-        read_table(tmp_path / "t.parquet")
+        read_columns(tmp_path / "t.parquet")
