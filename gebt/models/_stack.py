@@ -23,7 +23,7 @@ from gebt.models._layers import (
     take_rows,
     wide_product,
 )
-from gebt.sparse import SparseMatrix
+from gebt.sparse import Scaled, SparseMatrix
 
 _log = logging.getLogger("gebt")
 
@@ -72,7 +72,7 @@ class LinearLayer(nn.Module):
         """H."""
         return self.bias.shape[0]
 
-    def forward(self, x: Features, matrix: SparseMatrix) -> Tensor:
+    def forward(self, x: Features, matrix: SparseMatrix | Scaled) -> Tensor:
         """(M, F) and (N, M) to (N, H)."""
         if self.own_weight is not None:
             if self.aggregates_first(x):
@@ -154,7 +154,7 @@ class LinearLayer(nn.Module):
 class MapLayer(LinearLayer):
     """``X W + b``: of each node by itself."""
 
-    def forward(self, x: Features, matrix: SparseMatrix | None = None) -> Tensor:
+    def forward(self, x: Features, matrix: Any = None) -> Tensor:
         """(N, F) to (N, H)."""
         return cut(self.product("weight", x, self.bias), self.width)
 
@@ -209,7 +209,7 @@ class Stack(nn.Module, ABC, Generic[Layer]):
         self.dropout = dropout
 
     @abstractmethod
-    def matrix(self, adjacency: SparseMatrix) -> SparseMatrix:
+    def matrix(self, adjacency: SparseMatrix) -> SparseMatrix | Scaled:
         """What the layers multiply with, from the adjacency without self-loops."""
 
     def activation(self, h: Tensor) -> Tensor:
@@ -246,7 +246,8 @@ class Stack(nn.Module, ABC, Generic[Layer]):
         Returns:
             (R, C), or (N, C).
         """
-        matrix, norms = self.matrix(adjacency), self.normed()
+        matrix: Any = self.matrix(adjacency)
+        norms = self.normed()
         products = sum(not isinstance(layer, MapLayer) for layer in self.layers)
         whole, spare = 0, 0  # products of all rows; the layer where rows are chosen
         if self.training and any(isinstance(n, nn.BatchNorm1d) for n in self.norms):

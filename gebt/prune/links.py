@@ -79,11 +79,7 @@ class GraphSparsifier(nn.Module, Group):
             graph: a part of the searched graph, with its link ids; by default all.
         """
         graph = graph or self._graph
-        full = graph.adjacency
-        # index_select, not score[link]: its gradient repeats bit for bit on
-        # several threads.
-        score = self.score.index_select(0, graph.link)
-        return full.with_value(full.value * score.to(full.dtype))
+        return graph.adjacency.times(self.score, graph.link)
 
     def matrix(self, graph: Graph) -> SparseMatrix:
         """`forward`."""

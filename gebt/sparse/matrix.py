@@ -10,6 +10,8 @@ from gebt.kernels import spmm
 from gebt.sparse.pattern import Pattern, Recent, Same
 
 T = TypeVar("T")
+_LARGE = 2_000_000
+"""Entries from which models had better scale rows and columns beside the product."""
 
 
 class SparseMatrix:
@@ -31,6 +33,7 @@ class SparseMatrix:
         self.pattern = pattern
         self.value = value
         self.weight = weight
+        self._known: Callable[[], bool] | None = None
         self._recent = Recent()
 
     @classmethod
@@ -71,6 +74,24 @@ class SparseMatrix:
     def shape(self) -> tuple[int, int]:
         """(N, M)."""
         return self.pattern.shape
+
+    @property
+    def factored(self) -> bool:
+        """Whether a model had better use `Scaled` than write out scaled values."""
+        return self.pattern.nnz >= _LARGE and self.symmetric
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the matrix is known to be its own transpose.
+
+        Looked up once while the values are constant; where they take gradients a link's
+        two directions are known to be equal only after `times`.
+        """
+        if self._known is not None:
+            return self._known()
+        if self.value.requires_grad:
+            return False
+        return self.derived("symmetric", lambda: self.pattern.mirrors(self.value))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -114,6 +135,20 @@ class SparseMatrix:
         """The same positions with other values (E,)."""
         return SparseMatrix(self.pattern, value, self.weight)
 
+    def times(self, factor: Tensor, link: Tensor) -> "SparseMatrix":
+        """Each value times its link's factor, differentiable in these.
+
+        Args:
+            factor: (L,) floating.
+            link: (E,) integers in [0, L), which link each entry is.
+        """
+        # index_select, not factor[link]: its gradient repeats bit for bit on
+        # several threads.
+        each = factor.index_select(0, link).to(self.dtype)
+        product = self.with_value(self.value * each)
+        product._known = lambda: self.symmetric and self.pattern.pairs(link)
+        return product
+
     def without_weight(self) -> "SparseMatrix":
         """The matrix of the factors beside the data's own edge weights.
 
@@ -127,7 +162,9 @@ class SparseMatrix:
 
     def detach(self) -> "SparseMatrix":
         """The same matrix with constant values."""
-        return self.with_value(self.value.detach())
+        same = self.with_value(self.value.detach())
+        same._known = self._known
+        return same
 
     def derived(self, key: Any, build: Callable[[], T]) -> T:
         """``build()``, kept with this matrix as long as its values are constant."""

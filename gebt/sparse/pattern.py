@@ -3,8 +3,9 @@
 The transpose, the self-loops, the rows that a loss can see.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import pairwise
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from gebt.kernels._csr import entry_rows
 T = TypeVar("T")
 _changing = Lock()  # held while what is kept changes
 _INT32_MAX = 2**31 - 1
+_BLOCK = 2**22  # entries that are looked at together where all would take much memory
 _NEARLY_ALL = 0.9  # above this share of all rows, restricting to them saves nothing
 
 
@@ -79,6 +81,54 @@ class Pattern:
         """(E,) the row of each entry."""
         with torch.inference_mode(False):
             return entry_rows(self.crow, self.nnz)
+
+    def blocks(self) -> Iterator[tuple[Tensor, slice]]:
+        """The rows (B,) of some consecutive entries, and which entries; all in turn."""
+        starts = torch.arange(0, self.nnz, _BLOCK, device=self.crow.device)
+        firsts = torch.searchsorted(self.crow, starts, right=True) - 1
+        for first, end in pairwise([*firsts.tolist(), self.shape[0]]):
+            if first < end:  # not inside one long row
+                start, stop = int(self.crow[first]), int(self.crow[end])
+                rows = entry_rows(self.crow[first : end + 1], stop - start) + first
+                yield rows, slice(start, stop)
+
+    def mirrors(self, data: Tensor) -> bool:
+        """Whether for each entry (i, j) there is one (j, i) with the same data.
+
+        By sums of hashes of 64 bits that must be equal both ways, so no sort: with a
+        chance of 2^-64 the answer for others is yes.
+
+        Args:
+            data: (E,) of integers or floating, compared bit by bit.
+        """
+        if self.shape[0] != self.shape[1]:
+            return False
+        bits = data.detach().view(_BITS[data.dtype.itemsize])
+        balance = 0
+        for row, entries in self.blocks():
+            row, col = row.long(), self.col[entries].long()
+            own = bits[entries].long() * _ODD[2]
+            there = _mixed(row * _ODD[0] + col * _ODD[1] + own)
+            back = _mixed(col * _ODD[0] + row * _ODD[1] + own)
+            balance += int((there - back).sum())
+        return balance % 2**64 == 0
+
+    def pairs(self, link: Tensor) -> bool:
+        """Whether each link is one entry (i, j), i < j, and one (j, i), and no other.
+
+        Args:
+            link: (E,) integers, which link each entry is.
+        """
+        return self._recent.get_or(("pairs", Same(link)), lambda: self._pairs(link))
+
+    def _pairs(self, link: Tensor) -> bool:
+        if not self.mirrors(link):
+            return False
+        above = sum(
+            int((rows < self.col[entries]).sum()) for rows, entries in self.blocks()
+        )
+        most = int(link.bincount().max()) if link.numel() else 0
+        return most <= 2 and 2 * above == link.numel()
 
     @cached_property
     def edge_index(self) -> Tensor:
@@ -215,6 +265,19 @@ class Pattern:
         """A copy on another device."""
         own = None if self.own is None else self.own.to(device)
         return Pattern(self.crow.to(device), self.col.to(device), self.shape, own)
+
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_ODD = (-7046029254386353131, -4417276706812531889, 1609587929392839161)
+
+
+def _mixed(key: Tensor) -> Tensor:
+    """A hash of each integer of 64 bits, in place."""
+    key ^= key >> 32
+    key *= -4658895280553007687
+    key ^= key >> 29
+    key *= -7723592293110705685
+    return key.bitwise_xor_(key >> 32)
 
 
 class Same:

@@ -1,0 +1,84 @@
+"""A matrix between two diagonal ones that is never written out."""
+
+from typing import Any, Self
+
+from torch import Tensor
+
+
+class Scaled:
+    """``diag(left) (A + I) diag(right)``, or A alone in the middle: for products only.
+
+    Where A is large that saves a second pattern, with the diagonal, and a second set
+    of values. A product is written with A's own, so that A may be spread over ranks;
+    gradients reach its values and, where they depend on them, both scales.
+
+    Args:
+        matrix: A (N, M), or anything that multiplies as a `SparseMatrix` does and has
+            its ``shape``, ``dtype``, ``own`` and ``hops``.
+        left: (N,) factors of the rows, None for 1.
+        right: (M,) factors of the columns, None for 1.
+        loops: with I: each row adds its own node as a link of weight 1 would.
+    """
+
+    def __init__(
+        self,
+        matrix: Any,
+        left: Tensor | None = None,
+        right: Tensor | None = None,
+        *,
+        loops: bool,
+    ):
+        self.matrix = matrix
+        self.left = left
+        self.right = right
+        self.loops = loops
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, M)."""
+        return self.matrix.shape
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the values."""
+        return self.matrix.dtype
+
+    @property
+    def own(self) -> Tensor | None:
+        """(N,) the column that stands for each row's own node; None: row i for i."""
+        return self.matrix.own
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        if self.right is not None:
+            x = self.right[:, None] * x
+        out = self.matrix @ x
+        if self.loops:
+            out = out.add_(x if self.own is None else x.index_select(0, self.own))
+        return out if self.left is None else self.left[:, None] * out
+
+    def hops(
+        self, nodes: Tensor | None, depth: int
+    ) -> tuple[Tensor | None, list[Self]]:
+        """`SparseMatrix.hops`, with the factors of the rows and columns that are left.
+
+        Args:
+            nodes: (R,) the rows wanted; None for all.
+            depth: how many times the matrix is applied.
+        """
+        read, blocks = self.matrix.hops(nodes, depth)
+        factors, columns = [], read
+        for block in blocks:
+            rows = columns
+            if block.own is not None:
+                rows = block.own if columns is None else columns[block.own]
+            left, right = _at(self.left, rows), _at(self.right, columns)
+            factors.append(type(self)(block, left, right, loops=self.loops))
+            columns = rows
+        return read, factors
+
+
+def _at(factors: Tensor | None, nodes: Tensor | None) -> Tensor | None:
+    """A scale at some nodes, or at all; there may be none."""
+    if factors is None or nodes is None:
+        return factors
+    return factors.index_select(0, nodes)
