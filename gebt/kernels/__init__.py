@@ -3,14 +3,26 @@
 from gebt.kernels._choose import backend
 from gebt.kernels.dropout import dropout
 from gebt.kernels.edge_softmax import edge_softmax
+from gebt.kernels.propagate import (
+    Links,
+    Part,
+    propagate,
+    propagate_pays,
+    row_magnitudes,
+)
 from gebt.kernels.sddmm import sddmm
 from gebt.kernels.spmm import spmm
 from gebt.kernels.times_sparse import times_sparse, times_sparse_pays
 
 __all__ = [
+    "Links",
+    "Part",
     "backend",
     "dropout",
     "edge_softmax",
+    "propagate",
+    "propagate_pays",
+    "row_magnitudes",
     "sddmm",
     "spmm",
     "times_sparse",

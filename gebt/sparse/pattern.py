@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from gebt.kernels import Part
 from gebt.kernels._csr import entry_rows
 
 T = TypeVar("T")
@@ -260,6 +261,47 @@ class Pattern:
                 wanted = None
             blocks.append((block, entries))
         return wanted, blocks[::-1]
+
+    def reach(self, nodes: Tensor, depth: int) -> tuple[Tensor | None, list[Part]]:
+        """`hops` as parts of this symmetric pattern, of which nothing is copied.
+
+        Args:
+            nodes: (R,) the rows wanted of the last product, distinct.
+            depth: how many times the matrix is applied.
+        """
+        key = ("reach", Same(nodes), depth)
+        return self._recent.get_or(key, lambda: self._reach(nodes, depth))
+
+    def _reach(self, nodes: Tensor, depth: int) -> tuple[Tensor | None, list[Part]]:
+        parts: list[Part] = []
+        wanted: Tensor | None = nodes
+        place: Tensor | None = self._places(nodes)
+        for _ in range(depth):
+            if wanted is None or place is None:
+                parts.append(Part())
+                continue
+            reached = torch.zeros_like(place, dtype=torch.bool)
+            reached[wanted] = True
+            for rows, entries in self.blocks():
+                read = place.index_select(0, rows) >= 0
+                reached[self.col[entries][read].long()] = True
+            if reached.count_nonzero() >= _NEARLY_ALL * self.shape[1]:
+                parts.append(Part(wanted, place))
+                wanted = place = None
+                continue
+            columns = reached.nonzero().squeeze(1)
+            column_place = self._places(columns)
+            parts.append(Part(wanted, place, columns, column_place))
+            wanted, place = columns, column_place
+        return wanted, parts[::-1]
+
+    def _places(self, nodes: Tensor) -> Tensor:
+        """(N,) int32, where in ``nodes`` a node is, -1 if nowhere."""
+        place = torch.full((self.shape[1],), -1, device=nodes.device, dtype=torch.int32)
+        place[nodes] = torch.arange(
+            nodes.numel(), device=nodes.device, dtype=torch.int32
+        )
+        return place
 
     def to(self, device: torch.device | str) -> "Pattern":
         """A copy on another device."""

@@ -4,6 +4,9 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from gebt.kernels import Part, propagate, propagate_pays
+from gebt.sparse.matrix import SparseMatrix
+
 
 class Scaled:
     """``diag(left) (A + I) diag(right)``, or A alone in the middle: for products only.
@@ -18,6 +21,7 @@ class Scaled:
         left: (N,) factors of the rows, None for 1.
         right: (M,) factors of the columns, None for 1.
         loops: with I: each row adds its own node as a link of weight 1 would.
+        part: which rows and columns are meant, of an A that is its own transpose.
     """
 
     def __init__(
@@ -27,16 +31,25 @@ class Scaled:
         right: Tensor | None = None,
         *,
         loops: bool,
+        part: Part | None = None,
     ):
         self.matrix = matrix
         self.left = left
         self.right = right
         self.loops = loops
+        self.part = part
 
     @property
     def shape(self) -> tuple[int, int]:
         """(N, M)."""
-        return self.matrix.shape
+        n, m = self.matrix.shape
+        if self.part is None:
+            return n, m
+        rows, columns = self.part.rows, self.part.columns
+        return (
+            n if rows is None else rows.numel(),
+            m if columns is None else columns.numel(),
+        )
 
     @property
     def dtype(self) -> Any:
@@ -46,15 +59,33 @@ class Scaled:
     @property
     def own(self) -> Tensor | None:
         """(N,) the column that stands for each row's own node; None: row i for i."""
-        return self.matrix.own
+        part = self.part
+        if part is None or part.rows is None:
+            return self.matrix.own
+        if part.column_place is None:
+            return part.rows
+        return part.column_place.index_select(0, part.rows)
 
     def __matmul__(self, x: Tensor) -> Tensor:
+        if self.part is not None or self._fused():
+            scales = self.left, self.right, self.matrix.factor
+            part = self.part or Part()
+            links = self.matrix.links
+            return propagate(links, *scales, x, loops=self.loops, part=part)
         if self.right is not None:
             x = self.right[:, None] * x
         out = self.matrix @ x
         if self.loops:
             out = out.add_(x if self.own is None else x.index_select(0, self.own))
         return out if self.left is None else self.left[:, None] * out
+
+    def _fused(self) -> bool:
+        """Whether one kernel multiplies by all three."""
+        return (
+            isinstance(self.matrix, SparseMatrix)
+            and propagate_pays(self.matrix.links.value)
+            and self.matrix.symmetric
+        )
 
     def hops(
         self, nodes: Tensor | None, depth: int
@@ -65,6 +96,10 @@ class Scaled:
             nodes: (R,) the rows wanted; None for all.
             depth: how many times the matrix is applied.
         """
+        if nodes is not None and self._fused() and nodes.unique().numel() == len(nodes):
+            read, parts = self.matrix.pattern.reach(nodes, depth)
+            of = self.matrix, self.left, self.right
+            return read, [type(self)(*of, loops=self.loops, part=p) for p in parts]
         read, blocks = self.matrix.hops(nodes, depth)
         factors, columns = [], read
         for block in blocks:

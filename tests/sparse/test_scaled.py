@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,6 +9,7 @@ from gebt.models.sage import mean_norm
 from gebt.sparse import Pattern, Scaled, SparseMatrix
 
 F64 = torch.float64
+PROPAGATE = sys.modules["gebt.kernels.propagate"]
 
 
 def links(n: int = 30, count: int = 45) -> tuple[Pattern, Tensor]:
@@ -44,10 +47,18 @@ WRITTEN_OUT = {
 }
 
 
+@pytest.fixture(params=["product by product", "fused"])
+def way(request, monkeypatch) -> str:
+    """As on small graphs, or as on large ones."""
+    if request.param == "fused":
+        monkeypatch.setattr(PROPAGATE, "_LARGE", 0)
+    return request.param
+
+
 @pytest.mark.parametrize("model", [GCN, GIN, GraphSAGE])
 @pytest.mark.parametrize("wanted", [None, 1, 3, 30])
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_products_are_those_of_the_matrix_written_out(model, wanted, depth):
+def test_products_are_those_of_the_matrix_written_out(model, wanted, depth, way):
     adjacency, link = undirected(weighted=True)
     score = torch.randn(45, dtype=F64, requires_grad=True)
     x = torch.randn(30, 5, dtype=F64, requires_grad=True)
@@ -55,6 +66,8 @@ def test_products_are_those_of_the_matrix_written_out(model, wanted, depth):
     found = []
     for make in (scaled, lambda model, a: WRITTEN_OUT[model](a)):
         matrix = make(model, adjacency.times(score, link))
+        if make is scaled:
+            assert matrix._fused() == (way == "fused")
         read, factors = matrix.hops(nodes, depth)
         h = x if read is None else x[read]
         for factor in factors:
@@ -102,3 +115,18 @@ def test_a_matrix_in_blocks_of_few_entries_is_the_same(monkeypatch):
         assert [e.start for _, e in found[1:]] == [e.stop for _, e in found[:-1]]
         assert adjacency.pattern.mirrors(link)
         assert not adjacency.pattern.mirrors(torch.arange(90))
+
+
+def test_nodes_that_are_wanted_twice_are_given_twice(way):
+    adjacency, link = undirected()
+    matrix = Scaled(adjacency, loops=True)
+    nodes = torch.tensor([3, 5, 3])
+    x = torch.randn(30, 4, dtype=F64, requires_grad=True)
+    read, (factor,) = matrix.hops(nodes, 1)
+    out = factor @ (x if read is None else x[read])
+    expected = (adjacency.to_dense() @ x + x)[nodes]
+    torch.testing.assert_close(out, expected)
+    found, truth = (
+        torch.autograd.grad(o.square().sum(), x)[0] for o in (out, expected)
+    )
+    torch.testing.assert_close(found, truth)
