@@ -78,6 +78,13 @@ class Drawn:
         "N",
     )
 
+    parts: int | None = option(
+        None,
+        "Parts of the graph that an epoch of the search goes through one by one, where "
+        "the whole does not fit. Its weights are worse for it. [dim]default: 1[/]",
+        "K",
+    )
+
     def __post_init__(self) -> None:
         if self.criterion is not None:
             object.__setattr__(self, "criterion", CRITERIA.check(self.criterion))
@@ -90,6 +97,7 @@ class Drawn:
             )
         check_positive("threshold", all_of_it["threshold"])
         check_count("window", all_of_it["window"])
+        check_count("parts", all_of_it["parts"])
 
     def given(self) -> dict[str, Any]:
         """What was given, by name."""
@@ -101,7 +109,7 @@ class Drawn:
 
 
 _DRAWN = {"graph_ratio": 0.2, "weight_ratio": 0.9, "criterion": "learned"}
-_DRAWN |= {"threshold": 0.1, "window": 3}
+_DRAWN |= {"threshold": 0.1, "window": 3, "parts": 1}
 
 
 def check_new_model(criterion: str | None) -> None:

@@ -12,7 +12,7 @@ from gebt.deploy.compaction import compact
 from gebt.deploy.cost import executed_macs, peak_memory, time_calls
 from gebt.graph import Graph
 from gebt.models import GCN
-from gebt.prune.links import random_order, top_links
+from gebt.prune.links import top_links
 from gebt.prune.weights import ModelPruner, apply_masks
 from gebt.randomness import Draws
 from gebt.report.figures import Line, Panel, curves
@@ -59,13 +59,13 @@ def inference_costs(
         weight_ratio=max(r[1] for r in ratios) or 0.1,
         epochs=search_epochs,
     )
-    order = random_order(graph.num_links, ticket.seed).to(device)
     runs: list[tuple[Row, Any]] = [
         (_named("PyG, full graph"), _pyg(dense, graph)),
         (_named("gebt, dense"), _call(dense, graph)),
     ]
     for graph_ratio, weight_ratio in ratios:
-        small = graph.keep_links(top_links(ticket.link_score, graph_ratio, order))
+        mask = top_links(ticket.link_score, graph_ratio, ticket.seed)
+        small = graph.keep_links(mask)
         model = GCN(graph.num_features, hidden, graph.num_classes).to(device)
         model.load_state_dict(dict(ticket.weights))
         apply_masks(model, ModelPruner(model, weight_ratio).masks())

@@ -177,12 +177,9 @@ def one_shot(setting: Setting, *, criterion: str) -> Iterator[Outcome]:
     model = setting.model()
     context = Context(draw, model, setting.graph_ratio, setting.task)
     scores = score_links(criterion, setting.graph, context)
-    # Onwards from where the random criterion leaves off, whatever this one draws.
-    torch.rand(scores.numel(), generator=draw.manual_seed(setting.seed))
-    order = torch.randperm(scores.numel(), generator=draw)  # among equal scores
-    keep = top_links(scores, setting.graph_ratio, order)
+    keep = top_links(scores, setting.graph_ratio, setting.seed)
     small = setting.graph.keep_links(keep)
-    masks = _random_masks(model, setting.weight_ratio, draw)
+    masks = _random_masks(model, setting.weight_ratio, draw.manual_seed(setting.seed))
     val = setting.train(model, small, masks)
     seconds = time.process_time() - start
     yield Outcome(criterion, model, small, val, 0, setting.recipe.fit.epochs, seconds)

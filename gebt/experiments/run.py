@@ -51,6 +51,7 @@ class Options:
         threshold: of the detector.
         window: of the detector.
         criterion: what ranks links.
+        parts: of the graph in an epoch of the search.
     """
 
     recipe: Recipe = MODELS["gcn"]
@@ -59,6 +60,7 @@ class Options:
     threshold: float = 0.1
     window: int = 3
     criterion: str = "learned"
+    parts: int = 1
 
     def __post_init__(self) -> None:
         check_ratio("graph_ratio", self.graph_ratio)
@@ -221,6 +223,7 @@ def search(
         weight_ratio=options.weight_ratio,
         detector=detector,
         criterion=options.criterion,
+        parts=options.parts,
         fit=recipe.fit,
         scope=recipe.scope,
         seed=seed,

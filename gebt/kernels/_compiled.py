@@ -15,6 +15,8 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from gebt.kernels.hashing import COLUMN, FIRST, SECOND
+
 _AHEAD = 8  # entries; 4 to 16 are about as good
 
 
@@ -278,11 +280,19 @@ def edge_softmax_backward(crow: Any, weight: Any, grad: Any, out: Any) -> None:
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def dropout(x: Any, bits: Any, limit: Any, scale: Any, out: Any) -> None:
-    """``out[i] = x[i] * scale`` where ``bits[i] >= limit``, else times 0."""
-    least, factor = limit.item(), scale.item()
-    for i in prange(x.size):
-        out[i] = x[i] * (factor if bits[i] >= least else factor - factor)
+def dropout(x: Any, keys: Any, numbers: Any, scale: Any, out: Any) -> None:
+    """``x`` times ``scale`` where the hash of `kernels.dropout` is large, else times 0.
+
+    ``numbers`` are the seed, and from where on a hash is large.
+    """
+    seed, least, factor = numbers[0], numbers[1], scale.item()
+    for i in prange(x.shape[0]):
+        key = keys[i] ^ seed
+        for f in range(x.shape[1]):
+            # As `entry_hashes`; numba's own product of int32 would have 64 bits.
+            h = np.int32(np.int32(key + f * COLUMN) * FIRST)
+            h = np.int32((h ^ ((h >> 15) & 0x1FFFF)) * SECOND)
+            out[i, f] = x[i, f] * (factor if h >= least else factor - factor)
 
 
 _BLOCK = 64

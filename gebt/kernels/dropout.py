@@ -1,8 +1,11 @@
-"""Dropout: the same bits, applied in four passes or in one."""
+"""Dropout by a hash of seed, row and column: computed again where it is needed again.
+
+Whether an entry is dropped depends on nothing else: not on which rows are there with
+it, nor on how many ranks share them.
+"""
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.autograd.function import once_differentiable
@@ -14,46 +17,46 @@ from gebt.kernels._choose import (
     never,
     refuses_numba,
 )
+from gebt.kernels.hashing import drawn_seed, entry_hashes, row_keys
 
-_BITS = 16  # decide each entry, so `p` is rounded to a multiple of 2^-16
-_LARGE = 2**20  # entries from which numpy's generator is faster, seeding included
+_ENTRIES = 2**17
+"""From so many on numba's loop is faster than torch's passes by more than importing
+it takes in a training of some hundred epochs."""
 
 
-def torch_dropout(x: Tensor, bits: Tensor, dropped: int) -> Tensor:
+def torch_dropout(x: Tensor, keys: Tensor, seed: Tensor, limit: int) -> Tensor:
     """The truth: each entry times 0 or ``1 / (1 - p)``."""
-    keep = (bits >= _limit(dropped)).view(x.shape)
-    return x * keep.to(x.dtype).mul_(_scale(dropped))
+    keep = entry_hashes(keys, x.shape[1], seed) >= limit
+    return x * keep.to(x.dtype).mul_(_scale(limit))
 
 
-def numba_dropout(x: Tensor, bits: Tensor, dropped: int) -> Tensor:
-    """One compiled pass each way; saves the bits, half the bytes of the factors."""
-    return _Dropout.apply(x, bits, dropped)
+def numba_dropout(x: Tensor, keys: Tensor, seed: Tensor, limit: int) -> Tensor:
+    """One compiled pass each way; saves nothing of the size of ``x``."""
+    return _Dropout.apply(x, keys, seed, limit)
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bits: Tensor, dropped: int) -> Tensor:
-        ctx.save_for_backward(bits)
-        ctx.dropped = dropped
-        return _pass(x, bits, dropped)
+    def forward(ctx: Any, x: Tensor, *how: Any) -> Tensor:
+        ctx.how = how
+        return _pass(x, *how)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (bits,) = ctx.saved_tensors
-        return _pass(grad, bits, ctx.dropped), None, None
+        return _pass(grad, *ctx.how), None, None, None
 
 
-def _pass(x: Tensor, bits: Tensor, dropped: int) -> Tensor:
+def _pass(x: Tensor, keys: Tensor, seed: Tensor, limit: int) -> Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)
-    limit, scale = torch.tensor(_limit(dropped)), x.new_tensor(_scale(dropped))
-    compiled("dropout", x.view(-1), bits, limit, scale, out.view(-1))
+    numbers = torch.tensor([int(seed), limit], dtype=torch.int32)
+    compiled("dropout", x, keys, numbers, x.new_tensor(_scale(limit)), out)
     return out
 
 
 def _refuses_numba(x: Tensor, *_: Any) -> str | None:
-    return refuses_numba(x, x.numel(), least=_LARGE)
+    return refuses_numba(x, x.numel(), least=_ENTRIES)
 
 
 IMPLEMENTATIONS = (
@@ -63,38 +66,32 @@ IMPLEMENTATIONS = (
 )
 
 
-def dropout(x: Tensor, p: float, generator: Generator | None = None) -> Tensor:
+def dropout(
+    x: Tensor,
+    p: float,
+    generator: Generator | None = None,
+    keys: Tensor | None = None,
+) -> Tensor:
     """Zero each entry with probability ``p``, divide the others by ``1 - p``.
 
-    Four entries share one draw of 64 bits: 16 bits decide each. torch's own
-    `bernoulli_` takes eight times as long on CPU. Which entries are dropped depends on
-    the generator alone, not on how it is computed.
+    Which entries are dropped depends on one number that the generator draws, and on
+    each one's row key and column; not on how it is computed.
 
     Args:
-        x: any shape, floating.
+        x: (N, F), or (N,) as one column; floating.
         p: in [0, 1).
         generator: on the device of ``x``; by default torch's own.
+        keys: (N,) int32 what each row is known by, see `row_keys`; by default of its
+            position.
     """
-    dropped = min(round(p * 2**_BITS), 2**_BITS - 1)
-    bits = _draw(x.numel(), x.device, generator)
-    return choose("dropout", IMPLEMENTATIONS, x, bits, dropped)(x, bits, dropped)
+    limit = min(round(p * 2**32) - 2**31, 2**31 - 1)
+    seed = drawn_seed(x.device, generator)
+    columns = x if x.dim() == 2 else x.view(-1, 1)
+    if keys is None:
+        keys = row_keys(len(columns), x.device, None)
+    operands = (columns, keys, seed, limit)
+    return choose("dropout", IMPLEMENTATIONS, *operands)(*operands).view(x.shape)
 
 
-def _draw(n: int, device: torch.device, generator: Generator | None) -> Tensor:
-    """(n,) int16."""
-    if n < _LARGE or device.type != "cpu":
-        words = torch.empty(-(-n // 4), dtype=torch.int64, device=device)
-        words.random_(-(2**63), None, generator=generator)
-    else:
-        seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
-        drawn = np.random.SFC64(seed).random_raw(-(-n // 4))
-        words = torch.from_numpy(drawn.view(np.int64))
-    return words.view(torch.int16)[:n]
-
-
-def _limit(dropped: int) -> int:
-    return dropped - 2 ** (_BITS - 1)
-
-
-def _scale(dropped: int) -> float:
-    return 2**_BITS / (2**_BITS - dropped)
+def _scale(limit: int) -> float:
+    return 2**32 / (2**31 - limit)

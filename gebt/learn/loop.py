@@ -66,6 +66,7 @@ class Learner:
         self._leaves = [p for p in model.parameters() if p.requires_grad] + scores
         pruned = [group for group in groups if group.prune_ratio]
         self._scores = _listed([each for group in pruned for each in group.scores()])
+        self._beside, self._aside, self._added = scores, dict[int, Tensor](), 0
         self._draws = Draws(seed, model, task)
 
     def drawing(self) -> AbstractContextManager[None]:
@@ -83,8 +84,12 @@ class Learner:
         output = run(self.model, graph.x, adjacency, self.task.rows(graph, "train"))
         return self.task.loss(output, graph, "train")
 
-    def step(self, graph: Graph, parameters: list[Tensor]) -> Tensor:
-        """One forward and backward; only these parameters move. The loss before."""
+    def step(self, graph: Graph, parameters: list[Tensor], last: bool) -> Tensor:
+        """One forward and backward; only these parameters move. The loss before.
+
+        What is learned beside the weights moves once an epoch, by the mean of its
+        gradients: with the last graph.
+        """
         with _only(parameters, self._leaves), self.drawing():
             loss = self.loss(graph)
             name = type(self.model).__name__
@@ -96,10 +101,25 @@ class Learner:
                 raise ValueError(_BLIND.format(name))
             for hook in self.hooks:
                 hook.after_backward()
+        self._gather(last)
         self.optimizer.step()
         for hook in self.hooks:
             hook.after_step()
         return loss
+
+    def _gather(self, last: bool) -> None:
+        """Put the gradients of what is learned beside the weights aside, or back."""
+        if last and not self._aside:
+            return
+        found = {k: p.grad for k, p in enumerate(self._beside) if p.grad is not None}
+        self._added += bool(found)
+        for k, grad in found.items():
+            total = self._aside.pop(k).add_(grad) if k in self._aside else grad
+            if not last:
+                self._aside[k] = total
+            self._beside[k].grad = total.div_(self._added) if last else None
+        if last and found:
+            self._added = 0
 
     def epochs(self, batches: Batches, until: int) -> Iterator[Tensor]:
         """Learn until so many epochs are complete, or a hook has seen enough.
@@ -113,10 +133,15 @@ class Learner:
         """
         while self.epoch < until:
             self.model.train()
-            losses = [
-                [self.step(graph, parameters) for parameters in self._turns][0]
-                for graph in batches(self.epoch)
-            ]
+            losses = []
+            graphs = iter(batches(self.epoch))
+            graph = next(graphs, None)
+            while graph is not None:
+                following = next(graphs, None)
+                last = following is None
+                turns = [self.step(graph, turn, last) for turn in self._turns]
+                losses.append(turns[0])
+                graph = following
             self.epoch += 1
             loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
             loss = loss.detach()

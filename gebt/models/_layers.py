@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, pad
 
 from gebt import kernels, randomness
+from gebt.kernels.hashing import row_keys
 from gebt.sparse import SparseMatrix
 
 Features = Tensor | SparseMatrix
@@ -84,17 +85,25 @@ def cut(wide: Tensor, width: int) -> Tensor:
     return wide if wide.shape[1] == width else wide[:, :width]
 
 
-def dropout(x: Features, p: float, training: bool) -> Features:
-    """Dropout on every stored entry; entries that are not stored are zero anyway."""
+def dropout(
+    x: Features, p: float, training: bool, nodes: Tensor | None = None
+) -> Features:
+    """Dropout on every stored entry; entries that are not stored are zero anyway.
+
+    Args:
+        x: (N, F).
+        p: share that is dropped.
+        training: nothing is dropped unless this is set.
+        nodes: (N,) which of the graph's nodes the rows of a tensor are: each is dropped
+            from as it would be among all. By default row i is node i.
+    """
     if not training or p == 0:
         return x
+    draw = randomness.stream(x.device)
     if isinstance(x, SparseMatrix):
-        return x.with_value(_dropped(x.value, p))
-    return _dropped(x, p)
-
-
-def _dropped(x: Tensor, p: float) -> Tensor:
-    return kernels.dropout(x, p, randomness.stream(x.device))
+        return x.with_value(kernels.dropout(x.value, p, draw, x.pattern.keys))
+    keys = None if nodes is None else row_keys(len(x), x.device, nodes)
+    return kernels.dropout(x, p, draw, keys)
 
 
 class LayerNorm(nn.Module):

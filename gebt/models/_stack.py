@@ -255,13 +255,19 @@ class Stack(nn.Module, ABC, Generic[Layer]):
         read, few = matrix.hops(rows, products - whole)
         hops = iter([matrix] * whole + few)
         h: Any = x
+        nodes = matrix.nodes
         for depth, layer in enumerate(self.layers):
             if depth == spare:
                 h = take_rows(h, read)
+                nodes = nodes if read is None else matrix.pattern.of_nodes(read)
             if depth:
                 h = self.activation(h)
-            h = dropout(h, self.dropout, self.training)
-            h = layer(h) if isinstance(layer, MapLayer) else layer(h, next(hops))
+            h = dropout(h, self.dropout, self.training, nodes)
+            if isinstance(layer, MapLayer):
+                h = layer(h)
+            else:
+                factor = next(hops)
+                h, nodes = layer(h, factor), factor.nodes
             if depth in norms:
                 h = norms[depth](h)
         return h

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from gebt._checks import check_ratio
 from gebt.graph import Graph
+from gebt.kernels.hashing import hashed
 from gebt.prune.criteria import Context, score_links
 from gebt.prune.groups import Group
 from gebt.prune.masks import keep_top
@@ -67,7 +68,7 @@ class GraphSparsifier(nn.Module, Group):
         self._penalty = penalty
         self._present = score != 0
         self._lost = _check_room(graph, self._present, prune_ratio)
-        self._order = random_order(graph.num_links, seed).to(value.device)
+        self._seed = seed
         self._graph = graph
         if penalty is not None:
             penalty.reset(self.project)
@@ -109,8 +110,8 @@ class GraphSparsifier(nn.Module, Group):
             self.touched |= self.score.grad != 0
 
     def project(self, scores: Tensor, prune_ratio: float) -> Tensor:
-        """`top_links` of any scores (L,), in this sparsifier's order."""
-        return top_links(scores, prune_ratio, self._order)
+        """`top_links` of any scores (L,), with this sparsifier's seed."""
+        return top_links(scores, prune_ratio, self._seed)
 
     def mask(self, prune_ratio: float) -> Tensor:
         """(L,) boolean mask that keeps the links of largest magnitude.
@@ -184,8 +185,7 @@ class RankedLinks(Group):
         _check_room(graph, self._present, prune_ratio)
         # By magnitude those rank first that score highest, those that are gone last.
         above = (scores.double() - scores.min() + 1) * self._present
-        order = random_order(graph.num_links, seed).to(scores.device)
-        self._mask = top_links(above, prune_ratio, order) & self._present
+        self._mask = top_links(above, prune_ratio, seed) & self._present
         self._dtype = graph.adjacency.dtype
 
     def masks(self) -> dict[str, Tensor]:
@@ -237,14 +237,8 @@ def _check_room(graph: Graph, present: Tensor, prune_ratio: float) -> int:
     return lost
 
 
-def random_order(num_links: int, seed: int) -> Tensor:
-    """(L,) an order of the links for `top_links`, drawn, the same on every device."""
-    draw = torch.Generator("cpu").manual_seed(seed)
-    return torch.randperm(num_links, generator=draw, device="cpu")
-
-
-def top_links(scores: Tensor, prune_ratio: float, order: Tensor) -> Tensor:
-    """`keep_top` where among equal scores an order decides, not the position.
+def top_links(scores: Tensor, prune_ratio: float, seed: int) -> Tensor:
+    """`keep_top` where among equal scores a hash of the link decides, not the position.
 
     Nodes that come late in a data set are often those to test on, and would lose more
     links than others.
@@ -252,17 +246,17 @@ def top_links(scores: Tensor, prune_ratio: float, order: Tensor) -> Tensor:
     Args:
         scores: (L,).
         prune_ratio: share of the links to drop, in [0, 1).
-        order: (L,) of the links; of equal ones the first in it are kept.
+        seed: of the hash.
 
     Returns:
         (L,) boolean, True = kept.
     """
-    shuffled = keep_top(scores.index_select(0, order), prune_ratio)
-    return torch.empty_like(shuffled).index_copy_(0, order, shuffled)
+    return keep_top(scores, prune_ratio, lambda links: hashed(links, seed))
 
 
 def random_links(
     num_links: int, prune_ratio: float, generator: torch.Generator
 ) -> Tensor:
     """(L,) boolean mask of links drawn at random: the control of every ticket."""
-    return keep_top(torch.rand(num_links, generator=generator), prune_ratio)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return top_links(torch.ones(num_links), prune_ratio, seed)

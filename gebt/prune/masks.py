@@ -3,14 +3,19 @@
 On a GPU nothing here waits for it, and no shape depends on the scores.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from gebt._checks import check_ratio
 
+Ties = Callable[[Tensor], Tensor]
+"""Given positions (k,) int64, an int32 each, all different: the least goes first."""
 
-def keep_top(scores: Tensor, prune_ratio: float) -> Tensor:
+
+def keep_top(scores: Tensor, prune_ratio: float, ties: Ties | None = None) -> Tensor:
     """Mark the entries with the largest magnitude.
 
     Exactly ``n - int(prune_ratio * n)`` of the ``n`` entries are kept. Equal
@@ -20,6 +25,7 @@ def keep_top(scores: Tensor, prune_ratio: float) -> Tensor:
     Args:
         scores: any shape, real.
         prune_ratio: share to drop, in [0, 1).
+        ties: another way to resolve equal magnitudes.
 
     Returns:
         Boolean mask shaped like ``scores``; True means kept.
@@ -37,23 +43,23 @@ def keep_top(scores: Tensor, prune_ratio: float) -> Tensor:
     if scores.numel() == 0:
         return torch.ones_like(scores, dtype=torch.bool)
     if scores.is_cpu and scores.dtype != torch.bfloat16:
-        return numpy_keep(scores, drop)
+        return numpy_keep(scores, drop, ties)
     if scores.is_cpu and scores.isnan().any():
         raise ValueError(NAN)
     many = scores.dtype == torch.float32 and scores.numel() >= _MANY
-    return (counting_keep if many else reference_keep)(scores, drop)
+    return (counting_keep if many else reference_keep)(scores, drop, ties)
 
 
-def reference_keep(scores: Tensor, drop: int) -> Tensor:
+def reference_keep(scores: Tensor, drop: int, ties: Ties | None = None) -> Tensor:
     """Drop the ``drop`` smallest."""
     if drop == 0:
         return torch.ones_like(scores, dtype=torch.bool)
     magnitude = scores.abs().flatten()
     threshold = magnitude.kthvalue(drop + 1).values
-    return _keep_from(magnitude, threshold, drop).view(scores.shape)
+    return _keep_from(magnitude, threshold, drop, ties).view(scores.shape)
 
 
-def counting_keep(scores: Tensor, drop: int) -> Tensor:
+def counting_keep(scores: Tensor, drop: int, ties: Ties | None = None) -> Tensor:
     """`reference_keep` of many float32 on a GPU, where `kthvalue` uses one block.
 
     The bits of magnitudes are ordered as the magnitudes are. So the threshold's are
@@ -65,25 +71,41 @@ def counting_keep(scores: Tensor, drop: int) -> Tensor:
     if drop == 0:
         return torch.ones_like(scores, dtype=torch.bool)
     bits = scores.abs().flatten().view(torch.int32)
-    threshold = bits.new_zeros(())
-    for place in reversed(range(31)):
-        higher = threshold + 2**place
-        threshold = torch.where((bits < higher).sum() <= drop, higher, threshold)
-    return _keep_from(bits, threshold, drop).view(scores.shape)
+    threshold = _smallest_kept(bits, bits.new_zeros(()), 31, drop)
+    return _keep_from(bits, threshold, drop, ties).view(scores.shape)
 
 
-def _keep_from(magnitude: Tensor, threshold: Tensor, drop: int) -> Tensor:
+def _smallest_kept(
+    numbers: Tensor, least: Tensor, places: int, drop: int | Tensor
+) -> Tensor:
+    """The smallest of integers (n,) from ``least`` on that is not among the dropped."""
+    for place in reversed(range(places)):
+        higher = least + 2**place
+        least = torch.where((numbers < higher).sum() <= drop, higher, least)
+    return least
+
+
+def _keep_from(
+    magnitude: Tensor, threshold: Tensor, drop: int, ties: Ties | None
+) -> Tensor:
     """Keep all but ``drop`` entries (n,), given the smallest magnitude that is kept.
 
-    Of those equal to it the first few are kept, so that the count is exact.
+    Of those equal to it a few are kept, so that the count is exact.
     """
-    above = magnitude > threshold
     equal = magnitude == threshold
-    wanted = magnitude.numel() - drop - above.sum()
-    return above | (equal & (equal.cumsum(0) <= wanted))
+    if ties is None:
+        above = magnitude > threshold
+        wanted = magnitude.numel() - drop - above.sum()
+        return above | (equal & (equal.cumsum(0) <= wanted))
+    below = magnitude < threshold
+    limits = torch.iinfo(torch.int32)
+    key = ties(torch.arange(magnitude.numel(), device=magnitude.device))
+    key = key.masked_fill(~equal, limits.max)
+    bar = _smallest_kept(key, key.new_tensor(limits.min), 32, drop - below.sum())
+    return ~below & (key >= bar)
 
 
-def numpy_keep(scores: Tensor, drop: int) -> Tensor:
+def numpy_keep(scores: Tensor, drop: int, ties: Ties | None = None) -> Tensor:
     """`reference_keep` on CPU: numpy selects and compares 5 times as fast there."""
     magnitude = np.abs(scores.numpy()).reshape(-1)
     if magnitude.dtype.kind == "i":  # the lowest integer is its own magnitude there
@@ -95,7 +117,11 @@ def numpy_keep(scores: Tensor, drop: int) -> Tensor:
     keep = magnitude >= threshold
     surplus = np.count_nonzero(keep) - (magnitude.size - drop)
     if surplus:
-        keep[np.flatnonzero(magnitude == threshold)[-surplus:]] = False
+        equal = np.flatnonzero(magnitude == threshold)
+        if ties is not None:
+            key = ties(torch.from_numpy(equal)).numpy()
+            equal = equal[np.argpartition(-key.astype(np.int64), -surplus)]
+        keep[equal[-surplus:]] = False
     return torch.from_numpy(keep).view(scores.shape)
 
 

@@ -186,6 +186,11 @@ class SparseMatrix:
         """(N,) the column that stands for each row's own node; None: row i for i."""
         return self.pattern.own
 
+    @property
+    def nodes(self) -> Tensor | None:
+        """(N,) which of the graph's nodes each row is; None: row i is node i."""
+        return self.pattern.nodes
+
     def at_rows(self, v: Tensor) -> Tensor:
         """(E, ...) of each entry, what ``v`` (M, ...) has for its row's node."""
         if self.own is not None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gebt.kernels import Part
 from gebt.kernels._csr import entry_rows
+from gebt.kernels.hashing import column_keys, row_keys
 
 T = TypeVar("T")
 _changing = Lock()  # held while what is kept changes
@@ -48,6 +49,7 @@ class Pattern:
         shape: (N, M).
         own: (N,) the column that stands for each row's own node; by default row i
             and column i are the same node.
+        nodes: (N,) which of the graph's nodes each row is; by default row i is node i.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Pattern:
         col: Tensor,
         shape: tuple[int, int],
         own: Tensor | None = None,
+        nodes: Tensor | None = None,
     ):
         fits = max(col.numel(), *shape) <= _INT32_MAX
         dtype = torch.int32 if fits else torch.int64
@@ -63,6 +66,7 @@ class Pattern:
         self.col = col.to(dtype)
         self.shape = shape
         self.own = own
+        self.nodes = nodes
         self._recent = Recent()
 
     @classmethod
@@ -146,6 +150,13 @@ class Pattern:
             turned = Pattern.from_sorted(col, row, (self.shape[1], self.shape[0]))
             return turned.crow, turned.col, order.to(self.col.dtype)
 
+    @cached_property
+    def keys(self) -> Tensor:
+        """(E,) int32, what the hash of a dropout knows each entry by."""
+        with torch.inference_mode(False):
+            of_rows = row_keys(self.shape[0], self.col.device, self.nodes)
+            return column_keys(of_rows.index_select(0, self.row), self.col)
+
     def find(self, row: Tensor, col: Tensor) -> Tensor:
         """(K,) int64, where the positions (row, col) are entries; -1 if they are not.
 
@@ -183,7 +194,7 @@ class Pattern:
         col[place] = self.col
         col[(self.crow[1:] + each).long()] = each
         crow = self.crow + torch.cat([each, each.new_tensor([n])])
-        return Pattern(crow, col, self.shape), place
+        return Pattern(crow, col, self.shape, nodes=self.nodes), place
 
     def repeat(self, times: int) -> "Pattern":
         """The block-diagonal pattern of ``times`` copies, one after the other."""
@@ -201,13 +212,17 @@ class Pattern:
     def select(self, entries: Tensor) -> "Pattern":
         """The pattern of some entries, given by ascending positions."""
         row = self.row.index_select(0, entries)
-        return Pattern.from_sorted(row, self.col.index_select(0, entries), self.shape)
+        col = self.col.index_select(0, entries)
+        selected = Pattern.from_sorted(row, col, self.shape)
+        selected.nodes = self.nodes
+        return selected
 
     def rows(self, nodes: Tensor) -> tuple["Pattern", Tensor]:
         """The pattern of some rows, in that order, and (E',) its entries here."""
-        return self._recent.get_or(("rows", Same(nodes)), lambda: self._rows(nodes))
+        return self._recent.get_or(("rows", Same(nodes)), lambda: self.take_rows(nodes))
 
-    def _rows(self, nodes: Tensor) -> tuple["Pattern", Tensor]:
+    def take_rows(self, nodes: Tensor) -> tuple["Pattern", Tensor]:
+        """As `rows`, and not kept."""
         start = self.crow.index_select(0, nodes).long()
         count = self.crow.index_select(0, nodes + 1).long() - start
         crow = torch.cat([count.new_zeros(1), count.cumsum(0)])
@@ -215,7 +230,8 @@ class Pattern:
         entries += (start - crow[:-1]).repeat_interleave(count)
         col = self.col.index_select(0, entries)
         shape = (nodes.numel(), self.shape[1])
-        return Pattern(crow, col, shape), entries.to(self.col.dtype)
+        nodes = self.of_nodes(nodes)
+        return Pattern(crow, col, shape, nodes=nodes), entries.to(self.col.dtype)
 
     def hops(
         self, nodes: Tensor, depth: int
@@ -244,7 +260,7 @@ class Pattern:
             if wanted is None:
                 blocks.append((self, None))
                 continue
-            block, entries = self._rows(wanted)
+            block, entries = self.take_rows(wanted)
             read = torch.unique(torch.cat([block.col.long(), wanted]))
             if read.numel() < _NEARLY_ALL * self.shape[1]:
                 place = torch.empty(self.shape[1], dtype=block.col.dtype)
@@ -254,10 +270,12 @@ class Pattern:
                 )
                 shape = (wanted.numel(), read.numel())
                 own = place[wanted].long()
-                block = Pattern(block.crow, place[block.col], shape, own)
+                col = place[block.col]
+                block = Pattern(block.crow, col, shape, own, block.nodes)
                 wanted = read
             else:
-                block = Pattern(block.crow, block.col, block.shape, wanted)
+                shape = block.shape
+                block = Pattern(block.crow, block.col, shape, wanted, block.nodes)
                 wanted = None
             blocks.append((block, entries))
         return wanted, blocks[::-1]
@@ -306,7 +324,13 @@ class Pattern:
     def to(self, device: torch.device | str) -> "Pattern":
         """A copy on another device."""
         own = None if self.own is None else self.own.to(device)
-        return Pattern(self.crow.to(device), self.col.to(device), self.shape, own)
+        nodes = None if self.nodes is None else self.nodes.to(device)
+        place = self.crow.to(device), self.col.to(device)
+        return Pattern(*place, self.shape, own, nodes)
+
+    def of_nodes(self, rows: Tensor) -> Tensor:
+        """(R,) which of the graph's nodes some rows are."""
+        return rows if self.nodes is None else self.nodes.index_select(0, rows)
 
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

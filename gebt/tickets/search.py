@@ -9,10 +9,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from gebt._checks import check_choice, check_positive, check_ratio
+from gebt._checks import check_choice, check_count, check_positive, check_ratio
 from gebt._provenance import versions
 from gebt._registry import CRITERIA
 from gebt.graph import Graph
+from gebt.graph.parts import Parts
 from gebt.learn.loop import Learner, begin, check_finite, whole
 from gebt.learn.tasks import NodeClassification, Task, describe_task
 from gebt.learn.training import Epoch, copy_state, evaluate
@@ -27,6 +28,7 @@ from gebt.prune.weights import ModelPruner, apply_masks
 from gebt.sparse import SparseMatrix
 from gebt.tickets.ticket import Ticket
 
+_MOST_UNSEEN = 0.05  # share of links that may have been in no part
 FROZEN_THRESHOLD = 0.04
 """Default detector threshold when the weights are frozen (Algorithm 1).
 
@@ -51,6 +53,8 @@ class Search:
             code does.
         scope: how weights are ranked, see `ModelPruner`.
         unit: what is pruned of a weight, see `ModelPruner`.
+        parts: of the graph, which each epoch goes through one by one; more than one
+            where the whole does not fit, see `gebt.graph.parts`.
         detector: a new detector; its ``watch`` chooses the stop criterion among the
             groups ``"graph"`` and ``"weights"``.
         keep: boolean masks by parameter name of an earlier pruning; what they drop
@@ -72,6 +76,7 @@ class Search:
     mask_weights: bool = False
     scope: Scope = "global"
     unit: Unit = "element"
+    parts: int = 1
     detector: MaskDistanceDetector | None = None
     keep: Mapping[str, Tensor] | None = None
     groups: Sequence[Group] | None = None
@@ -81,6 +86,7 @@ class Search:
         check_choice("scope", self.scope, Scope)
         check_choice("unit", self.unit, Unit)
         CRITERIA.check(self.criterion)
+        check_count("parts", self.parts)
         if self.penalty is not None and self.criterion != "learned":
             raise ValueError(
                 "`penalty` pulls learned scores, but links are chosen by the criterion "
@@ -91,6 +97,8 @@ class Search:
         """As numbers, names and objects of them; without masks and groups."""
         found = {each.name: getattr(self, each.name) for each in fields(self)}
         del found["keep"], found["groups"]
+        if self.parts == 1:  # files were written before there were parts
+            del found["parts"]
         described = {name: found[name].options() for name in _OBJECTS if found[name]}
         return found | described
 
@@ -170,10 +178,13 @@ def find_ticket(
             hooks=[*hooks, drawing],
             alternate=search.alternate,
         )
-        for _ in learner.epochs(whole(graph), until=fit.epochs):
+        parts = Parts(graph, search.parts, seed) if search.parts > 1 else None
+        for _ in learner.epochs(parts or whole(graph), until=fit.epochs):
             if on_epoch:
                 on_epoch(drawing.found(learner, graph, fit.epochs))
         epoch = learner.epoch
+        if parts:
+            _warn_unseen(parts)
         drawing.check(graph, fit.epochs)
     else:
         drawing.draw()
@@ -336,6 +347,17 @@ class _Drawing(Hook):
                 "more epochs.",
                 stacklevel=3,
             )
+
+
+def _warn_unseen(parts: Parts) -> None:
+    """Warn of links that lay between parts at every epoch."""
+    share = parts.share_unseen()
+    if share > _MOST_UNSEEN:
+        warnings.warn(
+            f"{share:.0%} of the links were never in a part: nothing was learned of "
+            "them, and their order is random. Use fewer parts, or more epochs.",
+            stacklevel=3,
+        )
 
 
 def _loss_and_nan(loss: Tensor, ranked: Sequence[Tensor]) -> Tensor:

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from gebt.kernels import backend, dropout
+from gebt.kernels.hashing import entry_hashes, hashed, mixed, row_keys
 
-LARGE = 2**20 + 3  # beyond it numpy draws the bits, in the test below it torch does
+LARGE = 2**20 + 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -43,25 +44,20 @@ def test_many_entries_lose_their_share_scale_the_rest_and_stay_independent(p):
     spread = (p * (1 - p) / n) ** 0.5
     assert abs(1 - p - kept.float().mean()) < 5 * spread
     scale = out[kept].unique()
-    assert scale.tolist() == pytest.approx([1 / (1 - p)], rel=1e-3)  # p has 16 bits
+    assert scale.tolist() == pytest.approx([1 / (1 - p)], rel=1e-3)
     both = kept & (again != 0)
     assert abs((1 - p) ** 2 - both.float().mean()) < 5 * (p * (1 - p)) ** 0.5 / n**0.5
     neighbours = kept[1:] & kept[:-1]
     assert abs((1 - p) ** 2 - neighbours.float().mean()) < 0.002
 
 
-def test_many_entries_repeat_with_torchs_seed_and_leave_numpys_alone():
-    import numpy as np
-
-    np.random.seed(5)
-    before = np.random.get_state()[1].copy()
+def test_entries_repeat_with_torchs_seed():
     draws = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
         draws.append(dropout(torch.ones(LARGE), 0.5))
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
-    assert (np.random.get_state()[1] == before).all()
 
 
 def test_a_second_derivative_of_the_compiled_pass_is_refused_not_wrong():
@@ -72,3 +68,50 @@ def test_a_second_derivative_of_the_compiled_pass_is_refused_not_wrong():
         (grad,) = torch.autograd.grad(out, x, create_graph=True)
         with pytest.raises(RuntimeError, match="once_differentiable"):
             grad.sum().backward()
+
+
+@pytest.mark.parametrize("rows", [[3], [7, 0, 55], list(range(20, 60))])
+def test_a_row_is_dropped_from_as_among_all_whichever_come_with_it(rows):
+    x, nodes = torch.randn(60, 9), torch.tensor(rows)
+    torch.manual_seed(1)
+    among_all = dropout(x, 0.4)
+    torch.manual_seed(1)
+    alone = dropout(x[nodes], 0.4, keys=row_keys(len(rows), x.device, nodes))
+    assert torch.equal(alone, among_all[nodes])
+
+
+def test_hashes_of_different_ids_are_different_and_seeds_are_unlike():
+    ids = torch.cat([torch.arange(2**17), torch.tensor([2**31 - 1, 2**32 - 1])])
+    found = [hashed(ids, seed) for seed in (0, 1, 2, 2**40)]
+    for each in found:
+        assert each.unique().numel() == ids.numel()
+    for one, other in zip(found, found[1:], strict=False):
+        agree = ((one > 0) == (other > 0)).double().mean()
+        assert abs(agree - 0.5) < 0.01
+        neighbours = ((one[::2][:1000] > 0) == (other[1::2][:1000] > 0)).double()
+        assert abs(neighbours.mean() - 0.5) < 0.1
+
+
+@pytest.mark.parametrize("bit", [0, 9, 31])
+def test_a_bit_of_an_id_changes_half_of_the_hashs_bits(bit):
+    ids = torch.arange(2**14, dtype=torch.int32)
+    other = ids ^ torch.tensor(1 << bit).to(torch.int32)
+    changed = mixed(ids) ^ mixed(other)
+    for place in range(32):
+        share = ((changed >> place) & 1).double().mean()
+        assert abs(share - 0.5) < 0.03
+
+
+def test_rows_columns_and_seeds_do_not_drop_together():
+    keys = row_keys(2**12, torch.device("cpu"), None)
+    seeds = torch.tensor([5, 6, -(2**31)], dtype=torch.int32)
+    one, other, third = (
+        (entry_hashes(keys, 64, seed) >= 0).double() * 2 - 1 for seed in seeds
+    )
+    spread = one.numel() ** -0.5
+    for pair in ((one, other), (one, third), (one[1:], one[:-1])):
+        assert abs((pair[0] * pair[1]).mean()) < 5 * spread
+    for columns in (1, 2, 8):
+        assert abs((one[:, columns:] * one[:, :-columns]).mean()) < 5 * spread
+    together = one.t() @ one / one.shape[0] - torch.eye(64, dtype=one.dtype)
+    assert together.abs().max() < 6 * one.shape[0] ** -0.5

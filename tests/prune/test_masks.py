@@ -171,6 +171,20 @@ def test_the_reference_is_a_stable_sort():
         assert torch.equal(reference_keep(magnitude, drop), expected)
 
 
+@pytest.mark.parametrize("keep", [numpy_keep, reference_keep, counting_keep])
+@pytest.mark.parametrize("drop", [0, 1, 100, 299])
+def test_a_rule_for_ties_decides_which_of_equal_magnitudes_go(keep, drop):
+    scores = torch.randint(-4, 5, (300,)).float()
+    key = (torch.randperm(300) - 150).int()
+    key[0] = torch.iinfo(torch.int32).min
+    least_first = sorted(
+        range(300), key=lambda i: (float(scores[i].abs()), int(key[i]))
+    )
+    expected = torch.ones(300, dtype=torch.bool)
+    expected[least_first[:drop]] = False
+    assert torch.equal(keep(scores, drop, lambda at: key[at]), expected)
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
 @pytest.mark.parametrize("at", [0, 5, 9])
 def test_nan_is_refused(at, ratio):
