@@ -259,7 +259,7 @@ class Stack(nn.Module, ABC, Generic[Layer]):
         for depth, layer in enumerate(self.layers):
             if depth == spare:
                 h = take_rows(h, read)
-                nodes = nodes if read is None else matrix.pattern.of_nodes(read)
+                nodes = nodes if read is None else matrix.of_nodes(read)
             if depth:
                 h = self.activation(h)
             h = dropout(h, self.dropout, self.training, nodes)

@@ -191,6 +191,10 @@ class SparseMatrix:
         """(N,) which of the graph's nodes each row is; None: row i is node i."""
         return self.pattern.nodes
 
+    def of_nodes(self, rows: Tensor) -> Tensor:
+        """(R,) which of the graph's nodes some rows are."""
+        return self.pattern.of_nodes(rows)
+
     def at_rows(self, v: Tensor) -> Tensor:
         """(E, ...) of each entry, what ``v`` (M, ...) has for its row's node."""
         if self.own is not None:

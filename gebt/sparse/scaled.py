@@ -17,7 +17,7 @@ class Scaled:
 
     Args:
         matrix: A (N, M), or anything that multiplies as a `SparseMatrix` does and has
-            its ``shape``, ``dtype``, ``own`` and ``hops``.
+            its ``shape``, ``dtype``, ``own``, ``nodes``, ``of_nodes`` and ``hops``.
         left: (N,) factors of the rows, None for 1.
         right: (M,) factors of the columns, None for 1.
         loops: with I: each row adds its own node as a link of weight 1 would.
@@ -65,6 +65,17 @@ class Scaled:
         if part.column_place is None:
             return part.rows
         return part.column_place.index_select(0, part.rows)
+
+    @property
+    def nodes(self) -> Tensor | None:
+        """(N,) which of the graph's nodes each row is; None: row i is node i."""
+        if self.part is None or self.part.rows is None:
+            return self.matrix.nodes
+        return self.of_nodes(self.part.rows)
+
+    def of_nodes(self, rows: Tensor) -> Tensor:
+        """(R,) which of the graph's nodes some rows of A are."""
+        return self.matrix.of_nodes(rows)
 
     def __matmul__(self, x: Tensor) -> Tensor:
         if self.part is not None or self._fused():
