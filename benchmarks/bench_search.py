@@ -39,12 +39,12 @@ KINDS = (
 )
 
 
-def step_of(kind: str, graph: gebt.Graph) -> Callable[[], None]:
+def step_of(kind: str, graph: gebt.Graph, hidden: int = HIDDEN) -> Callable[[], None]:
     """One epoch of a kind: forward, backward, step; a search's masks and detector."""
     torch.manual_seed(0)
     task = NodeClassification()
     if kind.startswith("gebt"):
-        model = gebt.models.GCN(graph.num_features, HIDDEN, graph.num_classes).train()
+        model = gebt.models.GCN(graph.num_features, hidden, graph.num_classes).train()
         groups = [GraphSparsifier(graph, prune_ratio=0.2), gebt.ModelPruner(model, 0.9)]
         groups = groups if "search" in kind else []
         learner = Learner(model, task, Fit(), seed=0, groups=groups)
@@ -59,7 +59,7 @@ def step_of(kind: str, graph: gebt.Graph) -> Callable[[], None]:
         return step
     from torch_geometric.nn.models import GCN
 
-    peer = GCN(graph.num_features, HIDDEN, 2, graph.num_classes, dropout=0.5).train()
+    peer = GCN(graph.num_features, hidden, 2, graph.num_classes, dropout=0.5).train()
     edges = graph.adjacency.pattern.edge_index
     weight = graph.adjacency.value.clone()
     parameters = list(peer.parameters())
