@@ -1,7 +1,7 @@
 """Sparse operations: a plain reference beside every fast version."""
 
 from gebt.kernels._choose import backend
-from gebt.kernels.dropout import dropout
+from gebt.kernels.dropout import Dropped, dropout, lazy_dropout
 from gebt.kernels.edge_softmax import edge_softmax
 from gebt.kernels.propagate import (
     Links,
@@ -15,11 +15,13 @@ from gebt.kernels.spmm import spmm
 from gebt.kernels.times_sparse import times_sparse, times_sparse_pays
 
 __all__ = [
+    "Dropped",
     "Links",
     "Part",
     "backend",
     "dropout",
     "edge_softmax",
+    "lazy_dropout",
     "propagate",
     "propagate_pays",
     "row_magnitudes",

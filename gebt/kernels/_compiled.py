@@ -229,6 +229,31 @@ def propagate_links(
 
 
 @njit(parallel=True, cache=True, nogil=True)
+def votes(crow: Any, col: Any, label: Any, large: Any, numbers: Any, out: Any) -> None:
+    """Per row the most frequent label, see `gebt.sparse.order`."""
+    salt, odd = np.uint64(numbers[0]), np.uint64(numbers[1])
+    bits, of_lot, most = numbers[2], numbers[3], numbers[4]
+    down = np.uint64(64 - of_lot)
+    for i in prange(crow.size - 1):
+        start, stop = np.int64(crow[i]), np.int64(crow[i + 1])
+        near = np.empty(stop - start, np.int64)
+        for e in range(start, stop):
+            near[e - start] = label[col[e]]
+        near.sort()
+        best, k = np.int64(0), 0
+        while k < near.size:
+            here, first = near[k], k
+            while k < near.size and near[k] == here:
+                k += 1
+            count = 0 if large[here] else min(k - first, most)
+            lot = np.uint64(np.int64(i) << bits | here) * odd + salt
+            lot = (lot ^ (lot >> np.uint64(32))) * odd >> down
+            vote = (count << of_lot | np.int64(lot)) << bits | here
+            best = max(best, vote)
+        out[i] = best & ((1 << bits) - 1)
+
+
+@njit(parallel=True, cache=True, nogil=True)
 def row_magnitudes(crow: Any, value: Any, out: Any) -> None:
     """``out[i] = sum of |value[e]|`` over the entries of row i."""
     for i in prange(crow.size - 1):

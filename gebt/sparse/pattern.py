@@ -211,11 +211,36 @@ class Pattern:
 
     def select(self, entries: Tensor) -> "Pattern":
         """The pattern of some entries, given by ascending positions."""
-        row = self.row.index_select(0, entries)
+        crow = torch.searchsorted(entries, self.crow.to(entries.dtype))
         col = self.col.index_select(0, entries)
-        selected = Pattern.from_sorted(row, col, self.shape)
-        selected.nodes = self.nodes
-        return selected
+        return Pattern(crow, col, self.shape, nodes=self.nodes)
+
+    def renumbered(self, order: Tensor) -> tuple["Pattern", Tensor]:
+        """This square pattern with row and column i what ``order[i]`` is here.
+
+        Args:
+            order: (N,) int64, a permutation.
+
+        Returns:
+            The pattern, and (E,) where each of its entries is here.
+        """
+        place = torch.empty_like(order)
+        place[order] = torch.arange(order.numel(), device=order.device)
+        n = self.shape[0]
+        start = self.crow.index_select(0, order).long()
+        count = self.crow.diff().index_select(0, order).long()
+        crow = torch.cat([count.new_zeros(1), count.cumsum(0)])
+        turned = Pattern(crow, torch.empty_like(self.col), self.shape)
+        entries = torch.empty_like(self.col)
+        for rows, at in turned.blocks():  # of a few rows each, so sorts are small
+            rows = rows.long()
+            here = torch.arange(at.start, at.stop, device=order.device)
+            here += (start - crow[:-1]).index_select(0, rows)
+            col = place.index_select(0, self.col.index_select(0, here))
+            key, sorted_by = ((rows - rows[0]) * n + col).sort()
+            turned.col[at] = key.remainder_(n)
+            entries[at] = here.index_select(0, sorted_by)
+        return turned, entries
 
     def rows(self, nodes: Tensor) -> tuple["Pattern", Tensor]:
         """The pattern of some rows, in that order, and (E',) its entries here."""
