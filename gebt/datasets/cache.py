@@ -75,7 +75,7 @@ def cached(
             header |= {"kind": "cache", **about, "sources": stamps}
             write_tensors(path, tensors, header, checksum=False)
         except OSError as error:  # a read-only folder, a full disk
-            _log.info("not kept in %s (%s): parsed at each load", path, error.strerror)
+            _log.info("not kept, but parsed at each load: %s", error)
             return graph
         seconds, size = time.perf_counter() - started, path.stat().st_size / 2**20
         _log.info("parsed in %.0f s, kept in %s (%.0f MiB)", seconds, path, size)

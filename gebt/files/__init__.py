@@ -24,18 +24,21 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     On disk too, where the system allows: after a power cut it is one of the two.
     """
-    with _replacing(path) as temporary, temporary.open("xb") as file:
+    with _replacing(path) as temporary, temporary.open("wb") as file:
         file.write(content)
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """The name of a file to write, which then takes the place of another at once."""
+    """A new empty file to write, which then takes the place of another at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unique = secrets.token_hex(8)
     temporary = path.with_name(f".{path.name}.{unique}")
     try:
+        with temporary.open("xb") as file:
+            mode = os.fstat(file.fileno()).st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors makes a file that nobody else may read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -102,7 +105,10 @@ def write_tensors(
     signed = {**header, "sha256": _checksum(owned)} if checksum else header
     text = json.dumps(_finite(signed), allow_nan=False)
     with _replacing(path) as temporary:
-        save_file(owned, temporary, metadata={"gebt": text})
+        try:
+            save_file(owned, temporary, metadata={"gebt": text})
+        except SafetensorError as error:  # a full disk, say
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

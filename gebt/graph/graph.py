@@ -6,7 +6,7 @@ construction. Link ids are those of the full graph, in every part of it.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -23,8 +23,11 @@ from gebt.graph.from_pyg import Metric, read_pyg
 from gebt.graph.from_tables import read_tables
 from gebt.graph.held_out import hold_out
 from gebt.graph.splits import LinkSplit, Split, moved
-from gebt.sparse import Pattern, SparseMatrix
+from gebt.sparse import SparseMatrix
 from gebt.sparse.order import community_order
+
+_INT32_MAX = 2**31 - 1
+_PART = 2**22  # entries that are looked at together where all would take much memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +38,7 @@ class Graph:
         x: (N, F) features, dense or sparse.
         adjacency: (N, N) without self-loops; ``row`` is the target of a message,
             ``col`` its source, values are edge weights (1 where there are none).
-        link: (E,) link id of each adjacency entry.
+        link: (E,) link id of each adjacency entry; int32 where that is enough.
         num_links: L of the full graph, also after links were dropped.
         y: (N,) int64 classes, (N, C) boolean labels, or None.
         split: the nodes, or the links, to train, validate and test on, or None.
@@ -56,6 +59,10 @@ class Graph:
     name: str = "graph"
     order: Tensor | None = None
     metric: Metric = "accuracy"
+
+    def __post_init__(self) -> None:
+        if self.link.dtype != torch.int32 and self.num_links <= _INT32_MAX:
+            object.__setattr__(self, "link", self.link.to(torch.int32))
 
     @property
     def num_nodes(self) -> int:
@@ -83,7 +90,15 @@ class Graph:
     @property
     def links_kept(self) -> int:
         """How many of the full graph's links this graph has."""
-        return int(torch.unique(self.link).numel())
+        return int(self.present.count_nonzero())
+
+    @property
+    def present(self) -> Tensor:
+        """(L,) boolean, which of the full graph's links this graph has."""
+        found = self.link.new_zeros(self.num_links, dtype=torch.bool)
+        for part in self.link.split(_PART):  # as int64 in between
+            found[part] = True
+        return found
 
     def __repr__(self) -> str:
         return (
@@ -299,10 +314,7 @@ class Graph:
         """Node i of the result is node ``order[i]`` of this one."""
         place = torch.empty_like(order)
         place[order] = torch.arange(order.numel(), device=order.device)
-        n, pattern = self.num_nodes, self.adjacency.pattern
-        row, col = place[pattern.row.long()], place[pattern.col.long()]
-        entries = (row * n + col).argsort()
-        pattern = Pattern.from_sorted(row[entries], col[entries], (n, n))
+        pattern, entries = self.adjacency.pattern.renumbered(order)
         value, weight = self.adjacency.value, self.adjacency.weight
         value = value.index_select(0, entries)
         if weight is not None:
@@ -390,16 +402,37 @@ class Graph:
         return known[1]
 
     def _hash(self, parts: Sequence[Tensor]) -> str:
-        if self.order is not None:
-            given = self._renumbered(self.order.argsort())
-            return replace(given, order=None).fingerprint()
         digest = hashlib.sha256()
         digest.update(f"{tuple(self.x.shape)}{self.num_links}".encode())
-        for part in parts:
-            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            flat = part.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
+        for part, given in zip(parts, self._in_given_order(parts), strict=True):
+            # Link ids were int64 when the first tickets were drawn.
+            dtype = torch.int64 if part is self.link else part.dtype
+            digest.update(f"{dtype}{tuple(part.shape)}".encode())
+            for piece in given:
+                flat = piece.detach().to("cpu", dtype).contiguous().flatten()
+                digest.update(flat.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def _in_given_order(self, parts: Sequence[Tensor]) -> Iterator[Iterable[Tensor]]:
+        """Each part as pieces of a few million numbers, rows in their given order."""
+        if self.order is None:
+            for part in parts:
+                yield part.split(_rows_of(part))
+            return
+        back = self.order.argsort()
+        pattern, entries = self.adjacency.pattern.renumbered(back)
+        yield pattern.crow.split(_PART)
+        yield pattern.col.split(_PART)
+        for part in (self.adjacency.value, self.link):
+            yield _taken(part, entries)
+        if isinstance(self.x, SparseMatrix):
+            rows = self.x.rows(back)
+            for part in _parts(rows):
+                yield part.split(_PART)
+        else:
+            yield _taken(self.x, back)
+        if self.y is not None:
+            yield _taken(self.y, back)
 
     def to(self, device: torch.device | str) -> "Graph":
         """A copy on another device."""
@@ -458,3 +491,13 @@ def _check_links(name: str, given: Tensor, num_links: int) -> None:
 
 def _parts(matrix: SparseMatrix) -> list[Tensor]:
     return [matrix.pattern.crow, matrix.pattern.col, matrix.value]
+
+
+def _taken(part: Tensor, order: Tensor) -> Iterator[Tensor]:
+    """Some rows of a tensor, piece by piece."""
+    return (part.index_select(0, piece) for piece in order.split(_rows_of(part)))
+
+
+def _rows_of(part: Tensor) -> int:
+    """How many rows make a piece."""
+    return max(1, _PART // max(1, part[:1].numel()))

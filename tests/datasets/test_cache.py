@@ -205,6 +205,25 @@ def test_where_no_file_can_be_written_the_graph_is_parsed(folder, parse, caplog)
     assert sorted(path.name for path in folder.iterdir()) == [CACHE, "seed.txt"]
 
 
+def test_a_full_disk_costs_the_cache_alone(tmp_path):
+    # No file may be longer than 1 MiB in this process.
+    code = """
+import logging, pathlib, resource, sys, torch
+from gebt import Graph
+from gebt.datasets.cache import cached
+
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+folder = pathlib.Path(sys.argv[1])
+edges = torch.tensor([[0, 1], [1, 2]])
+made = Graph.from_pyg({"x": torch.ones(2**10, 2**10), "edge_index": edges})
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+assert cached(folder, [], "ones", lambda: made) is made
+assert not [*folder.iterdir()]
+"""
+    said = run_python(code, str(tmp_path))
+    assert "not kept, but parsed at each load" in said and "File too large" in said
+
+
 def test_what_fails_to_parse_leaves_nothing(tmp_path):
     def fail():
         raise ValueError("no")
