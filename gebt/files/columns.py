@@ -151,7 +151,7 @@ def _parquet(path: Path) -> dict[str, Column]:
         ) from error
     with path.open("rb") as file:
         try:
-            table = parquet.read_columns(file)
+            table = parquet.read_table(file)
         except (pa.ArrowException, ValueError) as error:
             raise ValueError(f"{path} is no Parquet file ({error}).") from error
     _check_header(path, list(table.column_names))

@@ -97,7 +97,7 @@ def test_what_was_written_is_read(tmp_path_factory, data):
     kinds = data.draw(st.lists(st.sampled_from([*CELLS]), min_size=1, max_size=4))
     cells = st.tuples(*(CELLS[kind] for kind in kinds))
     rows = data.draw(st.lists(cells, min_size=1, max_size=8))
-    path = tmp_path_factory.mktemp("table") / "t.csv"
+    path = tmp_path_factory.getbasetemp() / "drawn.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([[f"c{k}" for k in range(len(kinds))], *rows])
     table = read_columns(path)
