@@ -1,10 +1,10 @@
 """Plain values out of files that others made: nothing in them is run or trusted.
 
-Planetoid's files are pickles of Python 2, the heterophilous graphs' are npz. Neither
-is given to a loader that builds what the file says: a pickle may call any function,
-and a length in a header may ask for any amount of memory. Here numbers, strings, lists
-and dicts are made as they come, and an array only after its shape was found to fit the
-bytes that are there.
+Planetoid's files are pickles of Python 2, the heterophilous graphs' are npz, OGB's
+splits of links are torch's. None is given to a loader that builds what the file says:
+a pickle may call any function, and a length in a header may ask for any amount of
+memory. Here numbers, strings, lists and dicts are made as they come, and an array only
+after its shape was found to fit the bytes that are there.
 """
 
 import io
@@ -12,9 +12,10 @@ import math
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,6 +25,8 @@ times PubMed's. Rows and columns of a sparse matrix take no bytes in its file.""
 
 _MOST_BYTES = 2**28
 """Bytes that an npz may unpack to; the largest graph of its collection needs 62 MiB."""
+_BLOCK = 2**24
+"""Bytes that are read at once."""
 
 # What the published files name, and what Python 3 writes for the same. None of it is
 # imported: each stands for a few lines below.
@@ -38,6 +41,12 @@ _NAMES = {
     "__builtin__.list": "list",
     "builtins.list": "list",
     "_codecs.encode": "encode",
+    "collections.OrderedDict": "defaultdict",
+    "torch._utils._rebuild_tensor_v2": "tensor",
+    "torch.LongStorage": "<i8",
+    "torch.IntStorage": "<i4",
+    "torch.FloatStorage": "<f4",
+    "torch.DoubleStorage": "<f8",
 }
 
 _VALUES = {
@@ -149,12 +158,60 @@ def check_range(numbers: np.ndarray, end: int, what: str) -> None:
         raise ValueError(f"names {what} {outside[0]}, outside of [0, {end})")
 
 
-def unpickle(content: bytes) -> Any:
+def read_torch(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays that ``torch.save`` wrote, in a dict by name.
+
+    NumPy's, as in OGB's splits of links, of any version of NumPy, also in a file of
+    before torch 1.6, which was no zip archive yet; or dense tensors.
+
+    Raises:
+        ValueError: naming the first thing that does not belong into such a file. Other
+            exceptions where it ends early or is garbled.
+    """
+    storages: dict[str, bytes] = {}
+    if content[:4] == b"PK\x03\x04":
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if len(members := archive.infolist()) > 4 * _MOST_NAMES:
+                raise ValueError(f"is an archive of {len(members)} files")
+            for member in members:
+                if member.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError("is a packed archive, which torch never writes")
+                place = member.filename.partition("/")[2]  # below the file's own name
+                storages[place.removeprefix("data/")] = archive.read(member)
+        value = unpickle(storages.pop("data.pkl"))
+        order = storages.get("byteorder", b"little")
+    else:
+        if not content.startswith(_BEFORE_ZIP):
+            raise ValueError("is no file that torch.save wrote")
+        file = io.BytesIO(content[len(_BEFORE_ZIP) :])
+        order = b"little" if unpickle(file)["little_endian"] is True else b"big"
+        value = unpickle(file)
+        if unpickle(file):
+            raise ValueError("holds tensors as torch wrote them before 1.6")
+    if order != b"little":
+        raise ValueError("is of a machine that writes its bytes in reverse")
+    if type(value) is not dict or len(value) > _MOST_NAMES:
+        raise ValueError("holds something else than a dict of a few arrays")
+    arrays = {}
+    for name, held in value.items():
+        if not isinstance(held, _Call):
+            raise ValueError(f"has a {type(held).__name__} in the place of an array")
+        arrays[_expected(name, str)] = _made(held, storages)
+    return arrays
+
+
+_BEFORE_ZIP = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
+"""What torch's files began with before 1.6: a pickled number of its own, and 1001."""
+_MOST_NAMES = 16
+"""In a dict of arrays: a name takes a few bytes in the file, its array any number."""
+
+
+def unpickle(content: bytes | io.BytesIO) -> Any:
     """The value that a pickle of plain data holds.
 
     Args:
-        content: of protocol 2 to 4; strings of Python 2 are latin-1, integers of 32
-            bits at most.
+        content: of protocol 2 to 4; strings of Python 2 are latin-1. Of a file the
+            next pickle is read.
 
     Returns:
         A number, string, list, tuple or dict of such; or a NumPy array or `Sparse`,
@@ -224,6 +281,8 @@ def unpickle(content: bytes) -> Any:
                 stack.append({})
             else:
                 stack.append(_Call(called.means, args))
+        elif op == "BINPERSID":
+            stack.append(_Call("storage", stack.pop()))
         elif op == "BUILD":
             state = stack.pop()
             _expected(stack[-1], _Call).state = state
@@ -249,8 +308,8 @@ def _named(name: str) -> _Name:
     return _Name(_NAMES[name])
 
 
-def _made(call: _Call) -> Any:
-    """What a call and its state stand for, if they are as pickle and SciPy write it."""
+def _made(call: _Call, storages: Mapping[str, bytes] | None = None) -> Any:
+    """What a call and its state stand for, if they are as the libraries write it."""
     match call.means, call.args, call.state:
         case "encode", (str() as text, "latin1"), None:
             return text.encode("latin1")
@@ -266,7 +325,22 @@ def _made(call: _Call) -> Any:
             if isinstance(held, _Call) and held.means == "encode":
                 held = _made(held)
             content = held.encode("latin1") if isinstance(held, str) else held
-            return _array(_made(dtype), shape, fortran, _expected(content, bytes))
+            numbers = _made(dtype)
+            file = io.BytesIO(_expected(content, bytes))
+            return _array(numbers, shape, fortran, file, len(content))
+        case (
+            "tensor",
+            (
+                _Call("storage", ("storage", _Name(kind), str() as key, str(), int())),
+                int() as start,
+                tuple() as shape,
+                tuple() as strides,
+                bool(),
+                dict(),
+            ),
+            None,
+        ) if storages is not None:
+            return _tensor(_dtype(kind), storages[key], start, shape, strides)
         case "csr", (), dict() as state:
             rows, columns = _expected(state["_shape"], tuple)
             arrays = []
@@ -292,21 +366,64 @@ def _size(size: Any) -> int:
 
 
 def _array(
-    dtype: np.dtype, shape: Iterable[Any], fortran: bool, content: bytes
+    dtype: np.dtype, shape: Iterable[Any], fortran: bool, file: IO[bytes], length: int
 ) -> np.ndarray:
+    """An array of the file's next ``length`` bytes, read block by block."""
     sizes = tuple(_size(size) for size in shape)
     if len(sizes) not in (1, 2):
         raise ValueError(f"holds an array of {len(sizes)} dimensions, not 1 or 2")
-    if math.prod(sizes) * dtype.itemsize != len(content):
+    if math.prod(sizes) * dtype.itemsize != length:
         raise ValueError(
-            f"an array of {dtype} claims the shape {sizes}, but has {len(content)} "
-            "bytes"
+            f"an array of {dtype} claims the shape {sizes}, but has {length} bytes"
         )
-    array = np.frombuffer(content, dtype=dtype)
-    if dtype.kind == "b" and array.view(np.uint8).max() > 1:
+    array = np.empty(math.prod(sizes), dtype=dtype)
+    held = array.view(np.uint8)
+    for at in range(0, length, _BLOCK):
+        block = file.read(min(_BLOCK, length - at))
+        held[at : at + _BLOCK] = np.frombuffer(block, dtype=np.uint8)
+    if dtype.kind == "b" and held.max() > 1:
         raise ValueError("holds a truth value that is neither 0 nor 1")
-    native = array.astype(dtype.newbyteorder("="))
+    native = array.astype(dtype.newbyteorder("="), copy=False)
     return native.reshape(sizes, order="F" if fortran else "C")
+
+
+def pairs(ends: np.ndarray, n: int, file: str) -> np.ndarray:
+    """Each pair of nodes that is linked, once, whatever its direction.
+
+    Args:
+        ends: (2, E) integers, of the links that the file lists.
+        n: how many nodes there are.
+        file: its name, for messages.
+
+    Returns:
+        (2, L) int64, the smaller end first, ascending, without self-loops.
+
+    Raises:
+        ValueError: if an end is no node, or no link is left.
+    """
+    check_range(ends, n, "node")
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    key = low.astype(np.int64) * n
+    key += high
+    key = distinct(key[low != high])
+    if not key.size:
+        raise ValueError(f"{file} has no links")
+    return np.stack([key // n, key % n])
+
+
+def _tensor(
+    dtype: np.dtype, content: bytes, start: int, shape: Any, strides: Any
+) -> np.ndarray:
+    """A copy of the part of a storage that a tensor is, checked to lie in it."""
+    if len(shape) not in (1, 2) or len(strides) != len(shape):
+        raise ValueError(f"holds a tensor of {len(shape)} dimensions, not 1 or 2")
+    storage = np.frombuffer(content, dtype=dtype)
+    steps = [_size(step) for step in strides]
+    last = start + sum((_size(n) - 1) * k for n, k in zip(shape, steps, strict=True))
+    if start < 0 or last >= len(storage) or math.prod(shape) > len(storage):
+        raise ValueError(f"a tensor of shape {shape} is larger than its storage")
+    offsets = [step * dtype.itemsize for step in steps]
+    return np.lib.stride_tricks.as_strided(storage[start:], shape, offsets).copy()
 
 
 # As numpy.save writes it; more would need a parser of Python.
@@ -316,41 +433,61 @@ _NPY = re.compile(
 )
 
 
-def read_npz(content: bytes, names: Iterable[str]) -> dict[str, np.ndarray]:
+def read_npz(
+    file: bytes | Path, names: Iterable[str], *, bounded: bool = True
+) -> dict[str, np.ndarray]:
     """The arrays of an npz file, which must hold them all.
+
+    Args:
+        file: its content, or its path.
+        names: of the arrays, without ``.npy``.
+        bounded: refuse more than 256 MiB of them.
 
     Raises:
         ValueError: naming the first array that is missing or does not fit. Other
             exceptions where the archive is cut short or garbled.
     """
     arrays = {}
-    left = _MOST_BYTES
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    opened = file if isinstance(file, Path) else io.BytesIO(file)
+    with zipfile.ZipFile(opened) as archive:
         members = {member.filename: member for member in archive.infolist()}
+        left = _MOST_BYTES
         for name in names:
             member = members.get(f"{name}.npy")
             if member is None:
                 raise ValueError(f"lacks {name}.npy")
             left -= member.file_size
-            if left < 0:
+            if bounded and left < 0:
                 raise ValueError(f"unpacks to more than {_MOST_BYTES} bytes")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{name}.npy is packed in a way NumPy never does")
-            with archive.open(member) as file:
-                array = file.read(member.file_size)  # and compares its CRC-32
-            arrays[name] = _npy(name, array)
+            with archive.open(member) as stream:
+                arrays[name] = _npy(name, stream, member.file_size)
     return arrays
 
 
-def _npy(name: str, content: bytes) -> np.ndarray:
-    start, length = 10, int.from_bytes(content[8:10], "little")
-    header = _NPY.fullmatch(content[start : start + length])
-    if content[:8] != b"\x93NUMPY\x01\x00" or header is None:
+def read_npy(name: str, content: bytes) -> np.ndarray:
+    """The array of numbers of an npy file, called ``name.npy``.
+
+    Raises:
+        ValueError: naming it, if it is none.
+    """
+    return _npy(name, io.BytesIO(content), len(content))
+
+
+def _npy(name: str, file: IO[bytes], length: int) -> np.ndarray:
+    start = file.read(10)
+    header = file.read(int.from_bytes(start[8:10], "little"))
+    described = _NPY.fullmatch(header)
+    if start[:8] != b"\x93NUMPY\x01\x00" or described is None:
         raise ValueError(f"{name}.npy is no array of numbers that numpy.save wrote")
-    code, fortran, shape = header.groups()
+    code, fortran, shape = described.groups()
     try:
         sizes = [int(size) for size in shape.split(b",")]
         dtype = _dtype(code.decode())
-        return _array(dtype, sizes, fortran == b"True", content[start + length :])
+        left = length - len(start) - len(header)
+        array = _array(dtype, sizes, fortran == b"True", file, left)
     except ValueError as error:
         raise ValueError(f"{name}.npy {error}") from error
+    file.read(1)  # past the end a zip archive compares its CRC-32
+    return array

@@ -8,6 +8,7 @@ streams, so a seed gives the same graph on any number of threads and any machine
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from gebt._registry import DATASETS
-from gebt.datasets.catalogue import Dataset
+from gebt.datasets.cache import kept
+from gebt.datasets.catalogue import Dataset, Facts
 from gebt.graph import Graph, Split, join
 from gebt.sparse import SparseMatrix
 
@@ -338,22 +340,31 @@ def _bell(draw: Draw, rows: int, columns: int) -> NDArray[np.float32]:
     return (total.astype(np.float32) - 510) / np.float32(deviation)
 
 
-def _register(name: str, about: str, **sizes: Any) -> None:
-    def make(_: Path) -> Graph:
-        return Synthetic(**sizes).make(name)
+def _register(name: str, about: str, *, keep: bool = False, **sizes: Any) -> None:
+    def make(root: Path) -> Graph:
+        asked = Synthetic(**sizes)
+        draw = partial(asked.make, name)
+        return kept(root / name, asked.name, draw) if keep else draw()
 
     sized = None if sizes else lambda spec: Synthetic.parse(spec).make()
-    DATASETS.add(name, Dataset(name, about, (), make, sized), __name__)
+    train, val, test = sizes.get("split", Synthetic.split)
+    facts = Facts(
+        group="drawn",
+        task="node-classification",
+        metric="accuracy",
+        split=f"random: {train}% to train, {val}% to validate, {test}% to test",
+    )
+    dataset = Dataset(name, about, (), make, sized, facts=facts)
+    DATASETS.add(name, dataset, __name__)
 
 
 _register(
     "synthetic",
-    "any size, such as synthetic:N=20000,E=100000,F=64,C=10; communities and hubs, "
-    "drawn by seed",
+    "any size: synthetic:N=9000,E=40000",
 )
 _register(
     "arxiv-like",
-    "169,343 nodes, 1,166,243 links, as many as ogbn-arxiv; drawn",
+    "169,343 nodes, 1,166,243 links",
     nodes=169_343,
     links=1_166_243,
     features=128,
@@ -361,8 +372,8 @@ _register(
 )
 _register(
     "products-like",
-    "2,449,029 nodes, 61,859,140 links, as many as ogbn-products; drawn in minutes and "
-    "6 GiB",
+    "2,449,029 nodes, 61,859,140 links",
+    keep=True,
     nodes=2_449_029,
     links=61_859_140,
     features=100,

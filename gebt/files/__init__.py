@@ -9,13 +9,13 @@ import reprlib
 import secrets
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 
@@ -24,13 +24,22 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     On disk too, where the system allows: after a power cut it is one of the two.
     """
+    with _replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A new empty file to write, which then takes the place of another at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unique = secrets.token_hex(8)
     temporary = path.with_name(f".{path.name}.{unique}")
     try:
         with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
+            mode = os.fstat(file.fileno()).st_mode
+        yield temporary
+        temporary.chmod(mode)  # safetensors makes a file that nobody else may read
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
@@ -75,38 +84,52 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    *,
+    checksum: bool = True,
 ) -> None:
     """Write a safetensors file whose metadata carries ``header`` as JSON.
 
     Under one key: safetensors writes several in random order, and equal contents
-    should give equal files.
+    should give equal files. Without ``checksum`` `read_tensors` must be told so, too.
     """
-    # Clones: safetensors refuses tensors that share memory.
-    layout = torch.contiguous_format
-    owned = {
-        name: t.detach().cpu().clone(memory_format=layout)
-        for name, t in tensors.items()
-    }
-    signed = {**header, "sha256": _checksum(owned)}
+    owned, seen = {}, set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        # safetensors refuses tensors that share memory.
+        owned[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    signed = {**header, "sha256": _checksum(owned)} if checksum else header
     text = json.dumps(_finite(signed), allow_nan=False)
-    write_bytes(path, save(owned, metadata={"gebt": text}))
+    with _replacing(path) as temporary:
+        try:
+            save_file(owned, temporary, metadata={"gebt": text})
+        except SafetensorError as error:  # a full disk, say
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def read_tensors(path: Path, kind: str) -> tuple["Tensors", "Fields"]:
+def read_tensors(
+    path: Path, kind: str, *, checksum: bool = True
+) -> tuple["Tensors", "Fields"]:
     """Read a file of `write_tensors`; nothing is unpickled.
+
+    The tensors lie over the file's memory map, copied where they are changed.
 
     Args:
         path: the file.
         kind: what its header must say it is, such as ``"ticket"``.
+        checksum: False reads no contents, which takes no time for any size.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -142,7 +165,7 @@ def read_tensors(path: Path, kind: str) -> tuple["Tensors", "Fields"]:
             f"{path} is a safetensors file, but not a gebt {kind}: its header says "
             f"kind = {shown(header.content.get('kind'))}."
         )
-    if header.content.pop("sha256", None) != _checksum(tensors):
+    if checksum and header.content.pop("sha256", None) != _checksum(tensors):
         raise ValueError(
             f"{path} is not a readable {kind} file (corrupt: its contents do not match "
             "its checksum). Write it again."
@@ -194,7 +217,7 @@ class Tensors:
         """Finite floating numbers of a shape, in which None is any size."""
         tensor = self._get(name)
         self._check(name, tensor.dtype in _FLOATING, "floating", shape)
-        if not tensor.isfinite().all():
+        if not is_finite(tensor):
             self.fail(name, "be finite, but holds NaN or infinite numbers")
         return tensor
 
@@ -234,6 +257,12 @@ class Tensors:
             sizes = ", ".join("any" if size is None else str(size) for size in shape)
             got = f"{tensor.dtype} {tuple(tensor.shape)}"
             self.fail(name, f"be {what} of shape ({sizes}), is {got}")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether none of the numbers is NaN or infinite; takes no memory."""
+    # The extremes of numbers among which one is NaN are NaN.
+    return not tensor.numel() or all(end.isfinite() for end in tensor.aminmax())
 
 
 class Fields:

@@ -8,13 +8,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from gebt.files import is_finite
 from gebt.graph.splits import as_tensor, read_split
 from gebt.sparse import Pattern, SparseMatrix
 
 SPARSE_BELOW = 0.2
 """Share of non-zeros below which features are kept sparse (measured: X @ W with 16
 columns, forward and gradient, breaks even near 0.2 on one thread)."""
-Metric = Literal["accuracy", "ROC-AUC"]
+Metric = Literal["accuracy", "ROC-AUC", "AP"]
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Of features; any other becomes float32."""
 _FIELDS = ("x", "edge_index", "edge_weight", "edge_attr", "y")
@@ -34,53 +35,83 @@ def read_pyg(
     data = _as_tensors(data)
     x = _features(data.x)
     n = x.shape[0]
-    source, target, weight = _edges(data, n, x.dtype)
-    told = directed is not None
-    if not told:
-        directed = not _is_symmetric(source, target, weight, n)
-    if directed:
-        edge, order = _first_of_each(target * n + source)
-        row, col = target[order], source[order]
-        pattern = Pattern.from_sorted(row, col, (n, n))
-        link = torch.arange(row.numel(), device=row.device)
-    else:
-        edge = torch.unique(target * n + source)
-        listed = torch.minimum(source, target) * n + torch.maximum(source, target)
-        pair, order = _first_of_each(listed)
-        if told and not bool((weight == weight[0]).all()):
-            kept = weight[order][torch.searchsorted(pair, listed)]
-            if other := int((weight != kept).count_nonzero()):
-                warnings.warn(
-                    f"{other} edges have another weight than the same two nodes' "
-                    "edge that is listed first, whose weight both directions get. "
-                    "`directed=True` keeps each direction's own.",
-                    stacklevel=3,
-                )
-        pattern, link = join(pair // n, pair % n, n)
-        # Both directions carry the weight that was listed first for the pair.
-        order = order[link]
-    if again := source.numel() - edge.numel():
-        warnings.warn(
-            f"`data.edge_index` lists {again} edges again: the first of each is "
-            "kept, with its weight. A model that is given them all counts them "
-            "all. `torch_geometric.utils.coalesce` of the edges and their weights "
-            "adds these up.",
-            stacklevel=3,
-        )
-    weight = weight[order].contiguous()
-    own = None if bool((weight == 1).all()) else weight
-    adjacency = SparseMatrix(pattern, weight, own)
-    num_links = link.numel() if directed else link.numel() // 2
+    adjacency, link = _join_edges(*_edges(data, n, x.dtype), n, x.dtype, directed)
     return dict(
         x=x,
         adjacency=adjacency,
         link=link,
-        num_links=num_links,
+        num_links=int(link.max()) + 1,
         y=_labels(data.y, n),
         split=read_split(data, split, n),
         name=name,
         metric=metric,
     )
+
+
+def _join_edges(
+    source: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    n: int,
+    dtype: torch.dtype,
+    directed: bool | None,
+) -> tuple[SparseMatrix, Tensor]:
+    """The adjacency, and which link each of its entries is."""
+    # low, high, and 1 for the direction from high to low: one sort tells which pairs
+    # of nodes are listed, in which directions, and how often.
+    key = torch.minimum(source, target).long()
+    key.mul_(n).add_(torch.maximum(source, target)).mul_(2).add_(source > target)
+    del source, target
+    key, order = _sorted(key, weight is not None)
+    edge = _differs(key)
+    if again := key.numel() - int(edge.count_nonzero()):
+        warnings.warn(
+            f"`data.edge_index` lists {again} edges again: the first of each is "
+            "kept, with its weight. A model that is given them all counts them "
+            "all. `torch_geometric.utils.coalesce` of the edges and their weights "
+            "adds these up.",
+            stacklevel=4,
+        )
+    pair = _differs(key >> 1)
+    back = edge & ~pair  # a pair's second direction
+    told = directed is not None
+    if not told:
+        directed = int(back.count_nonzero()) < int(pair.count_nonzero())
+        if weight is not None and not directed:
+            directed = not torch.equal(weight[order[pair]], weight[order[back]])
+    if directed:
+        key = key[edge]
+        high_to_low = (key & 1).bool()
+        low, high = (key >> 1) // n, (key >> 1) % n
+        target = torch.where(high_to_low, low, high)
+        source = torch.where(high_to_low, high, low)
+        by_row, place = _sorted(target.mul_(n).add_(source), weight is not None)
+        pattern = Pattern.from_sorted(by_row // n, by_row % n, (n, n))
+        link = torch.arange(by_row.numel(), device=by_row.device)
+        if weight is not None:
+            weight = weight[order[edge][place]]
+    else:
+        if weight is not None:
+            # Both directions carry the weight that was listed first for the pair.
+            listed = pair.cumsum(0) - 1
+            first = order[pair].scatter_reduce(0, listed[back], order[back], "amin")
+            if told and (other := int((weight[first][listed] != weight[order]).sum())):
+                warnings.warn(
+                    f"{other} edges have another weight than the same two nodes' "
+                    "edge that is listed first, whose weight both directions get. "
+                    "`directed=True` keeps each direction's own.",
+                    stacklevel=4,
+                )
+            weight = weight[first]
+        key = key[pair] >> 1
+        del edge, pair, back
+        pattern, link = join(key // n, key.remainder_(n), n)
+        if weight is not None:
+            weight = weight[link]
+    if weight is None or bool((weight == 1).all()):
+        ones = torch.ones(pattern.nnz, dtype=dtype, device=link.device)
+        return SparseMatrix(pattern, ones), link
+    return SparseMatrix(pattern, weight, weight), link
 
 
 def join(low: Tensor, high: Tensor, n: int) -> tuple[Pattern, Tensor]:
@@ -145,7 +176,7 @@ def _features(x: Any) -> Tensor | SparseMatrix:
     values = x if sparse is None else sparse.value
     if values.dtype not in _DTYPES:
         values = values.float()
-    if not values.isfinite().all():
+    if not is_finite(values):
         count = int((~values.isfinite()).sum())
         raise ValueError(
             f"`data.x` must be finite, but {count} of its values are NaN or infinite. "
@@ -160,7 +191,9 @@ def _features(x: Any) -> Tensor | SparseMatrix:
     return values.contiguous()
 
 
-def _edges(data: Any, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _edges(
+    data: Any, n: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Source, target and weight of the edges, checked, without self-loops."""
     index = data.edge_index
     if not isinstance(index, Tensor) or index.dim() != 2 or index.shape[0] != 2:
@@ -172,7 +205,7 @@ def _edges(data: Any, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tenso
         raise ValueError(
             f"`data.edge_index` must be int64 (or int32), got {index.dtype}."
         )
-    source, target = index.long()
+    source, target = index
     weight, attribute = data.edge_weight, data.edge_attr
     if attribute is not None:
         # Integers are types of edges.
@@ -187,18 +220,17 @@ def _edges(data: Any, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tenso
                 "`data.edge_attr = None`.",
                 stacklevel=4,
             )
-    if weight is None:
-        weight = torch.ones(index.shape[1], dtype=dtype, device=index.device)
-    if weight.is_complex():
-        raise ValueError(f"`data.edge_weight` must be real, got {weight.dtype}.")
-    weight = weight.flatten().to(dtype)
-    if weight.numel() != index.shape[1]:
-        raise ValueError(
-            f"`data.edge_weight` must have one entry for each of the {index.shape[1]} "
-            f"edges, got {weight.numel()}."
-        )
-    if not weight.isfinite().all():
-        raise ValueError("`data.edge_weight` must be finite, but holds NaN or inf.")
+    if weight is not None:
+        if weight.is_complex():
+            raise ValueError(f"`data.edge_weight` must be real, got {weight.dtype}.")
+        weight = weight.flatten().to(dtype)
+        if weight.numel() != index.shape[1]:
+            raise ValueError(
+                "`data.edge_weight` must have one entry for each of the "
+                f"{index.shape[1]} edges, got {weight.numel()}."
+            )
+        if not is_finite(weight):
+            raise ValueError("`data.edge_weight` must be finite, but holds NaN or inf.")
     if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < n:
         raise ValueError(
             f"`data.edge_index` must lie in [0, {n}), the number of rows of `data.x`, "
@@ -218,21 +250,27 @@ def _edges(data: Any, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tenso
             "`torch_geometric.utils.remove_self_loops` drops them, too.",
             stacklevel=4,
         )
-    return source[proper], target[proper], weight[proper]
+        source, target = source[proper], target[proper]
+        weight = None if weight is None else weight[proper]
+    return source, target, weight
 
 
-def _first_of_each(key: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct keys, ascending, and where each was listed first."""
-    key, order = key.sort(stable=True)
+def _sorted(key: Tensor, ordered: bool) -> tuple[Tensor, Tensor]:
+    """The keys, ascending, and where each was listed, stably; nowhere if not asked."""
+    if ordered:
+        return key.sort(stable=True)
+    if key.device.type == "cpu":
+        key.numpy().sort()  # in place, and several times as fast as torch's
+    else:
+        key = key.sort().values
+    return key, key.new_empty(0)
+
+
+def _differs(key: Tensor) -> Tensor:
+    """Which of ascending keys differ from the one before."""
     first = torch.ones_like(key, dtype=torch.bool)
-    first[1:] = key[1:] != key[:-1]
-    return key[first], order[first]
-
-
-def _is_symmetric(source: Tensor, target: Tensor, weight: Tensor, n: int) -> bool:
-    there, listed = _first_of_each(source * n + target)
-    back, listed_back = _first_of_each(target * n + source)
-    return torch.equal(there, back) and torch.equal(weight[listed], weight[listed_back])
+    torch.ne(key[1:], key[:-1], out=first[1:])
+    return first
 
 
 def _labels(y: Any, n: int) -> Tensor | None:

@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gebt.graph.from_others import (
+    fields_of_dgl,
+    fields_of_scipy,
+    tables_of_networkx,
+)
 from gebt.graph.from_pyg import Metric, read_pyg
+from gebt.graph.from_tables import read_tables
 from gebt.graph.held_out import hold_out
 from gebt.graph.splits import LinkSplit, Split, moved
 from gebt.sparse import SparseMatrix
@@ -40,7 +46,8 @@ class Graph:
         order: (N,) int64, which of the given graph's nodes each row is, after
             `reorder`; None in the given order.
         metric: how predicted classes are scored, ``"accuracy"`` or, of two classes,
-            ``"ROC-AUC"``. The data set's, so that all its parts are scored alike.
+            ``"ROC-AUC"`` or ``"AP"``, average precision. The data set's, so that all
+            its parts are scored alike.
     """
 
     x: Tensor | SparseMatrix
@@ -130,13 +137,137 @@ class Graph:
             directed: True or False to say which it is; False adds the missing
                 opposite edges.
             name: what to call it.
-            metric: how predicted classes are scored: ``"accuracy"``, or ``"ROC-AUC"``
-                of class 1 against class 0, as Platonov et al. 2023 do.
+            metric: how predicted classes are scored: ``"accuracy"``; or, of class 1
+                against class 0, ``"ROC-AUC"``, as Platonov et al. 2023 do, or ``"AP"``,
+                average precision, as Bazhenov et al. 2025 do.
 
         Raises:
             ValueError: naming what is wrong and the value seen.
         """
         return cls(**read_pyg(data, split, directed, name, metric))
+
+    @classmethod
+    def from_tables(
+        cls,
+        edges: Any,
+        nodes: Any,
+        *,
+        label: str | None = None,
+        directed: bool = False,
+        seed: int | None = None,
+        name: str = "graph",
+        metric: Metric = "accuracy",
+    ) -> "Graph":
+        """Take over a table of edges and one of nodes.
+
+        Each is a mapping of columns, or a frame of pandas, polars or pyarrow. Ids may
+        be whole numbers or text. What becomes of classes, of a split that is drawn, and
+        of columns of text is told on the logger ``gebt``.
+
+        Args:
+            edges: a row for each edge: columns ``source`` and ``target``, or the first
+                two; ``weight``, where there is one of that name.
+            nodes: a row for each node: ``id`` or ``node``, or the first column; the
+                label; ``split``, of train, val and test, where there is one of that
+                name; all other columns of numbers, or (N, D) of vectors, are features.
+            label: the column of classes, whole numbers or text, numbered in their
+                order where they are not 0 to C - 1; a node without one, or with a
+                negative one, has none. None for a graph without labels.
+            directed: whether an edge leads one way only.
+            seed: of the split that is drawn, 60, 20 and 20% of each class, where
+                ``nodes`` have none; by default 0.
+            name: what to call it.
+            metric: as for `from_pyg`.
+
+        Raises:
+            ValueError: naming the column, the row and the value of what does not fit:
+                unknown or repeated nodes, text among numbers, missing values.
+        """
+        data, split = read_tables(edges, nodes, label, seed)
+        return cls(**read_pyg(data, split, directed, name, metric))
+
+    @classmethod
+    def from_networkx(
+        cls,
+        graph: Any,
+        *,
+        label: str | None = None,
+        seed: int | None = None,
+        name: str = "graph",
+        metric: Metric = "accuracy",
+    ) -> "Graph":
+        """Take over a NetworkX graph with what its nodes have, in their order.
+
+        Numbers and vectors of numbers are features; ``label``, ``split`` and the
+        edges' ``weight`` are as for `from_tables`. A ``Graph`` is undirected, a
+        ``DiGraph`` directed.
+
+        Raises:
+            ValueError: as `from_tables`; row 1 is the first node.
+        """
+        edges, nodes = tables_of_networkx(graph)
+        data, split = read_tables(edges, nodes, label, seed)
+        return cls(**read_pyg(data, split, graph.is_directed(), name, metric))
+
+    @classmethod
+    def from_scipy(
+        cls,
+        adjacency: Any,
+        x: Any,
+        y: Any = None,
+        *,
+        split: Mapping[str, Any] | None = None,
+        directed: bool | None = None,
+        name: str = "graph",
+        metric: Metric = "accuracy",
+    ) -> "Graph":
+        """Take over an adjacency of SciPy.
+
+        Args:
+            adjacency: (N, N) sparse; the entry (i, j) is the weight of the edge from i
+                to j.
+            x: (N, F) features, sparse of SciPy's, or as for `from_pyg`.
+            y: labels, as for `from_pyg`.
+            split: as for `from_pyg`; without, the graph has none.
+            directed: as for `from_pyg`; by default what the matrix says.
+            name: what to call it.
+            metric: as for `from_pyg`.
+
+        Raises:
+            ValueError: naming what is wrong and the value seen.
+        """
+        fields = fields_of_scipy(adjacency, x, y)
+        return cls(**read_pyg(fields, split, directed, name, metric))
+
+    @classmethod
+    def from_dgl(
+        cls,
+        graph: Any,
+        *,
+        x: str = "feat",
+        y: str = "label",
+        split: Mapping[str, Any] | None = None,
+        directed: bool | None = None,
+        name: str = "graph",
+        metric: Metric = "accuracy",
+    ) -> "Graph":
+        """Take over a DGL graph of one kind of nodes and edges.
+
+        Args:
+            graph: with ``train_mask`` and the like in ``ndata``, where there is no
+                ``split``, and ``weight`` in ``edata``, where edges have one.
+            x: the features' name in ``ndata``.
+            y: the labels' name in ``ndata``.
+            split: as for `from_pyg`.
+            directed: as for `from_pyg`.
+            name: what to call it.
+            metric: as for `from_pyg`.
+
+        Raises:
+            ValueError: naming what is wrong and the value seen.
+        """
+        fields = fields_of_dgl(graph, x, y)
+        return cls(**read_pyg(fields, split, directed, name, metric))
 
     def keep_links(self, keep: Tensor, value: Tensor | None = None) -> "Graph":
         """The graph with only some links.

@@ -2,12 +2,23 @@
 
 import io
 import pickle
+from contextlib import suppress
 
 import numpy as np
 import pytest
+import torch
+from helpers import in_time
+from ogb_layouts import saved_by_torch
 from scipy.sparse import csr_matrix
 
-from gebt.datasets.raw import Sparse, check_range, distinct, read_npz, unpickle
+from gebt.datasets.raw import (
+    Sparse,
+    check_range,
+    distinct,
+    read_npz,
+    read_torch,
+    unpickle,
+)
 
 TABLE = np.arange(12).reshape(3, 4) % 5
 KINDS = ["i1", "<i4", ">i4", "<i8", "u2", "<f4", ">f8", "f2", "bool"]
@@ -84,3 +95,71 @@ def test_ranges_and_distinct_numbers():
     check_range(np.array([0, 4]), 5, "node")
     with pytest.raises(ValueError, match=r"names node 5, outside of \[0, 5\)"):
         check_range(np.array([0, 5, -1]), 5, "node")
+
+
+@pytest.mark.parametrize("torch_is", ["new", "old", "legacy", "tensors"])
+def test_what_torch_saved_of_arrays_is_read(torch_is):
+    held = {
+        "edge": np.arange(12).reshape(6, 2),
+        "weight": np.linspace(0, 1, 5, dtype=np.float32),
+        "year": np.array([2017], dtype=np.int32),
+        "turned": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    }
+    found = read_torch(saved_by_torch(held, torch_is))
+    assert found.keys() == held.keys()
+    for name, array in held.items():
+        assert found[name].dtype == array.dtype
+        assert np.array_equal(found[name], array)
+
+
+def test_a_view_is_read_as_the_part_of_its_storage_that_it_is():
+    whole = torch.arange(40).view(8, 5)
+    file = io.BytesIO()
+    torch.save({"turned": whole.t(), "part": whole[2:6:2, 1:4], "one": whole[3]}, file)
+    found = read_torch(file.getvalue())
+    assert np.array_equal(found["turned"], whole.t())
+    assert np.array_equal(found["part"], whole[2:6:2, 1:4])
+    assert np.array_equal(found["one"], whole[3])
+
+
+@pytest.mark.parametrize(
+    "value, zipped, said",
+    [
+        ({"a": torch.ones(2)}, False, "as torch wrote them before 1.6"),
+        ({"a": torch.ones(3).expand(4, 3)}, True, "not positive"),
+        ({"a": torch.ones(2, 2, 2)}, True, "a tensor of 3 dimensions"),
+        ({"a": torch.ones(2).to(torch.bfloat16)}, True, "would run 'torch.BFloat16S"),
+        ({"a": torch.ones(2).to_sparse()}, True, "would run 'torch._utils._rebuild_sp"),
+        ({"a": torch.nn.Linear(1, 1)}, True, "would run 'torch.nn.modules"),
+        ({3: np.ones(2)}, True, "has a int in the place of a str"),
+        ([np.ones(2)], True, "else than a dict"),
+        (np.ones(2), False, "else than a dict"),
+    ],
+)
+def test_what_else_torch_saved_is_refused(value, zipped, said):
+    file = io.BytesIO()
+    torch.save(value, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=said):
+        read_torch(file.getvalue())
+
+
+@pytest.mark.parametrize("torch_is", ["new", "old", "legacy", "tensors"])
+def test_a_garbled_file_of_torchs_ends_in_an_error_or_in_arrays(torch_is, request):
+    held = {"edge": np.arange(12).reshape(6, 2), "year": np.arange(6)}
+    whole = saved_by_torch(held, torch_is)
+    draw = np.random.RandomState(0)
+    for _ in range(request.config.getoption("fuzz") // 4):
+        content = bytearray(whole)
+        for at in draw.randint(0, len(content), draw.randint(1, 4)):
+            content[at] = draw.randint(256)
+        if draw.randint(2):
+            del content[draw.randint(len(content)) :]
+        with in_time(2), suppress(Exception):
+            found = read_torch(bytes(content))
+            assert all(type(array) is np.ndarray for array in found.values())
+
+
+def test_a_file_of_another_kind_is_no_file_of_torchs():
+    for content in (b"", b"PK", b"\x80\x02}q\x00."):
+        with pytest.raises(ValueError, match="is no file that torch.save wrote"):
+            read_torch(content)

@@ -107,11 +107,30 @@ def test_ctrl_c_right_after_the_rename_is_ctrl_c(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() == b"new"
 
 
+def test_others_may_read_tensors_as_far_as_the_umask_lets_them(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write_tensors(tmp_path / "a", {"x": torch.ones(3)}, {"kind": "thing"})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_tensors_may_share_memory(tmp_path):
+    whole = torch.arange(12.0).view(3, 4)
+    parts = {"whole": whole, "turned": whole.t(), "row": whole[1], "none": whole[:0]}
+    files.write_tensors(tmp_path / "a", parts, {"kind": "thing"})
+    tensors, _ = files.read_tensors(tmp_path / "a", "thing")
+    assert all(torch.equal(tensors.content[name], parts[name]) for name in parts)
+
+
 # Between a block's last line and its end Python itself forgets to close the file.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_at_any_line_leaves_the_old_file_or_the_new_one(tmp_path):
     path = tmp_path / "a"
     interrupted, tracer = 0, sys.gettrace()
+    writers = [f.__code__ for f in (files.write_bytes, files._replacing.__wrapped__)]
     for line in itertools.count(1):
         files.write_bytes(path, b"old")
         seen = itertools.count(1)
@@ -122,7 +141,7 @@ def test_ctrl_c_at_any_line_leaves_the_old_file_or_the_new_one(tmp_path):
             return interrupt
 
         def trace(frame, *_: object, interrupt=interrupt):
-            return interrupt if frame.f_code is files.write_bytes.__code__ else None
+            return interrupt if frame.f_code in writers else None
 
         sys.settrace(trace)
         try:
