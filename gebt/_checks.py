@@ -4,6 +4,9 @@ from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any, get_args
 
+_MANY = 12
+"""Names that a line still lists where the one that was meant is told."""
+
 
 def check_ratio(name: str, ratio: float) -> float:
     """Return the ratio, or raise a ValueError unless it lies in [0, 1)."""
@@ -62,6 +65,8 @@ def check_name(kind: str, name: str, known: Collection[str]) -> str:
     near = [other for other in known if sorted(other) == sorted(lower)]
     near += get_close_matches(lower, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
+    if near and len(known) > _MANY:
+        raise ValueError(f"there is no {kind} {name!r} among {len(known)}.{hint}")
     raise ValueError(
         f"there is no {kind} {name!r}; gebt knows {', '.join(known)}.{hint}"
     )

@@ -188,7 +188,17 @@ DATASETS: Registry[Any] = Registry(
     _at("datasets.digits", "digits")
     | _at("datasets.imports", "imports")
     | _at("datasets.planetoid", "cora", "citeseer", "pubmed")
-    | _at("datasets.heterophilous", "tolokers", "minesweeper")
+    | _at("datasets.heterophilous", "roman-empire", "amazon-ratings", "minesweeper")
+    | _at("datasets.heterophilous", "tolokers", "questions", "chameleon-filtered")
+    | _at("datasets.heterophilous", "squirrel-filtered", "actor")
+    | _at("datasets.shchur", "amazon-computers", "amazon-photo")
+    | _at("datasets.shchur", "coauthor-cs", "coauthor-physics")
+    | _at("datasets.wikics", "wikics")
+    | _at("datasets.ppi", "ppi")
+    | _at("datasets.reddit", "reddit")
+    | _at("datasets.graphland", "hm-categories", "pokec-regions", "web-topics")
+    | _at("datasets.graphland", "tolokers-2", "city-reviews", "artnet-exp")
+    | _at("datasets.graphland", "web-fraud")
     | _at("datasets.ogb", "ogbn-arxiv", "ogbn-products", "ogbn-papers100m")
     | _at("datasets.ogb", "ogbl-collab")
     | _at("datasets.synthetic", "synthetic", "arxiv-like", "products-like"),
@@ -203,14 +213,57 @@ EXPERIMENTS: Registry[Any] = Registry(
 )
 
 
-def check_dataset(name: str) -> str:
-    """As ``DATASETS.check``; ``synthetic:N=...`` and ``NAME:split=K`` are let through.
+TABLE = re.compile(r"(.+?\.(?:parquet|(?:csv|tsv)(?:\.gz)?))(?::(.*))?", re.DOTALL)
+"""The path of an edge list, and what follows a colon."""
+TABLE_OPTIONS = ("nodes", "label", "directed", "metric", "split")
 
-    Whether a graph has several splits is known where it is loaded.
+
+def parse_table(name: str) -> tuple[str, dict[str, str]] | None:
+    """An edge list's path and its options; None of what is no path of a table.
+
+    Such as ``"edges.csv:nodes=nodes.csv,label=class,directed=yes,metric=AP,split=3"``:
+    options are in any order, and all may be left out but the nodes.
+
+    Raises:
+        ValueError: if an option is not known, given twice or empty.
+    """
+    match = TABLE.fullmatch(name)
+    if match is None:
+        return None
+    options: dict[str, str] = {}
+    # A comma before no key is a part of the value.
+    for item in re.split(",(?=[a-z]+=)", match[2]) if match[2] else []:
+        key, _, value = item.partition("=")
+        if key not in TABLE_OPTIONS or key in options or not value:
+            raise ValueError(
+                f"{item!r} of {name!r} is no option, or given twice: an edge list is "
+                f"named by its path and, after a colon, any of {_KEYS}."
+            )
+        options[key] = value
+    return match[1], options
+
+
+_KEYS = ",".join(f"{option}=…" for option in TABLE_OPTIONS)
+
+
+def check_dataset(name: str) -> str:
+    """As ``DATASETS.check``; three more forms are let through.
+
+    These are ``synthetic:N=...``, ``NAME:split=K`` and the paths of `parse_table`.
+    Whether a graph has several splits, and whether a file is there, is known where it
+    is loaded.
     """
     kind, colon, rest = name.partition(":")
     if colon and kind.lower() == "synthetic":
         return name
-    if re.fullmatch("split=[0-9]{1,9}", rest):
+    if parse_table(name):
+        return name
+    if re.fullmatch("split=([0-9]{1,9}|[A-Z]{1,9})", rest):
         return f"{DATASETS.check(kind)}:{rest}"
-    return DATASETS.check(name)
+    try:
+        return DATASETS.check(name)
+    except ValueError as error:
+        if not re.search(r"[/\\]|\.\w+$", kind):
+            raise
+        hint = "The path of an edge list ends in .parquet, .csv, .tsv, or these .gz."
+        raise ValueError(f"{error} {hint}") from None

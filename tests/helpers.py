@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import signal
 import struct
 import subprocess
@@ -19,7 +20,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gebt import Graph, SparseMatrix
+from gebt import Graph, SparseMatrix, load
+from gebt.datasets import DATASETS
 from gebt.models import GCN
 
 # ------------------------------------------------------------ models and graphs
@@ -67,6 +69,22 @@ def as_dtype(graph: Graph, dtype: torch.dtype) -> Graph:
         x=x.with_value(x.value.to(dtype)) if sparse else x.to(dtype),
         adjacency=adjacency.with_value(adjacency.value.to(dtype)),
     )
+
+
+def same_as_pyg(graph: Graph, data: Any, split: int | None = None) -> None:
+    """The graph's tensors are those of PyG's data, of its split of that number."""
+    x = graph.x if isinstance(graph.x, Tensor) else graph.x.to_dense()
+    torch.testing.assert_close(x, data.x, rtol=1e-6, atol=1e-7)
+    assert torch.equal(graph.y, data.y)
+    proper = data.edge_index[:, data.edge_index[0] != data.edge_index[1]]
+    peer = torch.zeros(graph.num_nodes, graph.num_nodes)
+    peer[proper[1], proper[0]] = 1
+    assert torch.equal(graph.adjacency.to_dense(), peer)
+    for part in ("train", "val", "test"):
+        mask = data[f"{part}_mask"]
+        mask = mask if mask.dim() == 1 else mask[:, split]
+        nodes = mask.nonzero().squeeze(1)
+        assert torch.equal(getattr(graph.split, part), nodes), part
 
 
 def tolokers_like() -> dict[str, np.ndarray]:
@@ -162,6 +180,64 @@ def in_time(seconds: float) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------ files
+
+
+def mutants(content: bytes, draw: random.Random) -> bytes:
+    """The content with one to three accidents, drawn."""
+    changed = bytearray(content)
+    for _ in range(draw.choice((1, 1, 2, 3))):
+        size = max(len(changed), 1)
+        # Headers are short and do most: half of the accidents happen near an end.
+        edge = draw.choice((size, size, min(size, 300)))
+        at = (
+            draw.randrange(edge)
+            if draw.random() < 0.8
+            else size - 1 - draw.randrange(edge)
+        )
+        length = min(draw.choice((1, 2, 4, 8, 64, 1000)), size)
+        match draw.choice(
+            ("flip", "flip", "flip", "set", "set", "cut", "drop", "put", "copy")
+        ):
+            case "flip" if changed:
+                changed[at] ^= 1 << draw.randrange(8)
+            case "set":
+                changed[at : at + length] = draw.choice(
+                    (b"\x00" * length, b"\xff" * length, draw.randbytes(length))
+                )
+            case "cut":
+                del changed[at:]
+            case "drop":
+                del changed[at : at + length]
+            case "put":
+                changed[at:at] = draw.randbytes(length)
+            case "copy":
+                other = draw.randrange(size)
+                changed[other:other] = changed[at : at + length]
+    return bytes(changed)
+
+
+def check_garbled(name: str, root: Path, seeds: int = 40) -> None:
+    """Whatever is in one of a dataset's files, `load` makes a graph or one clear error.
+
+    Args:
+        name: of the dataset.
+        root: that holds its files whole.
+        seeds: how many times one of them is garbled.
+    """
+    files = [root / file for file in DATASETS[name].files if (root / file).is_file()]
+    for seed in range(seeds):
+        draw = random.Random(seed)
+        path = draw.choice(files)
+        whole = path.read_bytes()
+        path.write_bytes(mutants(whole, draw))
+        try:
+            with in_time(2), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                load(name, root)
+        except ValueError as error:
+            assert "truncated or corrupt" in str(error), (seed, path)
+            assert "\n" not in str(error) and len(str(error)) < 1000, (seed, path)
+        path.write_bytes(whole)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

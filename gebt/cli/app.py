@@ -6,7 +6,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from gebt._checks import check_count
-from gebt._registry import DATASETS, EXPERIMENTS, MODELS, TASKS, load_plugins
+from gebt._registry import (
+    DATASETS,
+    EXPERIMENTS,
+    MODELS,
+    TASKS,
+    load_plugins,
+    parse_table,
+)
 from gebt._version import __version__
 from gebt.cli.flags import (
     ARGUMENTS,
@@ -42,6 +49,7 @@ from gebt.cli.flags import (
     Seed,
     Seeds,
     Splits,
+    Tables,
     TaskName,
     TicketPath,
     WeightRatio,
@@ -54,6 +62,7 @@ from gebt.cli.show import (
     counting,
     out_console,
     print_costs,
+    print_groups,
     print_rows,
     print_table,
     print_tables,
@@ -98,6 +107,7 @@ def _root(
 def run(
     dataset: DatasetName,
     *,
+    own: Tables,
     max_drop: MaxDrop = None,
     objective: ObjectiveName = "inference",
     recipe: RecipeName = None,
@@ -121,6 +131,7 @@ def run(
     left is compacted. Shows the frontier of accuracy against milliseconds. With a
     ratio, or --recipe paper: one ticket at the two ratios, as the paper draws it.
     """
+    dataset = own.named(dataset)
     one = _asks_for_one(drawn, max_drop, recipe, model)
     if one and objective != "inference":
         raise ValueError(
@@ -199,6 +210,7 @@ def _asks_for_one(
 def search(
     dataset: DatasetName,
     *,
+    own: Tables,
     drawn: Drawn,
     model: Model = "gcn",
     task: TaskName = None,
@@ -212,6 +224,7 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Draw a joint ticket and write it, without retraining it."""
+    dataset = own.named(dataset)
     check_new_model(drawn.criterion)
     from gebt.experiments import run as pipeline
     from gebt.files import write_csv
@@ -386,6 +399,7 @@ app.add_typer(bench, name="bench")
 @flags
 def inference(
     dataset: DatasetName,
+    own: Tables,
     hidden: Widths = [256, 256],  # noqa: B006 (typer needs a list)
     graph_ratio: GraphRatios = [0.2, 0.5, 0.8],  # noqa: B006
     weight_ratio: WeightRatio = 0.9,
@@ -403,8 +417,8 @@ def inference(
     from gebt.report.page import write_pages
 
     check_figures()
-    graph, _ = _load(dataset, root, device, "node-classification")
-    folder = out or _default_folder(f"inference-{graph.name}")
+    graph, _ = _load(own.named(dataset), root, device, "node-classification")
+    folder = out or _default_folder(graph.name, "inference-")
     ratios = [(ratio, weight_ratio) for ratio in graph_ratio]
     with _results(folder, ("inference.csv", "report.html"), force=force):
         with warnings.catch_warnings():
@@ -449,40 +463,64 @@ def models(
 
 @app.command()
 @flags
-def datasets(name: DatasetFacts = None, root: Root = None) -> None:
+def datasets(name: DatasetFacts = None, *, own: Tables, root: Root = None) -> None:
     """List the graphs that can be loaded, or tell how one's links and classes are."""
     from gebt.datasets import find_root, load
+    from gebt.datasets.catalogue import facts_of
     from gebt.graph import Split, heterophily
     from gebt.learn.recipes import links_worth
     from gebt.learn.tasks import task_for
 
     if name:
+        name = own.named(name)
         graph = load(name, root)
+        known = facts_of(name)
         facts = {
             "nodes": f"{graph.num_nodes:,}",
             "links": f"{graph.num_links:,}",
             "features": f"{graph.num_features:,}",
             **heterophily(graph).facts(),
         }
+        task = task_for(graph)
+        facts["task"] = known.task or task.name
+        facts["metric"] = known.metric or task.metric(graph)
+        facts["split"] = known.split
         if isinstance(graph.split, Split):
             parts = vars(graph.split).items()
             facts["nodes of the split"] = ", ".join(
                 f"{part} {nodes.numel():,}" for part, nodes in parts
             )
-            task = task_for(graph)
             if graph.y is not None and (worth := links_worth(graph, task)):
                 scores = "{:.1f} with all links, {:.1f} with none".format(*worth)
                 facts[f"a GCN's validation {task.metric(graph)}, %"] = scores
+        if known.tuned is not None:
+            facts["tuned, in the literature, %"] = f"{known.tuned} ({known.tuned_by})"
+        facts = {fact: told for fact, told in facts.items() if told}
         print_rows(graph.name, ("", ""), facts.items())
         return
     load_plugins()
     folder = find_root(root)
-    rows = []
+    groups: dict[str, list[Sequence[str]]] = {}
     for each, dataset in DATASETS.items():
         built_in = each in DATASETS.homes and not dataset.files
         there = "yes" if dataset.on_disk(folder) else "no"
-        rows.append((each, "built in" if built_in else there, dataset.about))
-    print_rows(f"Datasets below {folder}", ("name", "on disk", "what"), rows)
+        known = dataset.facts
+        row = (
+            each,
+            "built in" if built_in else there,
+            dataset.about,
+            known.metric,
+            " ".join(dataset.named) or str(dataset.splits),
+            "" if known.tuned is None else str(known.tuned),
+        )
+        groups.setdefault(known.group, []).append(row)
+    header = ("name", "on disk", "what", "metric", "splits", "tuned")
+    print_groups(f"Datasets below {folder}", header, groups)
+    out_console.print(
+        "tuned: a dense model's test score in the literature; gebt datasets NAME says "
+        "whose.",
+        style="dim",
+    )
 
 
 def main() -> None:
@@ -618,8 +656,10 @@ class _Interrupted(Exception):
     """Ctrl-C, and what it left."""
 
 
-def _default_folder(dataset: str) -> Path:
-    base = Path("runs") / f"{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+def _default_folder(dataset: str, before: str = "") -> Path:
+    if path := parse_table(dataset):
+        dataset = Path(path[0]).name
+    base = Path("runs") / f"{before}{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder, number = base, 2
     while folder.exists():
         folder, number = base.with_name(f"{base.name}-{number}"), number + 1

@@ -29,6 +29,7 @@ from gebt._registry import (
     MODELS,
     TASKS,
     check_dataset,
+    parse_table,
     use_plugin,
 )
 from gebt.options import RECIPES, Fit, Objective, chosen, option
@@ -135,6 +136,50 @@ class Layers:
         check_dropout("dropout", self.dropout)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """What goes with the path of an edge list; None is what was not given."""
+
+    nodes: str | None = option(
+        None,
+        "Where the graph is the path of an edge list: the table of its nodes, a row "
+        "each.",
+        "FILE",
+    )
+    label: str | None = option(None, "Its column of classes.", "COLUMN")
+    directed: bool = option(False, "Edges of the list lead one way only.")
+    metric: str | None = option(
+        None,
+        "How its classes are scored: accuracy, ROC-AUC or AP. "
+        "[dim]default: accuracy[/]",
+        "NAME",
+    )
+
+    def named(self, dataset: str) -> str:
+        """The graph's name with what was given, by which a ticket finds it again.
+
+        Raises:
+            ValueError: if something was given, and the name is no path of an edge list
+                or says it already.
+        """
+        given = {name: value for name, value in vars(self).items() if value}
+        if "directed" in given:
+            given["directed"] = "yes"
+        table = parse_table(dataset)
+        if given and table is None:
+            raise ValueError(
+                f"`--{next(iter(given))}` is of an edge list, a .parquet, .csv or .tsv "
+                f"file; {dataset!r} is none."
+            )
+        if not given or table is None:
+            return dataset
+        path, options = table
+        if twice := given.keys() & options.keys():
+            raise ValueError(f"`--{min(twice)}` was given, but {dataset!r} says it.")
+        every = {**options, **given}
+        return f"{path}:{','.join(f'{key}={value}' for key, value in every.items())}"
+
+
 class Changes(dict[str, Any]):
     """What was given of a model's recipe, by name; the rest is the model's."""
 
@@ -146,7 +191,7 @@ class Changes(dict[str, Any]):
 
 
 ARGUMENTS = ["seeds", "seed", "split", "splits", "max_drop"]
-ARGUMENTS += ["recipe", "model", "objective"]
+ARGUMENTS += ["recipe", "model", "objective", "label", "metric"]
 """Names that the library's errors give to what is a flag here."""
 ARGUMENTS += [f.name for kind in (Drawn, *Changes.OF) for f in _told(kind)]
 
@@ -235,7 +280,8 @@ _Plugin = Annotated[
 DatasetName = Annotated[
     str,
     typer.Argument(
-        help="Graph to load; see [bold]gebt datasets[/].",
+        help="Graph to load; see [bold]gebt datasets[/]. Or the path of an edge list, "
+        ".parquet, .csv or .tsv.",
         callback=_checked(lambda _, name: check_dataset(name)),
     ),
 ]

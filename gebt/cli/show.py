@@ -154,6 +154,21 @@ def print_rows(
     out_console.print(table)
 
 
+def print_groups(
+    title: str, header: Sequence[str], groups: Mapping[str, Iterable[Sequence[str]]]
+) -> None:
+    """A table of text whose rows stand under headings."""
+    table = Table(title=escape(title), title_justify="left")
+    for name in header:
+        table.add_column(name)
+    for heading, rows in groups.items():
+        table.add_row(f"[bold]{escape(heading)}[/]")
+        for cells in rows:
+            table.add_row(*map(escape, cells))
+        table.add_section()
+    out_console.print(table)
+
+
 def print_costs(graph: str, costs: Mapping[str, "Cost"]) -> None:
     """What one forward costs, a column for each."""
     table = Table(title=f"One forward over {graph}", title_justify="left")

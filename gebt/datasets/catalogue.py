@@ -4,18 +4,41 @@ import hashlib
 import logging
 import os
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from gebt._registry import DATASETS, check_dataset
+from gebt._registry import DATASETS, check_dataset, parse_table
+from gebt.datasets.download import fetch_archive
+from gebt.datasets.own import load_table
 from gebt.datasets.raw import reason
 from gebt.files import write_bytes
 from gebt.graph import Graph
 
 _log = logging.getLogger("gebt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of a dataset before it is loaded; "" is what nobody said.
+
+    Attributes:
+        group: under which heading ``gebt datasets`` lists it.
+        task: what is learned, one of `gebt.learn.tasks`.
+        metric: how that is scored, as those who published it do.
+        split: who made the split, and how.
+        tuned: the test score of a tuned dense model in the literature, percent.
+        tuned_by: which model that is, and whose.
+    """
+
+    group: str = "registered by plugins"
+    task: str = ""
+    metric: str = ""
+    split: str = ""
+    tuned: float | None = None
+    tuned_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -29,6 +52,9 @@ class Dataset:
         read: makes the graph, given the root and, where there are several, the split.
         sized: makes another of its kind, given what follows a colon.
         splits: how many it has.
+        facts: what else is known of it before it is loaded.
+        named: splits of different kinds, by name, of which the first is the default;
+            there is one of each.
     """
 
     name: str
@@ -37,9 +63,18 @@ class Dataset:
     read: Callable[..., Graph]
     sized: Callable[[str], Graph] | None = None
     splits: int = 1
+    facts: Facts = Facts()
+    named: tuple[str, ...] = ()
 
-    def check_split(self, split: int) -> None:
-        """Raise a ValueError unless it has a split of that number, from 0 on."""
+    def check_split(self, split: int | str) -> None:
+        """Raise a ValueError unless it has a split of that number, or of that name."""
+        if self.named:
+            if split not in self.named:
+                raise ValueError(
+                    f"`split` must be one of {', '.join(self.named)}, by the name of "
+                    f"the graph, as {self.name}:split={self.named[-1]}, got {split!r}."
+                )
+            return
         if self.splits == 1:
             raise ValueError(
                 f"`split` was given, but {self.name!r} has one split only. Leave it "
@@ -62,7 +97,7 @@ def find_root(root: str | Path | None = None) -> Path:
 
 
 def load(
-    name: str, root: str | Path | None = None, *, split: int | None = None
+    name: str, root: str | Path | None = None, *, split: int | str | None = None
 ) -> Graph:
     """Load a graph by name, downloading it where it is not on disk.
 
@@ -73,11 +108,13 @@ def load(
     Args:
         name: one of `DATASETS`, in any case; ``"synthetic"`` takes sizes, as in
             ``"synthetic:N=2000,E=9000,F=64,C=10,split=54-18-28,seed=0"``, of which
-            any may be left out.
+            any may be left out. Or the path of an edge list, .parquet, .csv, .tsv or
+            these .gz, from here or from the root, with what else it needs, as in
+            ``"edges.csv:nodes=nodes.csv,label=class"``; see `Graph.from_tables`.
         root: folder of the datasets; by default $GEBT_DATA, else ``./data``.
         split: which of several a graph is to have, from 0 on; the graph's name then
             says it, as ``"tolokers:split=3"``, which is another way to ask for it. By
-            default the first.
+            default the first. GraphLand's have names, ``"artnet-exp:split=RH"``.
 
     Raises:
         ValueError: if there is no graph of that name, it has no such split, or its
@@ -85,6 +122,8 @@ def load(
         FileNotFoundError: if it is not on disk and cannot be downloaded; says which
             files to put where.
     """
+    if table := parse_table(name):
+        return load_table(*table, find_root(root), split)
     kind, colon, rest = check_dataset(name).partition(":")
     dataset = DATASETS.find(kind)
     if colon and dataset.sized:
@@ -92,14 +131,17 @@ def load(
             dataset.check_split(split)
         return dataset.sized(rest)
     if colon:
-        named = int(rest.partition("=")[2])
+        said = rest.partition("=")[2]
+        named = int(said) if said.isdecimal() else said
         if split not in (None, named):
             raise ValueError(f"`split` is {split}, but the name is {name!r}.")
         split = named
     if split is not None:
         dataset.check_split(split)
-        split = int(split)
-    several = (split or 0,) if dataset.splits > 1 else ()
+        split = split if isinstance(split, str) else int(split)
+    several: tuple[int | str, ...] = ()
+    if dataset.splits > 1 or dataset.named:
+        several = (split or (dataset.named or (0,))[0],)
     graph = dataset.read(find_root(root), *several)
     if not isinstance(graph, Graph):
         raise ValueError(
@@ -112,8 +154,28 @@ def load(
     return graph if graph.name == called else replace(graph, name=called)
 
 
+def facts_of(name: str) -> Facts:
+    """What is known of a graph of that name; nothing of a path."""
+    if parse_table(name):
+        return Facts()
+    return DATASETS.find(name.partition(":")[0]).facts
+
+
+def splits_of(name: str) -> int:
+    """How many splits a graph of that name has; 1 where the name says which."""
+    if parse_table(name) or ":" in name:
+        return 1
+    return DATASETS.find(name).splits
+
+
 def register(
-    name: str, *, about: str, files: Sequence[str] = (), splits: int = 1
+    name: str,
+    *,
+    about: str,
+    files: Sequence[str] = (),
+    splits: int = 1,
+    named: Sequence[str] = (),
+    facts: Facts | None = None,
 ) -> Callable[[Callable[..., Graph]], Callable[..., Graph]]:
     """A decorator of a function ``(root) -> Graph`` that `load` then knows by a name.
 
@@ -130,13 +192,18 @@ def register(
         files: paths below the root that it is read from; none for what is drawn.
         splits: how many it has; of several the function is given the number of one,
             ``(root, split) -> Graph``, from 0 on.
+        named: or splits of different kinds, in capitals; the function is given a name.
+        facts: what else ``gebt datasets`` is to tell.
 
     Raises:
         ValueError: if the name is one of gebt's own, or holds other letters.
     """
 
     def add(read: Callable[..., Graph]) -> Callable[..., Graph]:
-        dataset = Dataset(name, about, tuple(files), read, splits=splits)
+        told = facts or Facts()
+        dataset = Dataset(
+            name, about, tuple(files), read, None, splits, told, tuple(named)
+        )
         DATASETS.add(name, dataset, read.__module__)
         return read
 
@@ -146,28 +213,24 @@ def register(
 def read_published(
     root: Path,
     title: str,
-    files: Mapping[str, str],
+    files: Mapping[str, str | None],
     source: str,
     parse: Callable[..., SimpleNamespace],
 ) -> SimpleNamespace:
     """Parse the files of a graph, downloading those that are missing from the source.
 
-    Each has its published SHA-256; which are not those that were published is told of.
+    Each has its published SHA-256, or None where that is not known; which are not those
+    that were published is told of.
     """
-    _fetch(root, title, files, source)
+    fetch(root, title, files, source)
     contents = [(root / file).read_bytes() for file in files]
     raw = root / title / "raw"
-    try:
+    with told_as_corrupt(title, raw):
         data = parse(*contents)
-    except Exception as error:
-        raise ValueError(
-            f"the files of {title} in {raw} are truncated or corrupt "
-            f"({reason(error)}). Delete them to download again."
-        ) from error
     others = [
         Path(file).name
         for (file, digest), content in zip(files.items(), contents, strict=True)
-        if hashlib.sha256(content).hexdigest() != digest
+        if digest and hashlib.sha256(content).hexdigest() != digest
     ]
     if others:
         _log.warning(
@@ -179,14 +242,32 @@ def read_published(
     return data
 
 
-def _fetch(root: Path, title: str, files: Iterable[str], source: str) -> None:
-    """Download the files that are missing, or say which to put where.
+@contextmanager
+def told_as_corrupt(title: str, folder: Path) -> Iterator[None]:
+    """Whatever fails inside, for readers fail in many ways, is one ValueError."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"the files of {title} in {folder} are truncated or corrupt "
+            f"({reason(error)}). Delete them to download again."
+        ) from error
+
+
+def fetch(root: Path, title: str, files: Iterable[str], source: str) -> None:
+    """Download the files that are missing, or their archive, or say what to put where.
 
     Not by PyG's classes: they load ``processed/*.pt``, which may hold any code, and
     leave the first part of a file where a download breaks off.
     """
     missing = [file for file in files if not (root / file).is_file()]
     try:
+        if missing and source.endswith(".zip"):
+            raw = root / title / "raw"
+            if raw.is_dir():
+                raw.rmdir()  # which holds nothing: no file of another is replaced
+            fetch_archive(source, root / title, "", raw)
+            missing = []
         for file in missing:
             (root / file).parent.mkdir(parents=True, exist_ok=True)
             url = f"{source}/{Path(file).name}"

@@ -7,13 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from gebt.datasets.catalogue import register
+from gebt.datasets.catalogue import Facts, register
 from gebt.graph import Graph
 
 
 @register(
     "digits",
-    about="1,797 handwritten digits joined to their nearest neighbours; built in",
+    about="1,797 digits, 10,071 neighbours",
+    facts=Facts(
+        group="built in",
+        task="node-classification",
+        metric="accuracy",
+        split="gebt's own: 20 a class to train, 500 to validate, 1,000 to test",
+    ),
 )
 def read_digits(_: Path) -> Graph:
     """scikit-learn's handwritten digits, joined to their nearest neighbours.

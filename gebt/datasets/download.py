@@ -32,7 +32,7 @@ def fetch_archive(url: str, root: Path, top: str, folder: Path) -> None:
         root: where the zip is put, or was put by hand; one that was downloaded is
             deleted in the end. Its first part, ``NAME.zip.part``, stays where a
             download breaks off, and the next goes on from there.
-        top: the folder in the zip that is unpacked.
+        top: the folder in the zip that is unpacked, or "" for all of it.
         folder: what it becomes; must not be there.
 
     Raises:
@@ -163,5 +163,5 @@ def _members(
         if member.flag_bits & 1 or path in seen:
             raise ValueError(f"{member.filename[:80]!r} is encrypted, or there twice")
         seen.add(path)
-        if not member.is_dir() and path.parts[0] == top and len(path.parts) > 1:
+        if not member.is_dir() and path.is_relative_to(top) and path.parts != (top,):
             yield member, path.relative_to(top)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gebt.datasets.catalogue import register
+from gebt.datasets.catalogue import Facts, register
 from gebt.datasets.raw import read_npz
 from gebt.graph import Graph
 
@@ -17,7 +17,13 @@ _PARTS = ("train", "val", "test")
 
 @register(
     "imports",
-    about="1,683 files of PyTorch's source, 7,292 imports between them; built in",
+    about="1,683 Python files, 7,292 imports",
+    facts=Facts(
+        group="built in",
+        task="node-classification",
+        metric="accuracy",
+        split="gebt's own: 20 a class to train, 500 to validate, 943 to test",
+    ),
 )
 def read_imports(_: Path) -> Graph:
     """The import graph of torch 2.13.0, as ``data/make_imports.py`` made it.

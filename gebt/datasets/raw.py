@@ -387,6 +387,30 @@ def _array(
     return native.reshape(sizes, order="F" if fortran else "C")
 
 
+def pairs(ends: np.ndarray, n: int, file: str) -> np.ndarray:
+    """Each pair of nodes that is linked, once, whatever its direction.
+
+    Args:
+        ends: (2, E) integers, of the links that the file lists.
+        n: how many nodes there are.
+        file: its name, for messages.
+
+    Returns:
+        (2, L) int64, the smaller end first, ascending, without self-loops.
+
+    Raises:
+        ValueError: if an end is no node, or no link is left.
+    """
+    check_range(ends, n, "node")
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    key = low.astype(np.int64) * n
+    key += high
+    key = distinct(key[low != high])
+    if not key.size:
+        raise ValueError(f"{file} has no links")
+    return np.stack([key // n, key % n])
+
+
 def _tensor(
     dtype: np.dtype, content: bytes, start: int, shape: Any, strides: Any
 ) -> np.ndarray:
@@ -440,6 +464,15 @@ def read_npz(
             with archive.open(member) as stream:
                 arrays[name] = _npy(name, stream, member.file_size)
     return arrays
+
+
+def read_npy(name: str, content: bytes) -> np.ndarray:
+    """The array of numbers of an npy file, called ``name.npy``.
+
+    Raises:
+        ValueError: naming it, if it is none.
+    """
+    return _npy(name, io.BytesIO(content), len(content))
 
 
 def _npy(name: str, file: IO[bytes], length: int) -> np.ndarray:

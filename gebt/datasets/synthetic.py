@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gebt._registry import DATASETS
 from gebt.datasets.cache import kept
-from gebt.datasets.catalogue import Dataset
+from gebt.datasets.catalogue import Dataset, Facts
 from gebt.graph import Graph, Split, join
 from gebt.sparse import SparseMatrix
 
@@ -347,17 +347,24 @@ def _register(name: str, about: str, *, keep: bool = False, **sizes: Any) -> Non
         return kept(root / name, asked.name, draw) if keep else draw()
 
     sized = None if sizes else lambda spec: Synthetic.parse(spec).make()
-    DATASETS.add(name, Dataset(name, about, (), make, sized), __name__)
+    train, val, test = sizes.get("split", Synthetic.split)
+    facts = Facts(
+        group="drawn",
+        task="node-classification",
+        metric="accuracy",
+        split=f"random: {train}% to train, {val}% to validate, {test}% to test",
+    )
+    dataset = Dataset(name, about, (), make, sized, facts=facts)
+    DATASETS.add(name, dataset, __name__)
 
 
 _register(
     "synthetic",
-    "any size, such as synthetic:N=20000,E=100000,F=64,C=10; communities and hubs, "
-    "drawn by seed",
+    "any size: synthetic:N=9000,E=40000",
 )
 _register(
     "arxiv-like",
-    "169,343 nodes, 1,166,243 links, as many as ogbn-arxiv; drawn",
+    "169,343 nodes, 1,166,243 links",
     nodes=169_343,
     links=1_166_243,
     features=128,
@@ -365,8 +372,7 @@ _register(
 )
 _register(
     "products-like",
-    "2,449,029 nodes, 61,859,140 links, as many as ogbn-products; drawn in minutes and "
-    "6 GiB, then kept",
+    "2,449,029 nodes, 61,859,140 links",
     keep=True,
     nodes=2_449_029,
     links=61_859_140,

@@ -21,8 +21,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gebt._provenance import cores, provenance
-from gebt._registry import DATASETS, EXPERIMENTS, MODELS
+from gebt._registry import EXPERIMENTS, MODELS
 from gebt.datasets import load
+from gebt.datasets.catalogue import splits_of
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs
 from gebt.experiments.methods import METHODS, Outcome, Setting
@@ -401,8 +402,7 @@ def _load(name: str, root: str | None, split: int | None) -> Graph:
 
 def _split(job: Job) -> int | None:
     """Which split a job has; None where there is but one, or the name says it."""
-    kind, colon, _ = job.dataset.partition(":")
-    splits = 1 if colon else DATASETS.find(kind).splits
+    splits = splits_of(job.dataset)
     return job.seed % splits if splits > 1 else None
 
 

@@ -3,7 +3,7 @@
 from gebt.graph.from_pyg import Metric, join
 from gebt.graph.graph import Graph, PrunedGraph, check_graph, masks_of
 from gebt.graph.heterophily import Heterophily, heterophily
-from gebt.graph.splits import LinkSplit, Split
+from gebt.graph.splits import LinkSplit, Split, stratified
 
 __all__ = [
     "Graph",
@@ -16,4 +16,5 @@ __all__ = [
     "heterophily",
     "join",
     "masks_of",
+    "stratified",
 ]

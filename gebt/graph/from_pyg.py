@@ -15,7 +15,7 @@ from gebt.sparse import Pattern, SparseMatrix
 SPARSE_BELOW = 0.2
 """Share of non-zeros below which features are kept sparse (measured: X @ W with 16
 columns, forward and gradient, breaks even near 0.2 on one thread)."""
-Metric = Literal["accuracy", "ROC-AUC"]
+Metric = Literal["accuracy", "ROC-AUC", "AP"]
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Of features; any other becomes float32."""
 _FIELDS = ("x", "edge_index", "edge_weight", "edge_attr", "y")

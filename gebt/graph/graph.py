@@ -6,7 +6,7 @@ construction. Link ids are those of the full graph, in every part of it.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -14,11 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gebt.graph.from_others import (
+    fields_of_dgl,
+    fields_of_scipy,
+    tables_of_networkx,
+)
 from gebt.graph.from_pyg import Metric, read_pyg
+from gebt.graph.from_tables import read_tables
 from gebt.graph.held_out import hold_out
 from gebt.graph.splits import LinkSplit, Split, moved
-from gebt.sparse import Pattern, SparseMatrix
+from gebt.sparse import SparseMatrix
 from gebt.sparse.order import community_order
+
+_INT32_MAX = 2**31 - 1
+_PART = 2**22  # entries that are looked at together where all would take much memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +38,7 @@ class Graph:
         x: (N, F) features, dense or sparse.
         adjacency: (N, N) without self-loops; ``row`` is the target of a message,
             ``col`` its source, values are edge weights (1 where there are none).
-        link: (E,) link id of each adjacency entry.
+        link: (E,) link id of each adjacency entry; int32 where that is enough.
         num_links: L of the full graph, also after links were dropped.
         y: (N,) int64 classes, (N, C) boolean labels, or None.
         split: the nodes, or the links, to train, validate and test on, or None.
@@ -37,7 +46,8 @@ class Graph:
         order: (N,) int64, which of the given graph's nodes each row is, after
             `reorder`; None in the given order.
         metric: how predicted classes are scored, ``"accuracy"`` or, of two classes,
-            ``"ROC-AUC"``. The data set's, so that all its parts are scored alike.
+            ``"ROC-AUC"`` or ``"AP"``, average precision. The data set's, so that all
+            its parts are scored alike.
     """
 
     x: Tensor | SparseMatrix
@@ -49,6 +59,10 @@ class Graph:
     name: str = "graph"
     order: Tensor | None = None
     metric: Metric = "accuracy"
+
+    def __post_init__(self) -> None:
+        if self.link.dtype != torch.int32 and self.num_links <= _INT32_MAX:
+            object.__setattr__(self, "link", self.link.to(torch.int32))
 
     @property
     def num_nodes(self) -> int:
@@ -76,7 +90,15 @@ class Graph:
     @property
     def links_kept(self) -> int:
         """How many of the full graph's links this graph has."""
-        return int(torch.unique(self.link).numel())
+        return int(self.present.count_nonzero())
+
+    @property
+    def present(self) -> Tensor:
+        """(L,) boolean, which of the full graph's links this graph has."""
+        found = self.link.new_zeros(self.num_links, dtype=torch.bool)
+        for part in self.link.split(_PART):  # as int64 in between
+            found[part] = True
+        return found
 
     def __repr__(self) -> str:
         return (
@@ -115,13 +137,137 @@ class Graph:
             directed: True or False to say which it is; False adds the missing
                 opposite edges.
             name: what to call it.
-            metric: how predicted classes are scored: ``"accuracy"``, or ``"ROC-AUC"``
-                of class 1 against class 0, as Platonov et al. 2023 do.
+            metric: how predicted classes are scored: ``"accuracy"``; or, of class 1
+                against class 0, ``"ROC-AUC"``, as Platonov et al. 2023 do, or ``"AP"``,
+                average precision, as Bazhenov et al. 2025 do.
 
         Raises:
             ValueError: naming what is wrong and the value seen.
         """
         return cls(**read_pyg(data, split, directed, name, metric))
+
+    @classmethod
+    def from_tables(
+        cls,
+        edges: Any,
+        nodes: Any,
+        *,
+        label: str | None = None,
+        directed: bool = False,
+        seed: int | None = None,
+        name: str = "graph",
+        metric: Metric = "accuracy",
+    ) -> "Graph":
+        """Take over a table of edges and one of nodes.
+
+        Each is a mapping of columns, or a frame of pandas, polars or pyarrow. Ids may
+        be whole numbers or text. What becomes of classes, of a split that is drawn, and
+        of columns of text is told on the logger ``gebt``.
+
+        Args:
+            edges: a row for each edge: columns ``source`` and ``target``, or the first
+                two; ``weight``, where there is one of that name.
+            nodes: a row for each node: ``id`` or ``node``, or the first column; the
+                label; ``split``, of train, val and test, where there is one of that
+                name; all other columns of numbers, or (N, D) of vectors, are features.
+            label: the column of classes, whole numbers or text, numbered in their
+                order where they are not 0 to C - 1; a node without one, or with a
+                negative one, has none. None for a graph without labels.
+            directed: whether an edge leads one way only.
+            seed: of the split that is drawn, 60, 20 and 20% of each class, where
+                ``nodes`` have none; by default 0.
+            name: what to call it.
+            metric: as for `from_pyg`.
+
+        Raises:
+            ValueError: naming the column, the row and the value of what does not fit:
+                unknown or repeated nodes, text among numbers, missing values.
+        """
+        data, split = read_tables(edges, nodes, label, seed)
+        return cls(**read_pyg(data, split, directed, name, metric))
+
+    @classmethod
+    def from_networkx(
+        cls,
+        graph: Any,
+        *,
+        label: str | None = None,
+        seed: int | None = None,
+        name: str = "graph",
+        metric: Metric = "accuracy",
+    ) -> "Graph":
+        """Take over a NetworkX graph with what its nodes have, in their order.
+
+        Numbers and vectors of numbers are features; ``label``, ``split`` and the
+        edges' ``weight`` are as for `from_tables`. A ``Graph`` is undirected, a
+        ``DiGraph`` directed.
+
+        Raises:
+            ValueError: as `from_tables`; row 1 is the first node.
+        """
+        edges, nodes = tables_of_networkx(graph)
+        data, split = read_tables(edges, nodes, label, seed)
+        return cls(**read_pyg(data, split, graph.is_directed(), name, metric))
+
+    @classmethod
+    def from_scipy(
+        cls,
+        adjacency: Any,
+        x: Any,
+        y: Any = None,
+        *,
+        split: Mapping[str, Any] | None = None,
+        directed: bool | None = None,
+        name: str = "graph",
+        metric: Metric = "accuracy",
+    ) -> "Graph":
+        """Take over an adjacency of SciPy.
+
+        Args:
+            adjacency: (N, N) sparse; the entry (i, j) is the weight of the edge from i
+                to j.
+            x: (N, F) features, sparse of SciPy's, or as for `from_pyg`.
+            y: labels, as for `from_pyg`.
+            split: as for `from_pyg`; without, the graph has none.
+            directed: as for `from_pyg`; by default what the matrix says.
+            name: what to call it.
+            metric: as for `from_pyg`.
+
+        Raises:
+            ValueError: naming what is wrong and the value seen.
+        """
+        fields = fields_of_scipy(adjacency, x, y)
+        return cls(**read_pyg(fields, split, directed, name, metric))
+
+    @classmethod
+    def from_dgl(
+        cls,
+        graph: Any,
+        *,
+        x: str = "feat",
+        y: str = "label",
+        split: Mapping[str, Any] | None = None,
+        directed: bool | None = None,
+        name: str = "graph",
+        metric: Metric = "accuracy",
+    ) -> "Graph":
+        """Take over a DGL graph of one kind of nodes and edges.
+
+        Args:
+            graph: with ``train_mask`` and the like in ``ndata``, where there is no
+                ``split``, and ``weight`` in ``edata``, where edges have one.
+            x: the features' name in ``ndata``.
+            y: the labels' name in ``ndata``.
+            split: as for `from_pyg`.
+            directed: as for `from_pyg`.
+            name: what to call it.
+            metric: as for `from_pyg`.
+
+        Raises:
+            ValueError: naming what is wrong and the value seen.
+        """
+        fields = fields_of_dgl(graph, x, y)
+        return cls(**read_pyg(fields, split, directed, name, metric))
 
     def keep_links(self, keep: Tensor, value: Tensor | None = None) -> "Graph":
         """The graph with only some links.
@@ -168,10 +314,7 @@ class Graph:
         """Node i of the result is node ``order[i]`` of this one."""
         place = torch.empty_like(order)
         place[order] = torch.arange(order.numel(), device=order.device)
-        n, pattern = self.num_nodes, self.adjacency.pattern
-        row, col = place[pattern.row.long()], place[pattern.col.long()]
-        entries = (row * n + col).argsort()
-        pattern = Pattern.from_sorted(row[entries], col[entries], (n, n))
+        pattern, entries = self.adjacency.pattern.renumbered(order)
         value, weight = self.adjacency.value, self.adjacency.weight
         value = value.index_select(0, entries)
         if weight is not None:
@@ -259,16 +402,37 @@ class Graph:
         return known[1]
 
     def _hash(self, parts: Sequence[Tensor]) -> str:
-        if self.order is not None:
-            given = self._renumbered(self.order.argsort())
-            return replace(given, order=None).fingerprint()
         digest = hashlib.sha256()
         digest.update(f"{tuple(self.x.shape)}{self.num_links}".encode())
-        for part in parts:
-            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            flat = part.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
+        for part, given in zip(parts, self._in_given_order(parts), strict=True):
+            # Link ids were int64 when the first tickets were drawn.
+            dtype = torch.int64 if part is self.link else part.dtype
+            digest.update(f"{dtype}{tuple(part.shape)}".encode())
+            for piece in given:
+                flat = piece.detach().to("cpu", dtype).contiguous().flatten()
+                digest.update(flat.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def _in_given_order(self, parts: Sequence[Tensor]) -> Iterator[Iterable[Tensor]]:
+        """Each part as pieces of a few million numbers, rows in their given order."""
+        if self.order is None:
+            for part in parts:
+                yield part.split(_rows_of(part))
+            return
+        back = self.order.argsort()
+        pattern, entries = self.adjacency.pattern.renumbered(back)
+        yield pattern.crow.split(_PART)
+        yield pattern.col.split(_PART)
+        for part in (self.adjacency.value, self.link):
+            yield _taken(part, entries)
+        if isinstance(self.x, SparseMatrix):
+            rows = self.x.rows(back)
+            for part in _parts(rows):
+                yield part.split(_PART)
+        else:
+            yield _taken(self.x, back)
+        if self.y is not None:
+            yield _taken(self.y, back)
 
     def to(self, device: torch.device | str) -> "Graph":
         """A copy on another device."""
@@ -327,3 +491,13 @@ def _check_links(name: str, given: Tensor, num_links: int) -> None:
 
 def _parts(matrix: SparseMatrix) -> list[Tensor]:
     return [matrix.pattern.crow, matrix.pattern.col, matrix.value]
+
+
+def _taken(part: Tensor, order: Tensor) -> Iterator[Tensor]:
+    """Some rows of a tensor, piece by piece."""
+    return (part.index_select(0, piece) for piece in order.split(_rows_of(part)))
+
+
+def _rows_of(part: Tensor) -> int:
+    """How many rows make a piece."""
+    return max(1, _PART // max(1, part[:1].numel()))

@@ -62,14 +62,14 @@ class Parts:
         order = lot.argsort(stable=True)
         for nodes in order.tensor_split(self._count):
             part = part_of(self._graph, nodes.sort().values.to(device))
-            self.seen.index_fill_(0, part.link, True)
+            self.seen |= part.present
             assert isinstance(part.split, Split)
             if part.split.train.numel():
                 yield part
 
     def share_unseen(self) -> float:
         """Share of the graph's links that were in no part yet."""
-        present = torch.zeros_like(self.seen).index_fill_(0, self._graph.link, True)
+        present = self._graph.present
         return int((present & ~self.seen).sum()) / max(1, int(present.sum()))
 
 

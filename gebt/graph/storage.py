@@ -70,7 +70,7 @@ def unpack(tensors: Tensors, header: Fields) -> Graph:
     return Graph(
         x=x,
         adjacency=adjacency,
-        link=tensors.index("link", adjacency.value.shape, num_links).long(),
+        link=tensors.index("link", adjacency.value.shape, num_links),
         num_links=num_links,
         y=y,
         split=_split(tensors, nodes),

@@ -33,7 +33,7 @@ class Implementation:
     """
 
     name: str
-    run: Callable[..., Tensor]
+    run: Callable[..., Any]
     refuses: Callable[..., str | None]
 
 
@@ -60,7 +60,7 @@ def backend(*names: str) -> Iterator[None]:
 
 def choose(
     operation: str, implementations: Sequence[Implementation], *args: Any
-) -> Callable[..., Tensor]:
+) -> Callable[..., Any]:
     """The implementation that was asked for, else the first that does not refuse."""
     if not _asked:
         for implementation in implementations:

@@ -128,7 +128,7 @@ def grow(graph: Graph, context: Context) -> Tensor:
     """Links that bring back the model's own answers on the full graph.
 
     From none on, each of 12 rounds adds the links whose values most lower the
-    cross-entropy to those answers (their probabilities where the metric is ROC-AUC).
+    cross-entropy to those answers (their probabilities where the metric ranks nodes).
 
     Transductive: it keeps the answers for the nodes that the graph has now, those to
     test on included, and says nothing of nodes that come later.
@@ -137,7 +137,7 @@ def grow(graph: Graph, context: Context) -> Tensor:
         raise ValueError(transductive("grow", "the model's answers for the nodes"))
     _classification("grow", context)
     answers = _outputs(graph, context, graph.adjacency).softmax(dim=1)
-    if graph.metric != "ROC-AUC":
+    if graph.metric == "accuracy":
         answers = one_hot(answers.argmax(dim=1), answers.shape[1]).to(answers.dtype)
 
     def score(chosen: Tensor) -> Tensor:

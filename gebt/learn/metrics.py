@@ -26,6 +26,31 @@ def roc_auc(score: Tensor, positive: Tensor) -> float:
     return 100 * (float(ranks) - number * (number + 1) / 2) / (number * others)
 
 
+def average_precision(score: Tensor, positive: Tensor) -> float:
+    """Mean precision at the places of the positives, best score first, in percent.
+
+    Equal scores count as one place, as in scikit-learn.
+
+    Args:
+        score: (R,).
+        positive: (R,) boolean.
+
+    Returns:
+        Percent; NaN where there are no positives.
+    """
+    order = score.argsort(descending=True)
+    score, positive = score[order], positive[order]
+    last = torch.ones_like(positive)  # of each run of equal scores
+    last[:-1] = score[1:] != score[:-1]
+    found = positive.cumsum(0)[last].double()
+    place = last.nonzero().squeeze(1) + 1
+    number = int(positive.count_nonzero())
+    if number == 0:
+        return float("nan")
+    gained = found.diff(prepend=found.new_zeros(1))
+    return 100 * float((gained * found / place).sum()) / number
+
+
 def hits(linked: Tensor, negative: Tensor, k: int) -> float:
     """Percent of links scored above the ``k``-th best negative; 100 if fewer than k.
 

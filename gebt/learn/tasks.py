@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from gebt import randomness
 from gebt._registry import TASKS
 from gebt.graph import Graph, LinkSplit, Split
-from gebt.learn.metrics import hits, roc_auc
+from gebt.learn.metrics import average_precision, hits, roc_auc
 
 Part = Literal["train", "val", "test"]
 
@@ -54,7 +54,7 @@ class _OnNodes:
         if graph.y is None:
             raise ValueError(
                 f"the graph {graph.name!r} has no labels: set `data.y` before "
-                "`Graph.from_pyg`."
+                "`Graph.from_pyg`; of tables, name the column with `label`."
             )
         if not isinstance(graph.split, Split) or graph.split.train.numel() == 0:
             raise ValueError(
@@ -86,7 +86,7 @@ class NodeClassification(_OnNodes):
     name: ClassVar[str] = "node-classification"
 
     def metric(self, graph: Graph) -> str:
-        """Accuracy or ROC-AUC, `Graph.metric`."""
+        """Accuracy, ROC-AUC or average precision, `Graph.metric`."""
         return graph.metric
 
     def check(self, graph: Graph) -> None:
@@ -98,10 +98,10 @@ class NodeClassification(_OnNodes):
                 f"the graph {graph.name!r} has {graph.num_classes} labels per node, "
                 f"not one class. Use the task {MultiLabel.name!r}."
             )
-        if graph.metric == "ROC-AUC" and graph.num_classes > 2:
+        if graph.metric != "accuracy" and graph.num_classes > 2:
             raise ValueError(
-                f"the metric of {graph.name!r} is ROC-AUC, which takes two classes, "
-                f'but it has {graph.num_classes}. Set `metric="accuracy"`.'
+                f"the metric of {graph.name!r} is {graph.metric}, which takes two "
+                f'classes, but it has {graph.num_classes}. Set `metric="accuracy"`.'
             )
         lowest = int(graph.y[graph.split.train].min())
         if lowest < 0:
@@ -115,10 +115,11 @@ class NodeClassification(_OnNodes):
         return cross_entropy(output, self._labels(output, graph, part))
 
     def score(self, output: Tensor, graph: Graph, part: Part) -> float:
-        """Accuracy or ROC-AUC of the outputs (R, C) of the part's nodes, percent."""
+        """The metric of the outputs (R, C) of the part's nodes, percent."""
         labels = self._labels(output, graph, part)
-        if self.metric(graph) == "ROC-AUC":
-            return roc_auc(output[:, 1] - output[:, 0], labels == 1)
+        if graph.metric != "accuracy":
+            rank = {"ROC-AUC": roc_auc, "AP": average_precision}[graph.metric]
+            return rank(output[:, 1] - output[:, 0], labels == 1)
         right = output.argmax(dim=1) == labels
         return 100 * int(right.count_nonzero()) / right.numel()
 

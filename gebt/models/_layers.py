@@ -12,6 +12,9 @@ from gebt.kernels.hashing import row_keys
 from gebt.sparse import SparseMatrix
 
 Features = Tensor | SparseMatrix
+_MANY = 2**24
+"""Entries from which a copy with some dropped is not worth its memory. On fewer, whose
+copies the caches or at least the allocator keep, it is faster."""
 
 
 def glorot_(weight: Tensor, fan_in: int, fan_out: int) -> None:
@@ -21,7 +24,7 @@ def glorot_(weight: Tensor, fan_in: int, fan_out: int) -> None:
         weight.uniform_(-limit, limit, generator=randomness.stream(weight.device))
 
 
-def wide_product(x: Features, weight: Tensor, bias: Tensor | None) -> Tensor:
+def wide_product(x: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``x @ weight + bias`` with columns of zeros added where that is faster.
 
     Whoever calls it cuts the result back to H columns, by `cut`. On CPU narrow
@@ -38,6 +41,11 @@ def wide_product(x: Features, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (N, H) or wider.
     """
+    if isinstance(x, kernels.Dropped):
+        out = x.product(pad(weight, (0, max(0, 16 - weight.shape[1]))))
+        return (
+            out if bias is None else out.add_(pad(bias, (0, out.shape[1] - len(bias))))
+        )
     if isinstance(x, Tensor) and x.is_cpu and x.shape[1] <= 64:
         rows, columns = max(0, 8 - x.shape[1]), max(0, 16 - weight.shape[1])
         if rows:
@@ -86,8 +94,13 @@ def cut(wide: Tensor, width: int) -> Tensor:
 
 
 def dropout(
-    x: Features, p: float, training: bool, nodes: Tensor | None = None
-) -> Features:
+    x: Features,
+    p: float,
+    training: bool,
+    nodes: Tensor | None = None,
+    *,
+    lazy: bool = False,
+) -> Any:
     """Dropout on every stored entry; entries that are not stored are zero anyway.
 
     Args:
@@ -96,6 +109,10 @@ def dropout(
         training: nothing is dropped unless this is set.
         nodes: (N,) which of the graph's nodes the rows of a tensor are: each is dropped
             from as it would be among all. By default row i is node i.
+        lazy: it is to be multiplied only, and need not be written out.
+
+    Returns:
+        As ``x``, or `kernels.Dropped` of a large tensor.
     """
     if not training or p == 0:
         return x
@@ -103,7 +120,14 @@ def dropout(
     if isinstance(x, SparseMatrix):
         return x.with_value(kernels.dropout(x.value, p, draw, x.pattern.keys))
     keys = None if nodes is None else row_keys(len(x), x.device, nodes)
+    if lazy and x.is_cpu and x.numel() >= _MANY and x.shape[1] >= 8:
+        return kernels.lazy_dropout(x, p, draw, keys)
     return kernels.dropout(x, p, draw, keys)
+
+
+def written_out(x: Any) -> Any:
+    """Features that were to be dropped from lazily, as a tensor."""
+    return x.written_out() if isinstance(x, kernels.Dropped) else x
 
 
 class LayerNorm(nn.Module):
@@ -208,4 +232,6 @@ def take_rows(x: Features, nodes: Tensor | None) -> Features:
     """The rows at ``nodes``; all of them for None."""
     if nodes is None:
         return x
-    return x.rows(nodes) if isinstance(x, SparseMatrix) else x.index_select(0, nodes)
+    if isinstance(x, SparseMatrix):
+        return x.rows(nodes)
+    return x.index_select(0, nodes)

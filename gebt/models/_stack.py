@@ -4,15 +4,16 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from copy import deepcopy
+from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar, Generic, Literal, Self, TypeGuard, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu_
 
 from gebt._checks import check_choice, check_count, check_dropout
-from gebt.kernels import times_sparse_pays
+from gebt.kernels import Dropped, times_sparse_pays
 from gebt.models._layers import (
     Features,
     LayerNorm,
@@ -22,8 +23,10 @@ from gebt.models._layers import (
     glorot_,
     take_rows,
     wide_product,
+    written_out,
 )
-from gebt.sparse import SparseMatrix
+from gebt.models._recompute import recomputed
+from gebt.sparse import Scaled, SparseMatrix
 
 _log = logging.getLogger("gebt")
 
@@ -72,18 +75,18 @@ class LinearLayer(nn.Module):
         """H."""
         return self.bias.shape[0]
 
-    def forward(self, x: Features, matrix: SparseMatrix) -> Tensor:
+    def forward(self, x: Features, matrix: SparseMatrix | Scaled) -> Tensor:
         """(M, F) and (N, M) to (N, H)."""
         if self.own_weight is not None:
             if self.aggregates_first(x):
-                near = self.product("weight", matrix @ x, None)
+                near = self.product("weight", matrix @ written_out(x), None)
             else:
                 near = matrix @ self.product("weight", x, self.inner_bias)
             own = take_rows(x, matrix.own)
             both = near.add_(self.product("own_weight", own, self.bias))
             return cut(both, self.width)
         if self.aggregates_first(x):
-            wide = self.product("weight", matrix @ x, self.bias)
+            wide = self.product("weight", matrix @ written_out(x), self.bias)
             return cut(wide, self.width)
         out = matrix @ self.product("weight", x, self.inner_bias)
         # In place, as no gradient needs the product: a fresh (N, H) costs page faults.
@@ -91,17 +94,19 @@ class LinearLayer(nn.Module):
             return out.add_(self.bias)
         return out[:, : self.width] + self.bias
 
-    def aggregates_first(self, x: Features) -> TypeGuard[Tensor]:
+    def aggregates_first(self, x: Any) -> bool:
         """Whether to multiply with the matrix before the weight.
 
         The sum is the same. For dense inputs no wider than the output it is less work:
         the product with the matrix is no wider, the one with the weight has only the
         rows that are wanted, and constant features need no transposed product in the
-        backward. An inner bias has its place after the weight.
+        backward. An inner bias has its place after the weight. What is dropped from
+        lazily would be written out and kept, and its sum, too: only if it is narrow.
         """
-        if self.inner_bias is not None or not isinstance(x, Tensor):
+        if self.inner_bias is not None or isinstance(x, SparseMatrix):
             return False
-        return self.weight.shape[0] <= self.width
+        width = self.weight.shape[0]
+        return (2 * width if isinstance(x, Dropped) else width) <= self.width
 
     def pick_sparse_weights(self) -> None:
         """Let products without gradients skip a weight's zeros where that is faster."""
@@ -154,7 +159,7 @@ class LinearLayer(nn.Module):
 class MapLayer(LinearLayer):
     """``X W + b``: of each node by itself."""
 
-    def forward(self, x: Features, matrix: SparseMatrix | None = None) -> Tensor:
+    def forward(self, x: Features, matrix: Any = None) -> Tensor:
         """(N, F) to (N, H)."""
         return cut(self.product("weight", x, self.bias), self.width)
 
@@ -179,6 +184,8 @@ class Stack(nn.Module, ABC, Generic[Layer]):
         input_map: have a `MapLayer` in place of the first layer.
         output_map: have one in place of the last.
         norm_over: how many units each layer norm is over; by default all.
+        recompute: keep of each layer only its input for the backward, and compute it
+            again there.
 
     Attributes:
         arguments: what the model was built with, for files that must rebuild it.
@@ -196,6 +203,7 @@ class Stack(nn.Module, ABC, Generic[Layer]):
         input_map: bool,
         output_map: bool,
         norm_over: Sequence[int] = (),
+        recompute: bool = False,
     ):
         super().__init__()
         check_dropout("dropout", dropout)
@@ -207,9 +215,10 @@ class Stack(nn.Module, ABC, Generic[Layer]):
         normed = widths[1 + input_map : -1]
         self.norms = nn.ModuleList(norms_of(norm, normed, norm_over))
         self.dropout = dropout
+        self.recompute = recompute
 
     @abstractmethod
-    def matrix(self, adjacency: SparseMatrix) -> SparseMatrix:
+    def matrix(self, adjacency: SparseMatrix) -> SparseMatrix | Scaled:
         """What the layers multiply with, from the adjacency without self-loops."""
 
     def activation(self, h: Tensor) -> Tensor:
@@ -246,7 +255,8 @@ class Stack(nn.Module, ABC, Generic[Layer]):
         Returns:
             (R, C), or (N, C).
         """
-        matrix, norms = self.matrix(adjacency), self.normed()
+        matrix: Any = self.matrix(adjacency)
+        norms = self.normed()
         products = sum(not isinstance(layer, MapLayer) for layer in self.layers)
         whole, spare = 0, 0  # products of all rows; the layer where rows are chosen
         if self.training and any(isinstance(n, nn.BatchNorm1d) for n in self.norms):
@@ -255,21 +265,32 @@ class Stack(nn.Module, ABC, Generic[Layer]):
         hops = iter([matrix] * whole + few)
         h: Any = x
         nodes = matrix.nodes
+        last = len(self.layers) - 1
         for depth, layer in enumerate(self.layers):
             if depth == spare:
                 h = take_rows(h, read)
-                nodes = nodes if read is None else matrix.pattern.of_nodes(read)
-            if depth:
-                h = self.activation(h)
-            h = dropout(h, self.dropout, self.training, nodes)
-            if isinstance(layer, MapLayer):
-                h = layer(h)
-            else:
-                factor = next(hops)
-                h, nodes = layer(h, factor), factor.nodes
-            if depth in norms:
-                h = norms[depth](h)
+                nodes = nodes if read is None else matrix.of_nodes(read)
+            factor = None if isinstance(layer, MapLayer) else next(hops)
+            norm = norms.get(depth)
+            step = partial(self._step, layer, factor, norm, nodes, depth < last)
+            h = recomputed(step, h, norm) if self.recompute else step(h)
+            nodes = nodes if factor is None else factor.nodes
         return h
+
+    def _step(
+        self,
+        layer: nn.Module,
+        factor: Any,
+        norm: nn.Module | None,
+        nodes: Tensor | None,
+        activated: bool,
+        h: Any,
+    ) -> Tensor:
+        """One layer, from what the activation before it gave to its own."""
+        h = layer(dropout(h, self.dropout, self.training, nodes, lazy=True), factor)
+        if norm is not None:
+            h = norm(h)
+        return self.activation(h) if activated else h
 
 
 def widths_between(
@@ -323,6 +344,7 @@ _PLAIN: dict[str, Any] = {
     "input_map": False,
     "output_map": False,
     "norm_over": [],
+    "recompute": False,
 }
 """Arguments that files say only where they are others: they were not there always."""
 
@@ -353,6 +375,8 @@ class LinearStack(Stack[LinearLayer]):
             ``"layer"`` norm, or ``"none"``.
         input_map: begin with a linear map of each node by itself, and ReLU.
         output_map: end with one.
+        recompute: keep of each layer only its input for the backward, and compute it
+            again there; for graphs whose activations do not fit in memory.
         inner_bias: add one inside each product with the matrix; only `compact` asks.
         norm_over: how many units each layer norm is over; only `compact` asks.
     """
@@ -373,6 +397,7 @@ class LinearStack(Stack[LinearLayer]):
         norm: Norm = "none",
         input_map: bool = False,
         output_map: bool = False,
+        recompute: bool = False,
         inner_bias: bool = False,
         norm_over: Sequence[int] = (),
     ):
@@ -393,6 +418,7 @@ class LinearStack(Stack[LinearLayer]):
             norm=norm,
             input_map=input_map,
             output_map=output_map,
+            recompute=recompute,
             norm_over=list(norm_over),
         )
         widths = [num_features, *between, num_outputs]
@@ -408,6 +434,7 @@ class LinearStack(Stack[LinearLayer]):
             input_map=input_map,
             output_map=output_map,
             norm_over=norm_over,
+            recompute=recompute,
         )
 
     @torch.no_grad()

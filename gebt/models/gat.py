@@ -133,6 +133,7 @@ class GAT(Stack[GATLayer]):
         norm: Norm = "none",
         input_map: bool = False,
         output_map: bool = False,
+        recompute: bool = False,
     ):
         if output_map and output_heads != 1:
             raise ValueError(
@@ -154,7 +155,11 @@ class GAT(Stack[GATLayer]):
             "output_heads": output_heads,
             "dropout": dropout,
         } | not_plain(
-            residual=residual, norm=norm, input_map=input_map, output_map=output_map
+            residual=residual,
+            norm=norm,
+            input_map=input_map,
+            output_map=output_map,
+            recompute=recompute,
         )
         widths = [num_features, *(heads * width for width in between), num_outputs]
         *pairs, last = pairwise(widths)
@@ -167,6 +172,7 @@ class GAT(Stack[GATLayer]):
             norm=norm,
             input_map=input_map,
             output_map=output_map,
+            recompute=recompute,
         )
 
     def matrix(self, adjacency: SparseMatrix) -> SparseMatrix:

@@ -2,10 +2,12 @@
 
 from functools import partial
 
+from torch import Tensor
+
 from gebt.models._stack import LinearStack
 from gebt.models.recipe import CHOSEN, register
 from gebt.options import Fit
-from gebt.sparse import SparseMatrix
+from gebt.sparse import Scaled, SparseMatrix
 
 
 def gcn_norm(adjacency: SparseMatrix) -> SparseMatrix:
@@ -16,12 +18,17 @@ def gcn_norm(adjacency: SparseMatrix) -> SparseMatrix:
     """
 
     def build() -> SparseMatrix:
-        scale = (adjacency.row_sum_of_magnitudes() + 1).rsqrt()
+        scale = _gcn_scale(adjacency)
         looped = adjacency.with_diagonal()
         left, right = looped.at_rows(scale), looped.at_columns(scale)
         return looped.with_value(left * looped.value * right)
 
     return adjacency.derived("gcn_norm", build)
+
+
+def _gcn_scale(adjacency: SparseMatrix) -> Tensor:
+    """(N,) ``D^-1/2``."""
+    return (adjacency.row_sum_of_magnitudes() + 1).rsqrt()
 
 
 class _Sum(LinearStack):
@@ -41,8 +48,11 @@ class _Sum(LinearStack):
 class GCN(_Sum):
     """GCN with ReLU between layers and dropout before each, features included."""
 
-    def matrix(self, adjacency: SparseMatrix) -> SparseMatrix:
+    def matrix(self, adjacency: SparseMatrix) -> SparseMatrix | Scaled:
         """`gcn_norm`."""
+        if adjacency.factored:
+            scale = _gcn_scale(adjacency)
+            return Scaled(adjacency, scale, scale, loops=True)
         return gcn_norm(adjacency)
 
 
@@ -55,8 +65,10 @@ class GIN(_Sum):
     GCN's, so theirs has one linear map a layer too.
     """
 
-    def matrix(self, adjacency: SparseMatrix) -> SparseMatrix:
+    def matrix(self, adjacency: SparseMatrix) -> SparseMatrix | Scaled:
         """``A + I``."""
+        if adjacency.factored:
+            return Scaled(adjacency, loops=True)
         return adjacency.derived("looped", adjacency.with_diagonal)
 
 

@@ -1,15 +1,12 @@
 """Deep residual GCN with softmax aggregation (Li et al., DeeperGCN, 2020)."""
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
-from torch.utils.checkpoint import checkpoint
 
 from gebt._checks import check_dropout
 from gebt.models._layers import (
@@ -21,9 +18,9 @@ from gebt.models._layers import (
     take_rows,
     wide_product,
 )
+from gebt.models._recompute import recomputed
 from gebt.models.recipe import register
 from gebt.options import Fit
-from gebt.randomness import drawn_again, stream
 from gebt.sparse import SparseMatrix
 
 _EPSILON = 1e-7  # added to every message, as DeeperGCN does
@@ -151,22 +148,8 @@ class ResGCN(nn.Module):
         """
         h = self.layers[0](self.encoder(x), adjacency)
         for norm, layer in zip(self.norms[:-1], self.layers[1:], strict=True):
-            if self.recompute and torch.is_grad_enabled():
-                # With `use_reentrant=False` the learned link values, which reach the
-                # block inside a SparseMatrix, get their gradients too.
-                h = checkpoint(
-                    self._block,
-                    norm,
-                    layer,
-                    h,
-                    adjacency,
-                    use_reentrant=False,
-                    # Torch's own generators, where those draw.
-                    preserve_rng_state=stream(h.device) is None,
-                    context_fn=partial(_contexts, norm, h.device),
-                )
-            else:
-                h = self._block(norm, layer, h, adjacency)
+            block = partial(self._block, norm, layer, adjacency)
+            h = recomputed(block, h, norm) if self.recompute else block(h)
         return self.output(take_rows(self._before(self.norms[-1], h), rows))
 
     def shrink(self) -> tuple[nn.Module, Tensor]:
@@ -184,34 +167,12 @@ class ResGCN(nn.Module):
         return depth * entries * width // 2 + round(kept / weights * dense)
 
     def _block(
-        self, norm: nn.Module, layer: nn.Module, h: Tensor, adjacency: SparseMatrix
+        self, norm: nn.Module, layer: nn.Module, adjacency: SparseMatrix, h: Tensor
     ) -> Tensor:
         return h + layer(self._before(norm, h), adjacency)
 
     def _before(self, norm: nn.Module, h: Tensor) -> Any:
         return dropout(relu(norm(h)), self.dropout, self.training)
-
-
-def _contexts(norm: Any, device: torch.device) -> tuple[Any, Any]:
-    """Of the forward, which begins now, and of its recomputation."""
-    return nullcontext(), _repeated(norm, drawn_again(device))
-
-
-@contextmanager
-def _repeated(
-    norm: nn.BatchNorm1d, draws: AbstractContextManager[None]
-) -> Iterator[None]:
-    """Inside, a forward draws as before and leaves the running statistics alone."""
-    momentum, norm.momentum = norm.momentum, 0.0
-    count = norm.num_batches_tracked
-    before = None if count is None else count.clone()
-    try:
-        with draws:
-            yield
-    finally:
-        norm.momentum = momentum
-        if count is not None and before is not None:
-            count.copy_(before)
 
 
 for _layers in (7, 14, 28):

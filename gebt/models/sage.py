@@ -1,9 +1,11 @@
 """GraphSAGE with the mean aggregator (Hamilton et al., NeurIPS 2017)."""
 
+from torch import Tensor
+
 from gebt.models._stack import LinearStack
 from gebt.models.recipe import CHOSEN, register
 from gebt.options import Fit
-from gebt.sparse import SparseMatrix
+from gebt.sparse import Scaled, SparseMatrix
 
 
 def mean_norm(adjacency: SparseMatrix) -> SparseMatrix:
@@ -14,11 +16,15 @@ def mean_norm(adjacency: SparseMatrix) -> SparseMatrix:
     """
 
     def build() -> SparseMatrix:
-        count = adjacency.row_counts().clamp(min=1)
-        share = count.to(adjacency.dtype).reciprocal()
-        return adjacency.with_value(adjacency.value * adjacency.at_rows(share))
+        share = adjacency.at_rows(_mean_scale(adjacency))
+        return adjacency.with_value(adjacency.value * share)
 
     return adjacency.derived("mean_norm", build)
+
+
+def _mean_scale(adjacency: SparseMatrix) -> Tensor:
+    """(N,) one divided by the number of entries in a row; 1 where there are none."""
+    return adjacency.row_counts().clamp(min=1).to(adjacency.dtype).reciprocal()
 
 
 class GraphSAGE(LinearStack):
@@ -30,8 +36,10 @@ class GraphSAGE(LinearStack):
 
     own_path = True
 
-    def matrix(self, adjacency: SparseMatrix) -> SparseMatrix:
+    def matrix(self, adjacency: SparseMatrix) -> SparseMatrix | Scaled:
         """`mean_norm`."""
+        if adjacency.factored:
+            return Scaled(adjacency, _mean_scale(adjacency), loops=False)
         return mean_norm(adjacency)
 
     def paper_macs(self, nodes: int, entries: int, kept: int) -> int:

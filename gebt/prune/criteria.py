@@ -56,7 +56,7 @@ def criterion(name: str, *, by_ratio: bool = False) -> Callable[[Criterion], Cri
         def longest(graph, context):
             row, col = graph.adjacency.pattern.edge_index
             none = torch.zeros(graph.num_links)
-            return none.index_copy(0, graph.link, (row - col).abs().float())
+            return none.index_copy(0, graph.link.long(), (row - col).abs().float())
 
     Args:
         name: in lower case.
@@ -196,7 +196,7 @@ def in_rounds(
     """
     device, total = graph.link.device, graph.num_links
     chosen = torch.zeros(total, dtype=torch.bool, device=device)
-    taken = ~chosen.index_fill(0, graph.link, True)  # what is gone cannot be chosen
+    taken = ~graph.present  # what is gone cannot be chosen
     wanted = total - max(int(context.prune_ratio * total), int(taken.sum()))
     order = torch.randperm(total, generator=context.generator).to(device)
     place = torch.zeros(total, dtype=torch.float64, device=device)

@@ -23,7 +23,7 @@ def forest(graph: Graph, context: Context) -> Tensor:
     such paths share each of its links) ("Scaffold-fast"). Directions do not matter.
     """
     row, col = (end.cpu().numpy() for end in graph.adjacency.pattern.edge_index.flip(0))
-    present, first = np.unique(graph.link.cpu().numpy(), return_index=True)
+    present, first = np.unique(graph.link.long().cpu().numpy(), return_index=True)
     u, v = row[first], col[first]
     order = torch.randperm(present.size, generator=context.generator).numpy()
     inside = _kruskal(u, v, order, graph.num_nodes)

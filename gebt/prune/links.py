@@ -58,15 +58,13 @@ class GraphSparsifier(nn.Module, Group):
         penalty: ADMM | None = None,
     ):
         super().__init__()
-        value = graph.adjacency.value
-        precise = torch.promote_types(value.dtype, torch.float32)
-        score = value.new_zeros(graph.num_links, dtype=precise)
-        self.score = nn.Parameter(score.index_fill_(0, graph.link, 1))
-        self.register_buffer("touched", torch.zeros_like(score, dtype=torch.bool))
+        precise = torch.promote_types(graph.adjacency.dtype, torch.float32)
+        self._present = graph.present
+        self.score = nn.Parameter(self._present.to(precise))
+        self.register_buffer("touched", torch.zeros_like(self._present))
         self.prune_ratio = check_ratio("prune_ratio", prune_ratio)
         self._lr = lr
         self._penalty = penalty
-        self._present = score != 0
         self._lost = _check_room(graph, self._present, prune_ratio)
         self._seed = seed
         self._graph = graph
@@ -80,11 +78,7 @@ class GraphSparsifier(nn.Module, Group):
             graph: a part of the searched graph, with its link ids; by default all.
         """
         graph = graph or self._graph
-        full = graph.adjacency
-        # index_select, not score[link]: its gradient repeats bit for bit on
-        # several threads.
-        score = self.score.index_select(0, graph.link)
-        return full.with_value(full.value * score.to(full.dtype))
+        return graph.adjacency.times(self.score, graph.link)
 
     def matrix(self, graph: Graph) -> SparseMatrix:
         """`forward`."""
@@ -184,8 +178,7 @@ class RankedLinks(Group):
     ):
         self.prune_ratio = check_ratio("prune_ratio", prune_ratio)
         self.fitted = fitted or {}
-        self._present = torch.zeros_like(scores, dtype=torch.bool)
-        self._present.index_fill_(0, graph.link, True)
+        self._present = graph.present.to(scores.device)
         _check_room(graph, self._present, prune_ratio)
         # By magnitude those rank first that score highest, those that are gone last.
         above = (scores.double() - scores.min() + 1) * self._present

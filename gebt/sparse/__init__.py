@@ -2,5 +2,6 @@
 
 from gebt.sparse.matrix import SparseMatrix
 from gebt.sparse.pattern import Pattern
+from gebt.sparse.scaled import Scaled
 
-__all__ = ["Pattern", "SparseMatrix"]
+__all__ = ["Pattern", "Scaled", "SparseMatrix"]

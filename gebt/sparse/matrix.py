@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gebt.kernels import spmm
+from gebt.kernels import Links, propagate_pays, row_magnitudes, spmm
 from gebt.sparse.pattern import Pattern, Recent, Same
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ class SparseMatrix:
                 f"got shape {tuple(value.shape)}."
             )
         self.pattern = pattern
-        self.value = value
+        self._value = value
         self.weight = weight
         self._recent = Recent()
 
@@ -73,14 +73,45 @@ class SparseMatrix:
         return self.pattern.shape
 
     @property
+    def value(self) -> Tensor:
+        """(E,) of each entry."""
+        return self._value
+
+    @property
+    def factored(self) -> bool:
+        """Whether a model had better use `Scaled` than write out scaled values."""
+        return propagate_pays(self._value) and self.symmetric
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the matrix is known to be its own transpose.
+
+        Looked up once while the values are constant; where they take gradients a link's
+        two directions are known to be equal only after `times`.
+        """
+        if self._value.requires_grad:
+            return False
+        return self.derived("symmetric", lambda: self.pattern.mirrors(self._value))
+
+    @property
+    def factor(self) -> Tensor | None:
+        """(L,) what each link's weight is multiplied with, after `times`."""
+        return None
+
+    @property
+    def links(self) -> Links:
+        """The entries as the kernels of symmetric matrices want them."""
+        return Links(self.pattern.crow, self.pattern.col, self._value)
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of the values."""
-        return self.value.dtype
+        return self._value.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the values are."""
-        return self.value.device
+        return self._value.device
 
     def __repr__(self) -> str:
         n, m = self.shape
@@ -114,6 +145,15 @@ class SparseMatrix:
         """The same positions with other values (E,)."""
         return SparseMatrix(self.pattern, value, self.weight)
 
+    def times(self, factor: Tensor, link: Tensor) -> "SparseMatrix":
+        """Each value times its link's factor, differentiable in these.
+
+        Args:
+            factor: (L,) floating.
+            link: (E,) integers in [0, L), which link each entry is.
+        """
+        return _Product(self, factor, link)
+
     def without_weight(self) -> "SparseMatrix":
         """The matrix of the factors beside the data's own edge weights.
 
@@ -131,9 +171,15 @@ class SparseMatrix:
 
     def derived(self, key: Any, build: Callable[[], T]) -> T:
         """``build()``, kept with this matrix as long as its values are constant."""
-        if self.value.requires_grad or self.value.is_inference():
+        parts = self._parts()
+        if any(part.requires_grad or part.is_inference() for part in parts):
             return build()
-        return self._recent.get_or((key, self.value._version), build)
+        versions = tuple(part._version for part in parts)
+        return self._recent.get_or((key, versions), build)
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        """What the values depend on."""
+        return (self._value,)
 
     @property
     def own(self) -> Tensor | None:
@@ -144,6 +190,10 @@ class SparseMatrix:
     def nodes(self) -> Tensor | None:
         """(N,) which of the graph's nodes each row is; None: row i is node i."""
         return self.pattern.nodes
+
+    def of_nodes(self, rows: Tensor) -> Tensor:
+        """(R,) which of the graph's nodes some rows are."""
+        return self.pattern.of_nodes(rows)
 
     def at_rows(self, v: Tensor) -> Tensor:
         """(E, ...) of each entry, what ``v`` (M, ...) has for its row's node."""
@@ -239,3 +289,63 @@ class SparseMatrix:
         """A copy on another device."""
         weight = None if self.weight is None else self.weight.to(device)
         return SparseMatrix(self.pattern.to(device), self.value.to(device), weight)
+
+
+class _Product(SparseMatrix):
+    """Each value times its link's factor, written out when it is asked for.
+
+    A propagation needs the values, but not to differentiate each: that takes as much
+    again for every step between the factors and them.
+    """
+
+    def __init__(self, matrix: SparseMatrix, factor: Tensor, link: Tensor):
+        super().__init__(matrix.pattern, matrix.value, matrix.weight)
+        self._matrix = matrix
+        self._factor = factor
+        self._link = link
+        self._differentiable: Tensor | None = None
+        self._links: Links | None = None
+
+    @property
+    def value(self) -> Tensor:
+        """(E,), differentiable in the factors."""
+        if self._differentiable is None:
+            self._differentiable = self._multiply(self._factor)
+        return self._differentiable
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the matrix was, and each link's two directions have one factor."""
+        return self._matrix.symmetric and self.pattern.pairs(self._link)
+
+    @property
+    def factor(self) -> Tensor | None:
+        """(L,)."""
+        return self._factor
+
+    @property
+    def links(self) -> Links:
+        """With what each value is the product of."""
+        if self._links is None:
+            value = self._multiply(self._factor.detach())
+            csr = self.pattern.crow, self.pattern.col
+            self._links = Links(*csr, value, self._link, self._value)
+        return self._links
+
+    def _multiply(self, factor: Tensor) -> Tensor:
+        # index_select, not factor[link]: its gradient repeats bit for bit on
+        # several threads.
+        return self._value * factor.index_select(0, self._link).to(self.dtype)
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return (self._value, self._factor)
+
+    def detach(self) -> SparseMatrix:
+        """The same matrix with constant values."""
+        return _Product(self._matrix.detach(), self._factor.detach(), self._link)
+
+    def row_sum_of_magnitudes(self) -> Tensor:
+        """(N,) the sum of |value| over each row: the degrees of an adjacency."""
+        if self.factored:
+            return row_magnitudes(self.links, self._factor)
+        return super().row_sum_of_magnitudes()

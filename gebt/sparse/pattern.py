@@ -3,20 +3,23 @@
 The transpose, the self-loops, the rows that a loss can see.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import pairwise
 from threading import Lock
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from gebt.kernels import Part
 from gebt.kernels._csr import entry_rows
 from gebt.kernels.hashing import column_keys, row_keys
 
 T = TypeVar("T")
 _changing = Lock()  # held while what is kept changes
 _INT32_MAX = 2**31 - 1
+_BLOCK = 2**22  # entries that are looked at together where all would take much memory
 _NEARLY_ALL = 0.9  # above this share of all rows, restricting to them saves nothing
 
 
@@ -83,6 +86,54 @@ class Pattern:
         """(E,) the row of each entry."""
         with torch.inference_mode(False):
             return entry_rows(self.crow, self.nnz)
+
+    def blocks(self) -> Iterator[tuple[Tensor, slice]]:
+        """The rows (B,) of some consecutive entries, and which entries; all in turn."""
+        starts = torch.arange(0, self.nnz, _BLOCK, device=self.crow.device)
+        firsts = torch.searchsorted(self.crow, starts, right=True) - 1
+        for first, end in pairwise([*firsts.tolist(), self.shape[0]]):
+            if first < end:  # not inside one long row
+                start, stop = int(self.crow[first]), int(self.crow[end])
+                rows = entry_rows(self.crow[first : end + 1], stop - start) + first
+                yield rows, slice(start, stop)
+
+    def mirrors(self, data: Tensor) -> bool:
+        """Whether for each entry (i, j) there is one (j, i) with the same data.
+
+        By sums of hashes of 64 bits that must be equal both ways, so no sort: with a
+        chance of 2^-64 the answer for others is yes.
+
+        Args:
+            data: (E,) of integers or floating, compared bit by bit.
+        """
+        if self.shape[0] != self.shape[1]:
+            return False
+        bits = data.detach().view(_BITS[data.dtype.itemsize])
+        balance = 0
+        for row, entries in self.blocks():
+            row, col = row.long(), self.col[entries].long()
+            own = bits[entries].long() * _ODD[2]
+            there = _mixed(row * _ODD[0] + col * _ODD[1] + own)
+            back = _mixed(col * _ODD[0] + row * _ODD[1] + own)
+            balance += int((there - back).sum())
+        return balance % 2**64 == 0
+
+    def pairs(self, link: Tensor) -> bool:
+        """Whether each link is one entry (i, j), i < j, and one (j, i), and no other.
+
+        Args:
+            link: (E,) integers, which link each entry is.
+        """
+        return self._recent.get_or(("pairs", Same(link)), lambda: self._pairs(link))
+
+    def _pairs(self, link: Tensor) -> bool:
+        if not self.mirrors(link):
+            return False
+        above = sum(
+            int((rows < self.col[entries]).sum()) for rows, entries in self.blocks()
+        )
+        most = int(link.bincount().max()) if link.numel() else 0
+        return most <= 2 and 2 * above == link.numel()
 
     @cached_property
     def edge_index(self) -> Tensor:
@@ -160,11 +211,36 @@ class Pattern:
 
     def select(self, entries: Tensor) -> "Pattern":
         """The pattern of some entries, given by ascending positions."""
-        row = self.row.index_select(0, entries)
+        crow = torch.searchsorted(entries, self.crow.to(entries.dtype))
         col = self.col.index_select(0, entries)
-        selected = Pattern.from_sorted(row, col, self.shape)
-        selected.nodes = self.nodes
-        return selected
+        return Pattern(crow, col, self.shape, nodes=self.nodes)
+
+    def renumbered(self, order: Tensor) -> tuple["Pattern", Tensor]:
+        """This square pattern with row and column i what ``order[i]`` is here.
+
+        Args:
+            order: (N,) int64, a permutation.
+
+        Returns:
+            The pattern, and (E,) where each of its entries is here.
+        """
+        place = torch.empty_like(order)
+        place[order] = torch.arange(order.numel(), device=order.device)
+        n = self.shape[0]
+        start = self.crow.index_select(0, order).long()
+        count = self.crow.diff().index_select(0, order).long()
+        crow = torch.cat([count.new_zeros(1), count.cumsum(0)])
+        turned = Pattern(crow, torch.empty_like(self.col), self.shape)
+        entries = torch.empty_like(self.col)
+        for rows, at in turned.blocks():  # of a few rows each, so sorts are small
+            rows = rows.long()
+            here = torch.arange(at.start, at.stop, device=order.device)
+            here += (start - crow[:-1]).index_select(0, rows)
+            col = place.index_select(0, self.col.index_select(0, here))
+            key, sorted_by = ((rows - rows[0]) * n + col).sort()
+            turned.col[at] = key.remainder_(n)
+            entries[at] = here.index_select(0, sorted_by)
+        return turned, entries
 
     def rows(self, nodes: Tensor) -> tuple["Pattern", Tensor]:
         """The pattern of some rows, in that order, and (E',) its entries here."""
@@ -229,6 +305,47 @@ class Pattern:
             blocks.append((block, entries))
         return wanted, blocks[::-1]
 
+    def reach(self, nodes: Tensor, depth: int) -> tuple[Tensor | None, list[Part]]:
+        """`hops` as parts of this symmetric pattern, of which nothing is copied.
+
+        Args:
+            nodes: (R,) the rows wanted of the last product, distinct.
+            depth: how many times the matrix is applied.
+        """
+        key = ("reach", Same(nodes), depth)
+        return self._recent.get_or(key, lambda: self._reach(nodes, depth))
+
+    def _reach(self, nodes: Tensor, depth: int) -> tuple[Tensor | None, list[Part]]:
+        parts: list[Part] = []
+        wanted: Tensor | None = nodes
+        place: Tensor | None = self._places(nodes)
+        for _ in range(depth):
+            if wanted is None or place is None:
+                parts.append(Part())
+                continue
+            reached = torch.zeros_like(place, dtype=torch.bool)
+            reached[wanted] = True
+            for rows, entries in self.blocks():
+                read = place.index_select(0, rows) >= 0
+                reached[self.col[entries][read].long()] = True
+            if reached.count_nonzero() >= _NEARLY_ALL * self.shape[1]:
+                parts.append(Part(wanted, place))
+                wanted = place = None
+                continue
+            columns = reached.nonzero().squeeze(1)
+            column_place = self._places(columns)
+            parts.append(Part(wanted, place, columns, column_place))
+            wanted, place = columns, column_place
+        return wanted, parts[::-1]
+
+    def _places(self, nodes: Tensor) -> Tensor:
+        """(N,) int32, where in ``nodes`` a node is, -1 if nowhere."""
+        place = torch.full((self.shape[1],), -1, device=nodes.device, dtype=torch.int32)
+        place[nodes] = torch.arange(
+            nodes.numel(), device=nodes.device, dtype=torch.int32
+        )
+        return place
+
     def to(self, device: torch.device | str) -> "Pattern":
         """A copy on another device."""
         own = None if self.own is None else self.own.to(device)
@@ -239,6 +356,19 @@ class Pattern:
     def of_nodes(self, rows: Tensor) -> Tensor:
         """(R,) which of the graph's nodes some rows are."""
         return rows if self.nodes is None else self.nodes.index_select(0, rows)
+
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_ODD = (-7046029254386353131, -4417276706812531889, 1609587929392839161)
+
+
+def _mixed(key: Tensor) -> Tensor:
+    """A hash of each integer of 64 bits, in place."""
+    key ^= key >> 32
+    key *= -4658895280553007687
+    key ^= key >> 29
+    key *= -7723592293110705685
+    return key.bitwise_xor_(key >> 32)
 
 
 class Same:

@@ -229,8 +229,7 @@ class Ticket:
         _check_unseen(graph, self.model if model is None else describe_model(model))
         name = CRITERIA.check(self.options.get("criterion", "learned"))
         if not ratio:
-            none = graph.link.new_zeros(graph.num_links, dtype=torch.bool)
-            return none.index_fill(0, graph.link, True)
+            return graph.present
         asked, task = nn.Module(), None
         if name in ASK_A_MODEL or name not in CRITERIA.homes:
             asked = self._to_ask(name, graph, model)

@@ -320,6 +320,16 @@ def test_datasets_lists_what_is_on_disk(gebt_here, tmp_path):
         )
 
 
+def test_datasets_fits_a_terminal_and_tells_metric_splits_and_tuned_score(gebt_here):
+    shown = gebt_here("datasets").stdout.splitlines()
+    assert max(map(len, shown)) <= 100
+    [line] = [line for line in shown if "│ minesweeper " in line]
+    cells = [cell.strip() for cell in line.split("│")[1:-1]]
+    assert (cells[0], *cells[3:]) == ("minesweeper", "ROC-AUC", "10", "97.9")
+    [line] = [line for line in shown if "│ cora " in line]
+    assert [cell.strip() for cell in line.split("│")][4:7] == ["accuracy", "1", "85.1"]
+
+
 def test_datasets_tells_the_numbers_of_one(gebt_here):
     result = gebt_here("datasets", "Digits")
     assert (result.returncode, result.stderr) == (0, "")
@@ -333,6 +343,9 @@ def test_datasets_tells_the_numbers_of_one(gebt_here):
         "edge homophily": "0.96",
         "adjusted homophily": "0.95",
         "label informativeness": "0.91",
+        "task": "node-classification",
+        "metric": "accuracy",
+        "split": "gebt's own: 20 a class to train, 500 to",  # and on
         "nodes of the split": "train 200, val 500, test 1,000",
     }
     assert_refused(gebt_here("datasets", "digts"), "Did you mean 'digits'")
@@ -736,3 +749,76 @@ def test_retraining_into_the_tickets_own_folder_keeps_the_ticket(gebt_here, tmp_
     assert result.returncode == 0, result.stderr
     assert ticket.read_bytes() == before
     assert (tmp_path / "o" / "metrics.json").is_file()
+
+
+@pytest.fixture
+def own_tables(tmp_path):
+    """``edges.csv`` and ``nodes.tsv`` of two communities, labelled red and blue."""
+    draw = np.random.default_rng(0)
+    low, high = np.triu_indices(60, 1)
+    kept = draw.random(low.size) < np.where(low % 2 == high % 2, 0.2, 0.02)
+    links = [f"n{a},n{b}" for a, b in zip(low[kept], high[kept], strict=True)]
+    (tmp_path / "edges.csv").write_text("\n".join(["source,target", *links]) + "\n")
+    x = draw.normal(size=60) + np.arange(60) % 2
+    nodes = [f"n{i}\t{x[i]:.4f}\t{('red', 'blue')[i % 2]}" for i in range(60)]
+    (tmp_path / "nodes.tsv").write_text("\n".join(["id\tx\tcolour", *nodes]) + "\n")
+    return tmp_path
+
+
+def test_an_edge_list_of_ones_own_is_run_and_its_ticket_finds_it_again(
+    own_tables, gebt_here
+):
+    own = ("--nodes", "nodes.tsv", "--label", "colour")
+    result = gebt_here("run", "edges.csv", *own, *FAST)
+    assert result.returncode == 0, result.stderr
+    told = result.stderr.strip().splitlines()
+    assert "gebt: classes of 'colour': 0 = blue, 1 = red" in told
+    assert all(line.startswith("gebt: ") for line in told), told
+    [folder] = [*(own_tables / "runs").iterdir()]
+    assert folder.name.startswith("edges.csv-")
+    record = json.loads((folder / "metrics.json").read_text())
+    assert record["dataset"] == "edges.csv:nodes=nodes.tsv,label=colour"
+    ticket = folder / "ticket.safetensors"
+    assert gebt_here("cost", ticket).returncode == 0
+    again = gebt_here("retrain", ticket, "--epochs", 2, "--quiet", "--out", "again")
+    assert (again.returncode, again.stdout) == (0, "again\n")
+    assert gebt_here("report", folder).returncode == 0
+    facts = gebt_here("datasets", "edges.csv", *own).stdout
+    assert "label informativeness" in facts and "train 36, val 12, test 12" in facts
+    (own_tables / "edges.csv").write_text("source,target\nn1,n2\n")
+    assert_refused_last(gebt_here("cost", ticket), "was drawn on the graph")
+
+
+def assert_refused_last(answer, *words):
+    """The last line of a refusal after lines of what was loaded."""
+    assert answer.returncode == 2
+    *told, last = answer.stderr.strip().splitlines()
+    assert all(line.startswith("gebt: ") for line in told), told
+    assert all(word in last for word in words), last
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["edges.csv"], ["name the table of its nodes", "`--nodes`"]),
+        (["edges.csv", "--nodes", "n.csv"], ["there is no file n.csv"]),
+        (["edges.txt"], ["no dataset 'edges.txt'", "ends in .parquet, .csv, .tsv"]),
+        (["cora", "--label", "x"], ["`--label` is of an edge list", "'cora' is none"]),
+        (["edges.csv:nodes=a.csv", "--nodes", "b.csv"], ["`--nodes` was given"]),
+        (
+            ["edges.csv", "--nodes", "nodes.tsv", "--label", "color"],
+            ["`--label` is 'color'", "Did you mean 'colour'?"],
+        ),
+        (
+            ["edges.csv", "--nodes", "nodes.tsv", "--metric", "auc"],
+            ["`--metric` must be one of 'accuracy', 'ROC-AUC', 'AP', got 'auc'"],
+        ),
+        (
+            ["bad.csv", "--nodes", "nodes.tsv", "--label", "colour"],
+            ["'target' name nodes that the nodes' column 'id' lacks", "'n99' in row 1"],
+        ),
+    ],
+)
+def test_a_bad_edge_list_is_one_line(own_tables, gebt_here, args, words):
+    (own_tables / "bad.csv").write_text("source,target\nn1,n99\n")
+    assert_refused(gebt_here("run", *args), *words)

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from gebt import SparseMatrix, load
-from gebt.datasets import DATASETS, find_root, heterophilous, register
+from gebt._registry import TASKS
+from gebt.datasets import DATASETS, Facts, find_root, heterophilous, register
 from gebt.datasets.planetoid import SHA256
+from gebt.learn.tasks import task_for
 
 
 @pytest.fixture(scope="module")
@@ -242,12 +244,27 @@ def test_another_file_than_the_published_is_named(tolokers_like, caplog):
     assert "not the published file: tolokers.npz in" in record.getMessage()
 
 
-def test_every_file_has_its_checksum():
-    digests = [*heterophilous.FILES.values(), *" ".join(SHA256.values()).split()]
-    # OGB publishes none: its counts and the archives' own checksums stand in.
-    sets = [each for name, each in DATASETS.items() if not name.startswith("ogb")]
-    assert len(digests) == sum(len(dataset.files) for dataset in sets)
+def test_every_checksum_is_one():
+    digests = [*heterophilous.SHA256.values(), *" ".join(SHA256.values()).split()]
     assert {len(bytes.fromhex(digest)) for digest in digests} == {32}
+    assert set(heterophilous.SHA256) <= set(DATASETS.homes)
+
+
+def test_what_gebt_offers_says_task_metric_split_and_who_tuned_it():
+    for name in DATASETS.homes:
+        facts = DATASETS[name].facts
+        assert facts.task in TASKS and facts.metric and facts.split, name
+        assert facts.group != Facts().group, name
+        assert (facts.tuned is None) == (facts.tuned_by == ""), name
+        assert len(DATASETS[name].about) <= 38, name
+
+
+@pytest.mark.parametrize("name", ["digits", "imports", "synthetic:N=50,E=90"])
+def test_the_metric_that_is_told_is_the_graphs(name):
+    facts = DATASETS[name.partition(":")[0]].facts
+    graph = load(name)
+    task = task_for(graph)
+    assert (task.name, task.metric(graph)) == (facts.task, facts.metric)
 
 
 @pytest.mark.parametrize(
@@ -334,6 +351,37 @@ def test_tolokers_is_read_in_place_with_its_first_split(tolokers_like):
     for part in ("train", "val", "test"):
         nodes = np.flatnonzero(arrays[f"{part}_masks"][0])
         assert getattr(graph.split, part).tolist() == nodes.tolist()
+
+
+@pytest.mark.parametrize("name", ["roman-empire", "amazon-ratings", "questions"])
+def test_the_suite_is_read_as_pyg_reads_it(tmp_path, name):
+    from torch_geometric.datasets import HeterophilousGraphDataset
+
+    title = name.replace("-", "_")
+    raw = tmp_path / title / "raw"
+    raw.mkdir(parents=True)
+    np.savez(raw / f"{title}.npz", **helpers.tolokers_like())
+    data = HeterophilousGraphDataset(str(tmp_path), name)[0]
+    for split in range(10):
+        graph = load(name, tmp_path, split=split)
+        assert graph.metric == DATASETS[name].facts.metric
+        helpers.same_as_pyg(graph, data, split)
+
+
+@pytest.mark.parametrize("name", ["chameleon-filtered", "squirrel-filtered", "actor"])
+@pytest.mark.parametrize("masks", [bool, np.int64, np.uint8])
+def test_the_older_graphs_masks_may_be_integers(tmp_path, name, masks):
+    title = name.replace("-", "_")
+    raw = tmp_path / title / "raw"
+    raw.mkdir(parents=True)
+    arrays = helpers.tolokers_like()
+    for part in ("train", "val", "test"):
+        arrays[f"{part}_masks"] = arrays[f"{part}_masks"].astype(masks)
+    np.savez(raw / f"{title}.npz", **arrays)
+    graph = load(name, tmp_path, split=4)
+    assert (graph.num_nodes, graph.num_links, graph.metric) == (12, 30, "accuracy")
+    nodes = np.flatnonzero(arrays["val_masks"][4])
+    assert graph.split.val.tolist() == nodes.tolist()
 
 
 @pytest.mark.parametrize("split", [0, 1, 9])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import in_time, tolokers_like
+from helpers import in_time, mutants, tolokers_like
 from scipy.sparse import csr_matrix
 
 from gebt import Graph, load
@@ -384,40 +384,6 @@ def load_in_time(name: str, root: Path) -> None:
     with in_time(2):
         graph = load(name, root)
     assert isinstance(graph, Graph)
-
-
-def mutants(content: bytes, draw: random.Random) -> bytes:
-    """The content with one to three accidents, drawn."""
-    changed = bytearray(content)
-    for _ in range(draw.choice((1, 1, 2, 3))):
-        size = max(len(changed), 1)
-        # Headers are short and do most: half of the accidents happen near an end.
-        edge = draw.choice((size, size, min(size, 300)))
-        at = (
-            draw.randrange(edge)
-            if draw.random() < 0.8
-            else size - 1 - draw.randrange(edge)
-        )
-        length = min(draw.choice((1, 2, 4, 8, 64, 1000)), size)
-        match draw.choice(
-            ("flip", "flip", "flip", "set", "set", "cut", "drop", "put", "copy")
-        ):
-            case "flip" if changed:
-                changed[at] ^= 1 << draw.randrange(8)
-            case "set":
-                changed[at : at + length] = draw.choice(
-                    (b"\x00" * length, b"\xff" * length, draw.randbytes(length))
-                )
-            case "cut":
-                del changed[at:]
-            case "drop":
-                del changed[at : at + length]
-            case "put":
-                changed[at:at] = draw.randbytes(length)
-            case "copy":
-                other = draw.randrange(size)
-                changed[other:other] = changed[at : at + length]
-    return bytes(changed)
 
 
 def test_a_garbled_file_is_a_graph_or_one_clear_error(root, npz, request):

@@ -1,7 +1,9 @@
+import sys
+
 import pytest
 import torch
 
-from gebt.kernels import backend, dropout
+from gebt.kernels import backend, dropout, lazy_dropout
 from gebt.kernels.hashing import entry_hashes, hashed, mixed, row_keys
 
 LARGE = 2**20 + 3
@@ -115,3 +117,28 @@ def test_rows_columns_and_seeds_do_not_drop_together():
         assert abs((one[:, columns:] * one[:, :-columns]).mean()) < 5 * spread
     together = one.t() @ one / one.shape[0] - torch.eye(64, dtype=one.dtype)
     assert together.abs().max() < 6 * one.shape[0] ** -0.5
+
+
+@pytest.mark.parametrize("rows", [1, 7, 50])
+@pytest.mark.parametrize(
+    "dtype, at_most", [(torch.float32, 1e-5), (torch.float64, 1e-10)]
+)
+def test_a_product_that_drops_block_by_block_is_that_of_the_copy(
+    rows, dtype, at_most, monkeypatch
+):
+    monkeypatch.setattr(sys.modules["gebt.kernels.dropout"], "_ROWS", rows)
+    x = torch.randn(50, 9, dtype=dtype, requires_grad=True)
+    weight = torch.randn(9, 4, dtype=dtype, requires_grad=True)
+    pull, some = torch.randn(50, 4, dtype=dtype), torch.randperm(50)[:20]
+    keys = row_keys(50, x.device, torch.randperm(90)[:50])
+    found = []
+    for lazy in (False, True):
+        torch.manual_seed(3)
+        given = (lazy_dropout if lazy else dropout)(x, 0.4, None, keys)
+        out = given.product(weight) if lazy else given @ weight
+        few = given.index_select(0, some)
+        few = few.written_out() if lazy else few
+        grads = torch.autograd.grad((out * pull).sum() + few.sum(), (x, weight))
+        found.append((out, few, *grads))
+    for copied, blocked in zip(*found, strict=True):
+        torch.testing.assert_close(blocked, copied, rtol=at_most, atol=at_most)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import run_python
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from gebt import (
     Graph,
@@ -22,6 +22,7 @@ from gebt import (
     find_ticket,
     train,
 )
+from gebt.learn.metrics import average_precision
 from gebt.learn.tasks import TASKS, describe_task, find_task, hits, roc_auc, task_for
 from gebt.models import GCN, gcn_norm
 
@@ -180,7 +181,7 @@ def test_two_classes_are_learned_and_scored_by_roc_auc(make_graph):
     assert 85 < 100 * expected < 100
 
 
-# ROC-AUC.
+# ROC-AUC and average precision.
 
 
 def test_roc_auc_counts_the_pairs_in_the_right_order_and_half_of_the_ties():
@@ -191,6 +192,39 @@ def test_roc_auc_counts_the_pairs_in_the_right_order_and_half_of_the_ties():
     assert roc_auc(-score, positive) == 12.5
     assert roc_auc(score, ~positive) == 12.5
     assert roc_auc(torch.ones(4), positive) == 50.0
+
+
+def test_average_precision_is_the_mean_precision_at_the_positives():
+    score = torch.tensor([4.0, 3.0, 2.0, 2.0, 1.0])
+    positive = torch.tensor([True, False, True, False, True])
+    # Places 1, then 3 and 4 at once, then 5: 1/1, 2/4 and 3/5.
+    assert average_precision(score, positive) == pytest.approx(100 * 2.1 / 3)
+    assert math.isnan(average_precision(score, torch.zeros(5, dtype=torch.bool)))
+    known = Graph.from_pyg(
+        {"x": torch.ones(5, 1), "edge_index": [[0], [1]], "y": positive.long()},
+        split={"train": [0, 1, 2, 3, 4]},
+        metric="AP",
+    )
+    output = torch.stack([torch.zeros(5), score], dim=1)
+    task = NodeClassification()
+    assert task.metric(known) == "AP"
+    assert task.score(output, known, "train") == pytest.approx(70)
+    with pytest.raises(ValueError, match="AP, which takes two classes, but it has 3"):
+        task.check(replace(known, y=torch.tensor([0, 1, 2, 0, 1])))
+
+
+@pytest.mark.parametrize("levels", [None, 50, 3])
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_average_precision_is_scikit_learns(levels, share):
+    for seed in range(5):
+        draw = torch.Generator().manual_seed(seed)
+        score = torch.randn(400, generator=draw)
+        if levels:
+            score = (score * levels).round()
+        positive = torch.rand(400, generator=draw) < share
+        positive[seed] = True
+        expected = 100 * average_precision_score(positive, score)
+        assert average_precision(score, positive) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("levels", [None, 50, 3])

@@ -155,7 +155,7 @@ def test_hidden_is_one_width_or_a_sequence_of_them(kind):
 
 OPTIONS = [(name, {"dropout": 0.3}) for name in NAMES]
 OPTIONS += [(name, {"inner_bias": True}) for name in ("GCN", "GIN", "GraphSAGE")]
-OPTIONS += [("ResGCN", {"recompute": True})]
+OPTIONS += [(name, {"recompute": True}) for name in NAMES]
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)

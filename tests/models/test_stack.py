@@ -1,6 +1,7 @@
 """Own paths, norms, maps and depth: against PyG, rows, files, compaction."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 import gebt
 from gebt import SparseMatrix, compact, load_compact, save_compact
-from gebt.models import GAT, GCN, GIN, GraphSAGE, build_model, describe_model
+from gebt.models import CLASSES, GAT, GCN, GIN, GraphSAGE, build_model, describe_model
 
 # GCN and GAT in every shape, the others, which share GCN's code, in some; features in
 # turns.
@@ -364,3 +365,75 @@ def test_a_slimmer_layer_norm_is_over_the_units_that_are_left(graph):
     model = GCN(graph.num_features, 6, 3, norm="layer")
     small = model.slim([torch.tensor([True, False, True, True, False, False])])
     assert small.normed()[0].over == 3 and small.normed()[0].absent is None
+
+
+RECOMPUTED = [
+    ("GCN", {"residual": True, "norm": "batch", "layers": 3}),
+    ("GCN", {"input_map": True, "output_map": True, "norm": "layer"}),
+    ("GIN", {}),
+    ("GraphSAGE", {"norm": "batch", "layers": 3}),
+    ("GAT", {"norm": "batch", "residual": True, "input_map": True}),
+]
+
+
+@pytest.mark.parametrize("name, shape", RECOMPUTED, ids=str)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_recomputing_a_layer_changes_not_one_bit(make_graph, name, shape, sparse):
+    graph, found = make_graph(sparse=sparse), []
+    for recompute in (False, True):
+        torch.manual_seed(2)
+        model = CLASSES[name](24, 8, 3, dropout=0.5, recompute=recompute, **shape)
+        state = [value.clone() for value in model.state_dict().values()]
+        value = graph.adjacency.value.clone().requires_grad_()
+        out = model.train()(
+            graph.x, graph.adjacency.with_value(value), graph.split.train
+        )
+        out.square().sum().backward()
+        gradients = [p.grad for p in model.parameters()]
+        found.append([*state, out, value.grad, *gradients, *model.buffers()])
+    for kept, again in zip(*found, strict=True):
+        assert torch.equal(kept, again)
+
+
+@pytest.mark.parametrize("name", ["GCN", "GraphSAGE", "GAT"])
+def test_recomputing_a_layer_keeps_less(graph, name):
+    sizes = []
+    for recompute in (False, True):
+        model = CLASSES[name](24, 16, 3, layers=8, recompute=recompute).train()
+        kept = [0]
+
+        def pack(tensor, kept=kept):
+            kept[0] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(graph.x, graph.adjacency)
+        sizes.append(kept[0])
+    assert 1.5 * sizes[1] < sizes[0]
+
+
+@pytest.mark.parametrize("kind", [GCN, GIN, GraphSAGE])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_as_on_large_graphs_outputs_gradients_and_draws_are_the_same(
+    make_graph, kind, norm, residual, monkeypatch
+):
+    graph = double(make_graph(nodes=61))
+    link, found = graph.link, []
+    residual = residual and kind is not GraphSAGE
+    for large in (False, True):
+        if large:  # one kernel for a propagation, dropout block by block
+            monkeypatch.setattr(sys.modules["gebt.kernels.propagate"], "_LARGE", 0)
+            monkeypatch.setattr("gebt.models._layers._MANY", 0)
+            monkeypatch.setattr(sys.modules["gebt.kernels.dropout"], "_ROWS", 10)
+        torch.manual_seed(2)
+        width = graph.num_features
+        model = kind(width, 12, 3, layers=3, norm=norm, residual=residual)
+        score = torch.linspace(-1, 2, graph.num_links).double().requires_grad_()
+        adjacency = graph.adjacency.times(score, link)
+        out = model.double().train()(graph.x, adjacency, graph.split.train)
+        out.square().sum().backward()
+        gradients = [p.grad for p in model.parameters()]
+        found.append([out, score.grad, *gradients, *model.buffers()])
+    for small, at_scale in zip(*found, strict=True):
+        torch.testing.assert_close(at_scale, small, rtol=1e-10, atol=1e-10)

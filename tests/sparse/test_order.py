@@ -61,6 +61,28 @@ def test_a_reordered_graph_is_the_same_graph(make_graph, sparse):
         assert torch.equal(nodes, getattr(graph.split, part))
 
 
+def test_the_compiled_loop_finds_the_same_order(monkeypatch):
+    pattern = gebt.load("synthetic:N=3000,E=20000,F=4,C=30").adjacency.pattern
+    expected = community_order(pattern, seed=5)
+    monkeypatch.setattr("gebt.sparse.order._MANY", 0)
+    assert torch.equal(community_order(pattern, seed=5), expected)
+    assert not torch.equal(community_order(pattern, seed=6), expected)
+
+
+def test_a_pattern_renumbered_block_by_block_is_the_same(monkeypatch):
+    pattern = gebt.load("synthetic:N=300,E=2000,F=4,C=30").adjacency.pattern
+    order = torch.randperm(300)
+    expected, entries = pattern.renumbered(order)
+    old = pattern.edge_index.index_select(1, entries)
+    assert torch.equal(order[expected.edge_index], old)
+    key = expected.row.long() * 300 + expected.col
+    assert bool((key.diff() > 0).all())
+    monkeypatch.setattr("gebt.sparse.pattern._BLOCK", 7)
+    again, same = pattern.renumbered(order)
+    assert torch.equal(again.col, expected.col)
+    assert torch.equal(same, entries)
+
+
 def test_neighbours_lie_closer_after_reordering():
     graph = gebt.load("synthetic:N=4000,E=20000,F=4,C=100")
 
