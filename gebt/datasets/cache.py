@@ -73,12 +73,14 @@ def cached(
             weighted = graph.adjacency.weight is not None
             about = {"format": FORMAT, "made": made, "weighted": weighted}
             header |= {"kind": "cache", **about, "sources": stamps}
+            for half in folder.glob(f".{CACHE}.*"):  # of a process that was killed
+                half.unlink()
             write_tensors(path, tensors, header, checksum=False)
         except OSError as error:  # a read-only folder, a full disk
-            _log.info("not kept, but parsed at each load: %s", error)
+            _log.info("not kept, but made at each load: %s", error)
             return graph
         seconds, size = time.perf_counter() - started, path.stat().st_size / 2**20
-        _log.info("parsed in %.0f s, kept in %s (%.0f MiB)", seconds, path, size)
+        _log.info("made in %.0f s, kept in %s (%.0f MiB)", seconds, path, size)
         del graph, tensors
         return read()
 

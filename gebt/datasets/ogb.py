@@ -121,7 +121,6 @@ def read_links(folder: Path, scheme: str) -> Graph:
 
 def _undirected(data: dict[str, np.ndarray], split: dict[str, Any]) -> Graph:
     tensors = {name: torch.from_numpy(array) for name, array in data.items()}
-    del data
     with warnings.catch_warnings():
         # Nobody can change what was published: self-loops, and edges that are there
         # in both directions.

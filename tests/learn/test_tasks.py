@@ -482,6 +482,7 @@ def test_tasks_are_found_by_name_or_by_the_labels(graph):
     assert task_for(graph).name == "node-classification"
     assert task_for(replace(graph, y=None)).name == "node-classification"
     assert task_for(labelled(graph)).name == "multi-label"
+    assert task_for(graph.hold_out_links()).name == "link-prediction"
 
 
 def test_an_unknown_task_lists_those_there_are():
