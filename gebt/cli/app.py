@@ -531,7 +531,7 @@ def main() -> None:
     warnings.showwarning = _show_warning
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("gebt: %(message)s"))
-    logging.getLogger("gebt").addHandler(handler)
+    logging.getLogger("gebt").handlers = [handler]  # not one more at every call
     logging.getLogger("gebt").setLevel(logging.INFO)
     # typer vendors click in its newer releases, so its classes are found this way.
     usage_error: Any = typer.BadParameter.__mro__[2]

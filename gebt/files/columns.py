@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 Column = NDArray[Any]
 _SAMPLE = 1000
-"""Rows of a CSV that tell what its columns hold."""
+"""Rows of a CSV that tell what its columns hold; it is read anew where one that comes
+later does not."""
 
 
 def read_columns(path: Path) -> dict[str, Column]:
@@ -28,8 +29,8 @@ def read_columns(path: Path) -> dict[str, Column]:
         By name, (R,) each; vectors, which Parquet may hold, (R, D).
 
     Raises:
-        ValueError: naming the file and what is wrong with it, as a cell with text below
-            numbers, or that Parquet needs a package.
+        ValueError: naming the file and what is wrong with it, as a row of other length,
+            or that Parquet needs a package.
         OSError: if it cannot be opened.
     """
     try:
@@ -72,10 +73,10 @@ def _columns(path: Path, header: list[str], kinds: list[type]) -> dict[str, Colu
                 ndmin=1,
             )
         except ValueError as error:
-            place = _misfit(path, kinds, header)
-            if place is None:
+            if (misfit := _misfit(path, kinds, header)) is None:
                 raise ValueError(f"{path}: {error}.") from error
-            return _columns(path, header, [*kinds[:place], float, *kinds[place + 1 :]])
+            place, kind = misfit
+            return _columns(path, header, [*kinds[:place], kind, *kinds[place + 1 :]])
     return {name: table[f"c{place}"] for place, name in enumerate(header)}
 
 
@@ -92,22 +93,18 @@ def _is(kind: type, cell: str) -> bool:
     return kind is not int or -(2**63) <= value < 2**63
 
 
-def _misfit(path: Path, kinds: list[type], header: list[str]) -> int | None:
-    """Where the first whole number is another number; raise if it is none."""
+def _misfit(
+    path: Path, kinds: list[type], header: list[str]
+) -> tuple[int, type] | None:
+    """The column of the first cell that is not of its kind, and what that is."""
     with _opened(path) as file:
         rows = csv.reader(file, delimiter=_delimiter(path))
         next(rows)
         for number, row in enumerate(filter(None, rows), 1):
             _check_row(path, number, row, header)
             for place, (kind, cell) in enumerate(zip(kinds, row, strict=True)):
-                if _is(kind, cell):
-                    continue
-                if kind is int and _is(float, cell):
-                    return place
-                raise ValueError(
-                    f"{path}: the column {header[place]!r} has {cell!r} in row "
-                    f"{number}, where numbers belong."
-                )
+                if not _is(kind, cell):
+                    return place, float if kind is int and _is(float, cell) else str
     return None
 
 
@@ -151,7 +148,7 @@ def _parquet(path: Path) -> dict[str, Column]:
         ) from error
     with path.open("rb") as file:
         try:
-            table = parquet.read_columns(file)
+            table = parquet.read_table(file)
         except (pa.ArrowException, ValueError) as error:
             raise ValueError(f"{path} is no Parquet file ({error}).") from error
     _check_header(path, list(table.column_names))

@@ -340,7 +340,7 @@ def sddmm(
 def spmm_backward(
     crow: Tensor,
     col: Tensor,
-    order: Tensor,
+    order: Tensor | None,
     value: Tensor,
     x: Tensor,
     grad: Tensor,
@@ -351,7 +351,8 @@ def spmm_backward(
     """Both gradients of an spmm in one pass over its transpose's entries.
 
     Row j of the transpose gathers ``grad[i]`` once, for ``for_x[j]``, the sum of
-    ``value * grad[i]``, and for ``for_value = <grad[i], x[j]>`` of the entry (i, j).
+    ``value * grad[i]``, and for ``for_value = <grad[i], x[j]>`` of the entry (i, j),
+    whose place is ``order[e]``; without an order its own here.
     """
     given = {"order": order, "value": value, "own": x}
     _launch(crow, col, grad, **given, out=for_x, dot=for_value, long=long)

@@ -21,6 +21,7 @@ from gebt.kernels._choose import (
     compiled,
     never,
     refuses_numba,
+    refuses_triton,
 )
 from gebt.kernels._csr import entry_rows
 from gebt.kernels._register import observed
@@ -202,6 +203,71 @@ def numba_backward(
     )
 
 
+def triton_propagate(
+    links: Links,
+    left: Tensor | None,
+    right: Tensor | None,
+    loops: bool,
+    part: Part,
+    x: Tensor,
+) -> Tensor:
+    """Triton's product with the matrix, scaled before and after."""
+    from gebt.kernels import _triton
+
+    x = x.contiguous() if right is None else right[:, None] * x
+    out = torch.empty_like(x)
+    _triton.spmm(links.crow, links.col, links.value, x, out)
+    if loops:
+        out += x
+    return out if left is None else out.mul_(left[:, None])
+
+
+def triton_backward(
+    links: Links,
+    left: Tensor | None,
+    right: Tensor | None,
+    loops: bool,
+    part: Part,
+    x: Tensor,
+    grad: Tensor,
+    factors: int,
+    needs_x: bool,
+) -> Gradients:
+    """One pass gathers the gradient's rows; of two addends a sum repeats bit for bit.
+
+    The pass for both gradients of a product, over the transpose, which A is itself.
+    """
+    from gebt.kernels import _triton
+
+    before = x if right is None else right[:, None] * x
+    after = grad if left is None else left[:, None] * grad
+    inner, pull = torch.empty_like(links.value), torch.empty_like(x)
+    csr = links.crow, links.col
+    _triton.spmm_backward(*csr, None, links.value, before, after, inner, pull)
+    if loops:
+        pull += after
+    for_left = for_right = for_factor = None
+    if links.link is not None and links.base is not None:
+        for_factor = x.new_zeros(factors)
+        for_factor.index_add_(0, links.link, links.base * inner)
+        if left is not None:
+            push = torch.empty_like(x)
+            _triton.spmm(*csr, links.value, before, push)
+            for_left = (grad * (push.add_(before) if loops else push)).sum(dim=1)
+        if right is not None:
+            for_right = (x * pull).sum(dim=1)
+    for_x = (pull if right is None else pull.mul_(right[:, None])) if needs_x else None
+    return for_left, for_right, for_factor, for_x
+
+
+def _refuses_triton(
+    links: Links, left: Any, right: Any, loops: Any, part: Part, x: Tensor, *_: Any
+) -> str | None:
+    if part.rows is not None or part.columns is not None:
+        return "its kernels compute all rows"
+    return refuses_triton("propagate", x, None)
+
+
 def _spread(x: Tensor, nodes: Tensor | None, links: Links) -> Tensor:
     """(N, F) with zeros where there are no rows."""
     if nodes is None:
@@ -220,11 +286,13 @@ def _refuses_numba(links: Links, *args: Any) -> str | None:
 
 IMPLEMENTATIONS = (
     Implementation("numba", numba_propagate, _refuses_numba),
+    Implementation("triton", triton_propagate, _refuses_triton),
     Implementation("torch", reference_propagate, never),
     Implementation("reference", reference_propagate, never),
 )
 BACKWARDS = (
     Implementation("numba", numba_backward, _refuses_numba),
+    Implementation("triton", triton_backward, _refuses_triton),
     Implementation("torch", reference_backward, never),
     Implementation("reference", reference_backward, never),
 )

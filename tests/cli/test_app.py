@@ -769,7 +769,7 @@ def test_an_edge_list_of_ones_own_is_run_and_its_ticket_finds_it_again(
     own_tables, gebt_here
 ):
     own = ("--nodes", "nodes.tsv", "--label", "colour")
-    result = gebt_here("run", "edges.csv", *own, *FAST)
+    result = gebt_here("run", "edges.csv", *own, *FAST, "--graph-ratio", 0.5)
     assert result.returncode == 0, result.stderr
     told = result.stderr.strip().splitlines()
     assert "gebt: classes of 'colour': 0 = blue, 1 = red" in told

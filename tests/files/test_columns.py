@@ -49,6 +49,12 @@ def test_whole_numbers_may_be_others_further_down(written):
     assert table["x"].dtype == np.float32
     assert table["x"][[0, -1]].tolist() == [3, 0.25]
     assert table["id"].dtype == np.int64
+    for cell in ("n/a", ""):
+        mixed = read_columns(written(rows_of("3", cell)))
+        assert mixed["x"].dtype == object and mixed["x"][[0, -1]].tolist() == [
+            "3",
+            cell,
+        ]
     large = read_columns(written(rows_of("3", str(2**63))))
     assert large["x"].dtype == np.float32
 
@@ -56,8 +62,6 @@ def test_whole_numbers_may_be_others_further_down(written):
 @pytest.mark.parametrize(
     "text, said",
     [
-        (rows_of("3", "n/a"), "the column 'x' has 'n/a' in row 1501, where numbers"),
-        (rows_of("0.5", ""), "the column 'x' has '' in row 1501, where numbers"),
         (rows_of("3", "4,5"), "row 1501 has 3 cells, but the header 2"),
         ("a,b\n1,2\n3\n", "row 2 has 1 cells, but the header 2"),
         ("1,2\n3,4\n", "has no header: it begins with '1,2'"),
@@ -97,7 +101,7 @@ def test_what_was_written_is_read(tmp_path_factory, data):
     kinds = data.draw(st.lists(st.sampled_from([*CELLS]), min_size=1, max_size=4))
     cells = st.tuples(*(CELLS[kind] for kind in kinds))
     rows = data.draw(st.lists(cells, min_size=1, max_size=8))
-    path = tmp_path_factory.mktemp("table") / "t.csv"
+    path = tmp_path_factory.getbasetemp() / "drawn.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([[f"c{k}" for k in range(len(kinds))], *rows])
     table = read_columns(path)

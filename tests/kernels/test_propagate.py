@@ -5,10 +5,13 @@ import torch
 from torch import Tensor
 
 from gebt.kernels import Links, Part, backend, propagate, row_magnitudes
+from gebt.kernels._choose import refuses_triton
 
 PROPAGATE = sys.modules["gebt.kernels.propagate"]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
-NAMES = [each.name for each in PROPAGATE.IMPLEMENTATIONS]
+NAMES = ["numba", "reference"]
+with backend("triton"):
+    WHY_NOT_TRITON = refuses_triton("any", torch.ones(1), None)
 
 
 class Case:
@@ -168,6 +171,24 @@ def test_gradcheck_propagate(name):
 
     with backend(name):
         assert torch.autograd.gradcheck(function, inputs)
+
+
+@pytest.mark.skipif(WHY_NOT_TRITON is not None, reason=str(WHY_NOT_TRITON))
+@pytest.mark.parametrize("loops", [True, False])
+@pytest.mark.parametrize("learned", [True, False])
+def test_triton_matches_the_reference(loops, learned):
+    case = Case(width=7, hub=True)
+    x = case.random(case.n, 7)
+    leaves = case.left, case.right, case.factor, x
+    if not learned:
+        leaves = case.left.detach(), case.right.detach(), None, x
+    needed, found = leaves if learned else (x,), []
+    for names in (("triton", "reference"), ("reference",)):
+        with backend(*names):
+            out = propagate(case.matrix(leaves[2]), *leaves, loops=loops)
+            found.append(outputs(case, out, *needed))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
 def test_two_threads_and_one_give_the_same_bits():
