@@ -466,37 +466,48 @@ def models(
 def datasets(name: DatasetFacts = None, *, own: Tables, root: Root = None) -> None:
     """List the graphs that can be loaded, or tell how one's links and classes are."""
     from gebt.datasets import find_root, load
-    from gebt.datasets.catalogue import facts_of
+    from gebt.datasets.catalogue import facts_of, find_missing
     from gebt.graph import Split, heterophily
     from gebt.learn.recipes import links_worth
     from gebt.learn.tasks import task_for
 
     if name:
         name = own.named(name)
-        graph = load(name, root)
         known = facts_of(name)
-        facts = {
-            "nodes": f"{graph.num_nodes:,}",
-            "links": f"{graph.num_links:,}",
-            "features": f"{graph.num_features:,}",
-            **heterophily(graph).facts(),
-        }
-        task = task_for(graph)
-        facts["task"] = known.task or task.name
-        facts["metric"] = known.metric or task.metric(graph)
-        facts["split"] = known.split
-        if isinstance(graph.split, Split):
-            parts = vars(graph.split).items()
-            facts["nodes of the split"] = ", ".join(
-                f"{part} {nodes.numel():,}" for part, nodes in parts
-            )
-            if graph.y is not None and (worth := links_worth(graph, task)):
-                scores = "{:.1f} with all links, {:.1f} with none".format(*worth)
-                facts[f"a GCN's validation {task.metric(graph)}, %"] = scores
+        if missing := find_missing(name, root):
+            name = missing.name
+            facts = {
+                "what": missing.about,
+                "on disk": "no: gebt run downloads it",
+                "task": known.task,
+                "metric": known.metric,
+                "split": known.split,
+            }
+        else:
+            graph = load(name, root)
+            name = graph.name
+            task = task_for(graph)
+            facts = {
+                "nodes": f"{graph.num_nodes:,}",
+                "links": f"{graph.num_links:,}",
+                "features": f"{graph.num_features:,}",
+                **heterophily(graph).facts(),
+                "task": known.task or task.name,
+                "metric": known.metric or task.metric(graph),
+                "split": known.split,
+            }
+            if isinstance(graph.split, Split):
+                parts = vars(graph.split).items()
+                facts["nodes of the split"] = ", ".join(
+                    f"{part} {nodes.numel():,}" for part, nodes in parts
+                )
+                if graph.y is not None and (worth := links_worth(graph, task)):
+                    scores = "{:.1f} with all links, {:.1f} with none".format(*worth)
+                    facts[f"a GCN's validation {task.metric(graph)}, %"] = scores
         if known.tuned is not None:
             facts["tuned, in the literature, %"] = f"{known.tuned} ({known.tuned_by})"
         facts = {fact: told for fact, told in facts.items() if told}
-        print_rows(graph.name, ("", ""), facts.items())
+        print_rows(name, ("", ""), facts.items())
         return
     load_plugins()
     folder = find_root(root)
