@@ -135,6 +135,28 @@ def run_gebt(*args: Any, cwd: Any, stdout: Any = subprocess.PIPE, **env: Any) ->
     )
 
 
+def launch(
+    number: int, *arguments: object, cwd: Path | None = None, **env: str
+) -> "subprocess.Popen[str]":
+    """Start torchrun, so many ranks."""
+    run = [sys.executable, "-m", "torch.distributed.run"]
+    standalone = ["--standalone", "--nproc-per-node", str(number)]
+    return subprocess.Popen(
+        [*run, *standalone, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def lines(process: "subprocess.Popen[str]") -> tuple[str, list[str]]:
+    """What it printed, and what gebt said of errors."""
+    out, errors = process.communicate(timeout=120)
+    return out, [line for line in errors.splitlines() if line.startswith("gebt:")]
+
+
 def call_gebt(*args: Any) -> Any:
     """The same command line in this process: its exit code."""
     from gebt import cli

@@ -476,6 +476,9 @@ def models(
         )
 
 
+_TRAINED = 2_000_000  # links up to which two GCNs are trained to tell of a graph
+
+
 @app.command()
 @flags
 def datasets(name: DatasetFacts = None, *, own: Tables, root: Root = None) -> None:
@@ -516,7 +519,8 @@ def datasets(name: DatasetFacts = None, *, own: Tables, root: Root = None) -> No
                 facts["nodes of the split"] = ", ".join(
                     f"{part} {nodes.numel():,}" for part, nodes in parts
                 )
-                if graph.y is not None and (worth := links_worth(graph, task)):
+                quick = graph.y is not None and graph.num_links <= _TRAINED
+                if quick and (worth := links_worth(graph, task)):
                     scores = "{:.1f} with all links, {:.1f} with none".format(*worth)
                     facts[f"a GCN's validation {task.metric(graph)}, %"] = scores
         if known.tuned is not None:

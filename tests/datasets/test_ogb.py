@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import assert_refused, run_python
+from helpers import assert_refused, launch, lines, run_gebt, run_python
 from ogb_layouts import (
     draw_links,
     draw_nodes,
@@ -294,9 +294,9 @@ def without_crc(content: bytes) -> bytes:
 # --------------------------------------------------------------- one command
 
 
-def run_from_raw_files(gebt, name: str, root: Path, out: Path):
+def from_raw_files(name: str, root: Path, out: Path) -> tuple:
     """`gebt run NAME`, from OGB's raw files to a compact ticket."""
-    return gebt(
+    return (
         *("run", name, "--root", root, "--out", out, "--quiet", "--epochs", 30),
         *("--graph-ratio", 0.3, "--weight-ratio", 0.5, "--model", "gcn"),
     )
@@ -313,7 +313,7 @@ def test_from_raw_files_to_a_compact_ticket_by_one_command(gebt_here, tmp_path, 
         write_links(root, draw_links(SEED), "legacy")
     found = []
     for again in ("first", "second"):  # the second maps the cache
-        answer = run_from_raw_files(gebt_here, name, root, tmp_path / again)
+        answer = gebt_here(*from_raw_files(name, root, tmp_path / again))
         assert answer.returncode == 0, answer.stderr
         ticket = Ticket.load(tmp_path / again / "ticket.safetensors")
         found.append(ticket)
@@ -328,15 +328,40 @@ def test_from_raw_files_to_a_compact_ticket_by_one_command(gebt_here, tmp_path, 
     assert task == ("link-prediction" if "collab" in name else "node-classification")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ogbn-arxiv", "ogbl-collab"])
+def test_two_ranks_draw_the_ticket_of_one_process_from_raw_files(tmp_path, name):
+    from gebt import Ticket, load_compact
+
+    roots = [tmp_path / "root-1", tmp_path / "root-2"]
+    for root in roots:
+        if name == "ogbn-arxiv":
+            write_nodes(root, draw_nodes(SEED))
+        else:
+            write_links(root, draw_links(SEED), "legacy")
+    outs = [tmp_path / "one", tmp_path / "two"]
+    two = launch(2, "-m", "gebt", *from_raw_files(name, roots[1], outs[1]))
+    run_gebt(*from_raw_files(name, roots[0], outs[0]), cwd=tmp_path)
+    _, errors = lines(two)
+    assert two.returncode == 0, errors
+    one, other = (Ticket.load(out / "ticket.safetensors") for out in outs)
+    assert torch.equal(one.link_mask, other.link_mask)
+    for part, mask in one.weight_masks.items():
+        assert torch.equal(mask, other.weight_masks[part])
+    assert (one.epoch, one.dataset) == (other.epoch, other.dataset)
+    for out in outs:
+        _, small = load_compact(out / "compact.safetensors")
+        assert small.links_kept == int(one.link_mask.sum())
+
+
 def test_the_command_line_says_in_one_line_what_is_wrong(gebt_here, tmp_path):
     folder = write_nodes(tmp_path / "root", draw_nodes(SEED))
     (folder / "raw" / "edge.csv.gz").write_bytes(b"")
-    answer = run_from_raw_files(
-        gebt_here, "ogbn-arxiv", folder.parent, tmp_path / "out"
-    )
+    root = folder.parent
+    answer = gebt_here(*from_raw_files("ogbn-arxiv", root, tmp_path / "out"))
     assert_refused(answer, "ogbn_arxiv", "truncated or corrupt", "Delete the folder")
     assert not (tmp_path / "out").exists()
-    answer = run_from_raw_files(gebt_here, "ogbl-collab", folder.parent, tmp_path / "o")
+    answer = gebt_here(*from_raw_files("ogbl-collab", root, tmp_path / "o"))
     assert_refused(
         answer, "ogbl_collab is not in", "Put file:", "--root, or $GEBT_DATA"
     )

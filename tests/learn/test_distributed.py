@@ -3,8 +3,6 @@
 import os
 import select
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -12,33 +10,11 @@ from pathlib import Path
 import pytest
 import ranks
 import torch
-from helpers import run_gebt
+from helpers import launch, lines, run_gebt
 
 import gebt
 
 HERE = Path(__file__).parent
-
-
-def launch(
-    number: int, *arguments: object, cwd: Path | None = None, **env: str
-) -> "subprocess.Popen[str]":
-    """Start torchrun."""
-    run = [sys.executable, "-m", "torch.distributed.run"]
-    standalone = ["--standalone", "--nproc-per-node", str(number)]
-    return subprocess.Popen(
-        [*run, *standalone, *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-        cwd=cwd,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def lines(process: "subprocess.Popen[str]") -> tuple[str, list[str]]:
-    """What it printed, and what gebt said of errors."""
-    out, errors = process.communicate(timeout=120)
-    return out, [line for line in errors.splitlines() if line.startswith("gebt:")]
 
 
 @pytest.fixture(scope="module")
