@@ -29,9 +29,9 @@ from gebt.kernels.sddmm import sddmm
 from gebt.kernels.spmm import spmm
 
 _LARGE = 10_000_000
-"""Entries from which a search's epoch takes less memory by it and is as fast as by
-products written out. One thread, 64 columns, in turns: 2 million 0.39 and 0.30 s, 6
-million 1.5 and 1.3 s, 20 million 6.6 and 6.5 s, with half the page faults."""
+"""Entries from which memory counts more than time. A search's epoch, 64 columns, one
+thread, in turns with products written out, CPU s: 2 million 0.39 against 0.30, 6
+million 1.5 and 1.3, 20 million 6.1 and 5.7."""
 _MOST = 0.3
 """Share of rows from which gathering zeros for the others is faster than asking for
 each entry whether its row is one of them: with 54% 1.45 s, not 1.86, on 20 million."""
