@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu_
 
 from gebt._checks import check_choice, check_count, check_dropout
-from gebt.kernels import Dropped, times_sparse_pays
+from gebt.kernels import times_sparse_pays
 from gebt.models._layers import (
     Features,
     LayerNorm,
@@ -100,13 +100,11 @@ class LinearLayer(nn.Module):
         The sum is the same. For dense inputs no wider than the output it is less work:
         the product with the matrix is no wider, the one with the weight has only the
         rows that are wanted, and constant features need no transposed product in the
-        backward. An inner bias has its place after the weight. What is dropped from
-        lazily would be written out and kept, and its sum, too: only if it is narrow.
+        backward. An inner bias has its place after the weight.
         """
         if self.inner_bias is not None or isinstance(x, SparseMatrix):
             return False
-        width = self.weight.shape[0]
-        return (2 * width if isinstance(x, Dropped) else width) <= self.width
+        return self.weight.shape[0] <= self.width
 
     def pick_sparse_weights(self) -> None:
         """Let products without gradients skip a weight's zeros where that is faster."""
