@@ -7,8 +7,9 @@ import sys
 import time
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -24,6 +25,7 @@ from gebt._registry import (
     parse_table,
 )
 from gebt._version import __version__
+from gebt.cli import ranks
 from gebt.cli.flags import (
     ARGUMENTS,
     Changes,
@@ -58,6 +60,7 @@ from gebt.cli.flags import (
     flags,
     folder_by_default,
 )
+from gebt.cli.ranks import RANK, RANKS
 from gebt.cli.show import (
     counting,
     out_console,
@@ -91,8 +94,13 @@ _SMALL = 20_000_000
 epoch is no faster, and far slower as soon as something else wants a core."""
 
 
+_SHARED = ("run", "search", "retrain")
+"""The commands that several ranks can run together."""
+
+
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.")
     ] = False,
@@ -100,6 +108,12 @@ def _root(
     if version:
         print(f"gebt {__version__}")
         raise typer.Exit()
+    if RANKS > 1 and context.invoked_subcommand not in (None, *_SHARED):
+        raise ValueError(
+            f"torchrun has started {RANKS} processes, and `gebt "
+            f"{context.invoked_subcommand}` runs in one; several run "
+            f"{', '.join(_SHARED)}. Start it without torchrun."
+        )
 
 
 @app.command()
@@ -159,7 +173,7 @@ def run(
     # All share the memory of the one.
     each = [replace(graph, name=other.name, split=other.split) for other in loaded]
     seeds = splits or seeds
-    folder = out or _default_folder(graph.name)
+    folder = graph.world.told(out or _default_folder(graph.name))
     asked = range(seed, seed + seeds)
     written = RUN_FILES if one else FILES
     names = ["metrics.json", *written]
@@ -167,7 +181,7 @@ def run(
         names += [f"seed-{each}/{name}" for each in asked for name in written]
     tables = []
     with (
-        _results(folder, names, force=force),
+        _results(folder, names, graph, force=force),
         progress(seeds, quiet) as show,
     ):
         if one:
@@ -232,9 +246,9 @@ def search(
     recipe = _recipe(model, task, changes)
     options = pipeline.Options(recipe, **drawn.options())
     graph, learned = _load(dataset, root, device, task, split)
-    folder = out or _default_folder(graph.name)
+    folder = graph.world.told(out or _default_folder(graph.name))
     names = ("ticket.safetensors", "history.csv", "distances.csv")
-    with _results(folder, names, force=force):
+    with _results(folder, names, graph, force=force):
         network = pipeline.new_model(graph, recipe, learned, seed)
         with progress(1, quiet) as show:
             recorder = pipeline.Recorder(show)
@@ -243,9 +257,10 @@ def search(
                     network, graph, learned, options, seed, hook
                 )
         ticket.save(folder / "ticket.safetensors")
-        write_csv(folder / "history.csv", recorder.rows)
-        if distances := detector.pairs():
-            write_csv(folder / "distances.csv", distances)
+        tables = {"history.csv": recorder.rows, "distances.csv": detector.pairs()}
+        for name, rows in tables.items():
+            if rows and graph.world.rank == 0:
+                write_csv(folder / name, rows)
     if not quiet:
         found = pipeline.describe(ticket, network)
         tell_of_ticket(ticket, found, recorder.seconds["search"])
@@ -275,10 +290,10 @@ def retrain(
     graph, task = _load_of(ticket, root, device)
     model = build_model(dict(ticket.model)).to(graph.adjacency.device)
     ticket.open(model, graph)  # a ticket that does not fit fails before any folder
-    folder = out or _default_folder(graph.name)
+    folder = graph.world.told(out or _default_folder(graph.name))
     name = ticket_path.name
     with (
-        _results(folder, RETRAIN_FILES, force=force, spare=ticket_path),
+        _results(folder, RETRAIN_FILES, graph, force=force, spare=ticket_path),
         progress(1, quiet) as show,
     ):
         record = retrain_alone(ticket, name, model, graph, task, epochs, folder, show)
@@ -466,37 +481,48 @@ def models(
 def datasets(name: DatasetFacts = None, *, own: Tables, root: Root = None) -> None:
     """List the graphs that can be loaded, or tell how one's links and classes are."""
     from gebt.datasets import find_root, load
-    from gebt.datasets.catalogue import facts_of
+    from gebt.datasets.catalogue import facts_of, find_missing
     from gebt.graph import Split, heterophily
     from gebt.learn.recipes import links_worth
     from gebt.learn.tasks import task_for
 
     if name:
         name = own.named(name)
-        graph = load(name, root)
         known = facts_of(name)
-        facts = {
-            "nodes": f"{graph.num_nodes:,}",
-            "links": f"{graph.num_links:,}",
-            "features": f"{graph.num_features:,}",
-            **heterophily(graph).facts(),
-        }
-        task = task_for(graph)
-        facts["task"] = known.task or task.name
-        facts["metric"] = known.metric or task.metric(graph)
-        facts["split"] = known.split
-        if isinstance(graph.split, Split):
-            parts = vars(graph.split).items()
-            facts["nodes of the split"] = ", ".join(
-                f"{part} {nodes.numel():,}" for part, nodes in parts
-            )
-            if graph.y is not None and (worth := links_worth(graph, task)):
-                scores = "{:.1f} with all links, {:.1f} with none".format(*worth)
-                facts[f"a GCN's validation {task.metric(graph)}, %"] = scores
+        if missing := find_missing(name, root):
+            name = missing.name
+            facts = {
+                "what": missing.about,
+                "on disk": "no: gebt run downloads it",
+                "task": known.task,
+                "metric": known.metric,
+                "split": known.split,
+            }
+        else:
+            graph = load(name, root)
+            name = graph.name
+            task = task_for(graph)
+            facts = {
+                "nodes": f"{graph.num_nodes:,}",
+                "links": f"{graph.num_links:,}",
+                "features": f"{graph.num_features:,}",
+                **heterophily(graph).facts(),
+                "task": known.task or task.name,
+                "metric": known.metric or task.metric(graph),
+                "split": known.split,
+            }
+            if isinstance(graph.split, Split):
+                parts = vars(graph.split).items()
+                facts["nodes of the split"] = ", ".join(
+                    f"{part} {nodes.numel():,}" for part, nodes in parts
+                )
+                if graph.y is not None and (worth := links_worth(graph, task)):
+                    scores = "{:.1f} with all links, {:.1f} with none".format(*worth)
+                    facts[f"a GCN's validation {task.metric(graph)}, %"] = scores
         if known.tuned is not None:
             facts["tuned, in the literature, %"] = f"{known.tuned} ({known.tuned_by})"
         facts = {fact: told for fact, told in facts.items() if told}
-        print_rows(graph.name, ("", ""), facts.items())
+        print_rows(name, ("", ""), facts.items())
         return
     load_plugins()
     folder = find_root(root)
@@ -528,15 +554,27 @@ def main() -> None:
     # Large tensors on huge pages, where Linux allows it: a fresh 87 MB tensor takes
     # 60 ms of page faults without. torch reads this at its first allocation.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    ranks.mute()
     warnings.showwarning = _show_warning
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("gebt: %(message)s"))
     logging.getLogger("gebt").handlers = [handler]  # not one more at every call
-    logging.getLogger("gebt").setLevel(logging.INFO)
+    logging.getLogger("gebt").setLevel(logging.ERROR if RANK else logging.INFO)
+    try:
+        _run()
+    except ranks.Terminated:  # perhaps while another error was told
+        if words := ranks.blame():
+            _fail(words, alone=False)
+        _fail("terminated.", 143)
+
+
+def _run() -> NoReturn:
+    """Run the command, and exit."""
     # typer vendors click in its newer releases, so its classes are found this way.
     usage_error: Any = typer.BadParameter.__mro__[2]
     try:
         code = app(standalone_mode=False, prog_name="gebt")
+        ranks.finish()
         if sys.stdout:  # here a full device is told of; at exit it would be ignored
             sys.stdout.flush()
     except _Interrupted as error:
@@ -549,6 +587,9 @@ def main() -> None:
         text = re.sub(r"^\[Errno \d+\] ", "", str(error))
         _fail(_ARGUMENT.sub(lambda m: f"`--{m[1].replace('_', '-')}`", text))
     except (MemoryError, RuntimeError) as error:
+        if words := ranks.blame():
+            _fail(words, alone=False)
+        ranks.leave(str(error), alone=True)
         if not (isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error))):
             raise
         wanted = re.search(r"allocate ([\d.]+ \w+)", str(error))
@@ -568,9 +609,12 @@ _OUT_OF_MEMORY = re.compile("allocate memory|out of memory|size calculation over
 _ARGUMENT = re.compile(f"`({'|'.join(ARGUMENTS)})`")
 
 
-def _fail(message: str, code: int = 2) -> NoReturn:
-    with suppress(OSError):
-        print(f"gebt: {' '.join(message.split())}", file=sys.stderr)
+def _fail(message: str, code: int = 2, *, alone: bool = True) -> NoReturn:
+    """Exit, with one line; of several ranks one says it."""
+    message = " ".join(message.split())
+    if ranks.leave(message, alone=alone):
+        with suppress(OSError):
+            print(f"gebt: {message}", file=sys.stderr)
     _leave(code)
 
 
@@ -581,10 +625,14 @@ def _leave(code: int) -> NoReturn:
             stream.flush()
         except OSError:  # Python would try again, and complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if ranks.watch is not None:
+        os._exit(code)  # torch's threads may wait for a rank that is lost
     sys.exit(code)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    if RANK:
+        return
     print(f"gebt: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
@@ -624,27 +672,53 @@ def _load(
             "`--device cpu`, or install a CUDA build of torch on a machine with a GPU."
         )
     asked = find_task(described) if described else None
-    graph = load(dataset, root, split=split)
-    task = asked or task_for(graph)
-    graph = prepare(graph, task)
-    size = graph.adjacency.pattern.nnz + graph.x.shape[0] * graph.x.shape[1]
-    if size < _SMALL and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
     on_gpu = device is Device.cuda or (
         device is Device.auto and torch.cuda.is_available()
     )
+
+    def read() -> tuple["Graph", "Task"]:
+        graph = load(dataset, root, split=split)
+        task = asked or task_for(graph)
+        return prepare(graph, task), task
+
+    graph, task = ranks.shared(read, on_gpu)
+    size = graph.adjacency.pattern.nnz + graph.x.shape[0] * graph.x.shape[1]
+    if size < _SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
     return (graph.to("cuda") if on_gpu else graph), task
 
 
 @contextmanager
 def _results(
-    folder: Path, names: Collection[str], *, hint: str = "", **options: Any
+    folder: Path,
+    names: Collection[str],
+    graph: "Graph | None" = None,
+    *,
+    hint: str = "",
+    **options: Any,
 ) -> Iterator[None]:
-    """`results_folder`; an interruption names it, if something is in it."""
+    """`results_folder`; an interruption names it, if something is in it.
+
+    Of the ranks that share a graph the first holds it, for all.
+    """
     from gebt.files.folders import results_folder
 
     try:
-        with results_folder(folder, names, **options):
+        with ExitStack() as stack:
+            if graph is not None and graph.share is not None:
+                from gebt.graph.pieces import piece_path
+
+                pieces = [Path(n) for n in names if n.endswith(".safetensors")]
+                ends = range(1, RANKS)
+                each = (piece_path(p, r, RANKS) for p in pieces for r in ends)
+                names = [*names, *map(str, each)]
+                held = results_folder(folder, names, **options)
+                enter = partial(stack.enter_context, held)
+                if ranks.watch is not None:
+                    ranks.watch.on_loss.append(stack.close)
+                graph.world.attempt(enter if RANK == 0 else lambda: None)
+            else:
+                stack.enter_context(results_folder(folder, names, **options))
             yield
     except KeyboardInterrupt as error:
         kept = any((folder / name).exists() for name in names)

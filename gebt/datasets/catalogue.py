@@ -161,6 +161,14 @@ def facts_of(name: str) -> Facts:
     return DATASETS.find(name.partition(":")[0]).facts
 
 
+def find_missing(name: str, root: str | Path | None) -> Dataset | None:
+    """The dataset of a name if `load` would have to download it, else None."""
+    if parse_table(name):
+        return None
+    dataset = DATASETS.find(check_dataset(name).partition(":")[0])
+    return None if dataset.on_disk(find_root(root)) else dataset
+
+
 def splits_of(name: str) -> int:
     """How many splits a graph of that name has; 1 where the name says which."""
     if parse_table(name) or ":" in name:

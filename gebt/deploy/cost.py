@@ -78,7 +78,7 @@ def latencies(
     """Median milliseconds of a forward of each model on its graph.
 
     Models are timed in turns of ten calls, so that a machine that changes its speed
-    changes it for all of them.
+    changes it for all of them. Of ranks that share a graph all have the first's times.
 
     Args:
         runs: models with their graphs; left in evaluation mode.
@@ -89,7 +89,8 @@ def latencies(
         for found, (model, graph) in zip(times, runs, strict=True):
             forward = partial(model.eval(), graph.x, graph.adjacency)
             found += time_calls(forward, 10, graph.adjacency.device)
-    return [1000 * statistics.median(found) for found in times]
+    found = [1000 * statistics.median(each) for each in times]
+    return runs[0][1].world.told(found) if runs else found
 
 
 def paper_macs(model: nn.Module, graph: Graph) -> int | None:
@@ -109,7 +110,8 @@ def paper_macs(model: nn.Module, graph: Graph) -> int | None:
         return None
     weights = prunable_weights(model).values()
     kept = sum(int(weight.count_nonzero()) for weight in weights)
-    return count(graph.num_nodes, graph.adjacency.pattern.nnz, kept)
+    entries = graph.world.total(graph.adjacency.pattern.nnz)
+    return count(graph.nodes_in_all, entries, kept)
 
 
 @torch.no_grad()
@@ -117,7 +119,7 @@ def executed_macs(model: nn.Module, graph: Graph) -> int:
     """MACs of the matrix products of one real forward in evaluation mode."""
     with FlopCounterMode(display=False) as counter:
         model.eval()(graph.x, graph.adjacency)
-    return counter.get_total_flops() // 2
+    return graph.world.total(counter.get_total_flops() // 2)
 
 
 def time_calls(

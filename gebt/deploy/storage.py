@@ -5,14 +5,16 @@ from pathlib import Path
 from torch import nn
 
 from gebt.deploy.compaction import check_features
-from gebt.files import read_tensors, write_tensors
 from gebt.graph import Graph
+from gebt.graph.pieces import joined, read_pieces, write_pieces
 from gebt.graph.storage import pack, unpack
 from gebt.models import CLASSES, LinearStack, build_model, describe_model
 
 
 def save_compact(path: str | Path, model: nn.Module, graph: Graph) -> None:
     """Write a compact model and its graph to one safetensors file.
+
+    Where ranks hold the graph's parts, to one each: see `gebt.graph.pieces`.
 
     Raises:
         ValueError: if the model is not one that `load_compact` can rebuild.
@@ -26,9 +28,9 @@ def save_compact(path: str | Path, model: nn.Module, graph: Graph) -> None:
         )
     _check_one_dtype(model, graph)
     tensors, header = pack(graph)
-    tensors |= {f"model/{name}": t for name, t in model.state_dict().items()}
+    common = {f"model/{name}": t for name, t in model.state_dict().items()}
     header |= {"kind": "compact model", "model": described}
-    write_tensors(Path(path), tensors, header)
+    write_pieces(Path(path), graph.world, tensors, common, header)
 
 
 def load_compact(path: str | Path) -> tuple[nn.Module, Graph]:
@@ -42,7 +44,8 @@ def load_compact(path: str | Path) -> tuple[nn.Module, Graph]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is truncated, corrupt or something else.
     """
-    tensors, header = read_tensors(Path(path), "compact model")
+    pieces, header = read_pieces(Path(path), "compact model")
+    tensors = joined(pieces)
     graph = unpack(tensors, header)
     described = header.fields("model")
     try:

@@ -158,13 +158,18 @@ class Run:
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Write ticket, compact model, epochs, and the tables that have rows."""
+        """Write ticket, compact model, epochs, and the tables that have rows.
+
+        Of ranks that share a graph each writes what it holds, the first all else.
+        """
         path = folder / "ticket.safetensors"
-        if self.ticket is None:  # of an earlier seed that was the best until now
-            path.unlink(missing_ok=True)
-        else:
+        if self.ticket is not None:
             self.ticket.save(path)
+        elif self.graph.world.rank == 0:  # of an earlier seed, the best until now
+            path.unlink(missing_ok=True)
         save_compact(folder / "compact.safetensors", self.model, self.graph)
+        if self.graph.world.rank:
+            return
         write_csv(folder / "history.csv", self.history)
         for name, rows in self.tables.items():
             if rows:
@@ -312,7 +317,7 @@ def describe(ticket: Ticket, model: nn.Module) -> Drawn:
         epoch=ticket.epoch,
         settled=ticket.settled,
         links_kept=ticket.links_kept,
-        links=ticket.link_mask.numel(),
+        links=ticket.num_links,
         weights_kept=ticket.weights_kept if ticket.weight_masks else weights,
         weights=weights,
     )
@@ -387,7 +392,8 @@ def run_each(
             runs[-1].save(folder / f"seed-{seed}")
         record = collect(graph, task, asked, runs)
         runs[record.best].save(folder)
-        record.write(folder)
+        if graph.world.rank == 0:
+            record.write(folder)
     return record
 
 
@@ -422,7 +428,6 @@ def retrain_alone(
     train(deepcopy(model), graph, epochs=1, task=task)
     run = retrain(ticket, model, graph, task, epochs, Recorder(on_epoch))
     save_compact(folder / "compact.safetensors", run.model, run.graph)
-    write_csv(folder / "history.csv", run.history)
     asked = {
         "model": ticket.model["class"],
         **replace(Fit.from_dict(ticket.options), epochs=epochs).to_dict(),
@@ -432,5 +437,7 @@ def retrain_alone(
         "seeds": 1,
     }
     record = collect(graph, task, asked, [run])
-    record.write(folder)
+    if graph.world.rank == 0:
+        write_csv(folder / "history.csv", run.history)
+        record.write(folder)
     return record

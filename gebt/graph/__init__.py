@@ -3,6 +3,7 @@
 from gebt.graph.from_pyg import Metric, join
 from gebt.graph.graph import Graph, PrunedGraph, check_graph, masks_of
 from gebt.graph.heterophily import Heterophily, heterophily
+from gebt.graph.share import Share, cut
 from gebt.graph.splits import LinkSplit, Split, stratified
 
 __all__ = [
@@ -10,9 +11,11 @@ __all__ = [
     "Heterophily",
     "LinkSplit",
     "Metric",
+    "Share",
     "PrunedGraph",
     "Split",
     "check_graph",
+    "cut",
     "heterophily",
     "join",
     "masks_of",

@@ -107,7 +107,7 @@ def _join_edges(
         del edge, pair, back
         pattern, link = join(key // n, key.remainder_(n), n)
         if weight is not None:
-            weight = weight[link]
+            weight = weight.index_select(0, link)
     if weight is None or bool((weight == 1).all()):
         ones = torch.ones(pattern.nnz, dtype=dtype, device=link.device)
         return SparseMatrix(pattern, ones), link
@@ -123,20 +123,20 @@ def join(low: Tensor, high: Tensor, n: int) -> tuple[Pattern, Tensor]:
         n: how many nodes there are.
 
     Returns:
-        The pattern of 2 L entries in row-major order, and (2 L,) int64, which link
+        The pattern of 2 L entries in row-major order, and (2 L,) integers, which link
         each entry is: its place in the list.
     """
     upper = Pattern.from_sorted(low, high, (n, n))
     below, lower_col, lower_link = upper.transpose
     # A row reads first the nodes below it, then those above.
     col = upper.col.new_empty(2 * upper.nnz)
-    link = torch.empty_like(col, dtype=torch.int64)
+    link = torch.empty_like(col)
     each = torch.arange(upper.nnz, device=col.device)
     place = each + below[1:].index_select(0, upper.row)
-    col[place], link[place] = upper.col, each
+    col[place], link[place] = upper.col, each.to(link.dtype)
     lower_row = upper.col.index_select(0, lower_link)
-    place = each + upper.crow.index_select(0, lower_row)
-    col[place], link[place] = lower_col, lower_link.long()
+    place = each.add_(upper.crow.index_select(0, lower_row))
+    col[place], link[place] = lower_col, lower_link
     return Pattern(upper.crow.long() + below, col, (n, n)), link
 
 

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,10 @@ from gebt.graph.held_out import hold_out
 from gebt.graph.splits import LinkSplit, Split, moved
 from gebt.sparse import SparseMatrix
 from gebt.sparse.order import community_order
+from gebt.world import ALONE, World
+
+if TYPE_CHECKING:
+    from gebt.graph.share import Share
 
 _INT32_MAX = 2**31 - 1
 _PART = 2**22  # entries that are looked at together where all would take much memory
@@ -48,6 +52,8 @@ class Graph:
         metric: how predicted classes are scored, ``"accuracy"`` or, of two classes,
             ``"ROC-AUC"`` or ``"AP"``, average precision. The data set's, so that all
             its parts are scored alike.
+        share: where this is one rank's share of a graph, which; N, E and L are then the
+            its own, and so are the numbers of nodes and links.
     """
 
     x: Tensor | SparseMatrix
@@ -59,6 +65,12 @@ class Graph:
     name: str = "graph"
     order: Tensor | None = None
     metric: Metric = "accuracy"
+    share: "Share | None" = None
+
+    @property
+    def world(self) -> World:
+        """Who holds the graph's parts."""
+        return ALONE if self.share is None else self.share.world
 
     def __post_init__(self) -> None:
         if self.link.dtype != torch.int32 and self.num_links <= _INT32_MAX:
@@ -79,6 +91,8 @@ class Graph:
         """C, the largest class + 1, or the number of labels."""
         if self.y is None:
             raise ValueError(f"the graph {self.name!r} has no labels.")
+        if self.share is not None and self.share.num_classes is not None:
+            return self.share.num_classes
         if self.y.dim() == 2:
             return self.y.shape[1]
         if (largest := int(self.y.max())) < 0:
@@ -90,19 +104,52 @@ class Graph:
     @property
     def links_kept(self) -> int:
         """How many of the full graph's links this graph has."""
-        return int(self.present.count_nonzero())
+        return self.world.total(int(self.present.count_nonzero()))
+
+    @property
+    def links_in_all(self) -> int:
+        """L of the graph, of which this may be one rank's share."""
+        return self.num_links if self.share is None else self.share.num_links
+
+    @property
+    def nodes_in_all(self) -> int:
+        """N of the graph, of which this may be one rank's share."""
+        return self.num_nodes if self.share is None else self.share.num_nodes
+
+    def of_links(self, values: Tensor) -> Tensor:
+        """(E, ...) of each entry, what ``values`` (L, ...) has for its link."""
+        return self.adjacency.of_links(values, self.link)
+
+    def by_links(self, edge: Tensor, how: str) -> Tensor:
+        """(L,) of entries (E,) not below 0, each link's sum or ``"amax"``; else 0."""
+        return self.adjacency.by_links(edge, self.link, self.num_links, how)
+
+    def of_nodes(self, values: Tensor, nodes: Tensor) -> Tensor:
+        """Of any nodes (k,), as the split of links has them, the rows of (N, ...)."""
+        if self.share is not None:
+            return self.share.take(values, nodes)
+        return values.index_select(0, nodes)
+
+    def link_ids(self) -> Tensor:
+        """(L,) integers, which of the graph's links each is; see `share`."""
+        if self.share is not None:
+            return self.share.links
+        return torch.arange(self.num_links, dtype=torch.int32, device=self.link.device)
 
     @property
     def present(self) -> Tensor:
         """(L,) boolean, which of the full graph's links this graph has."""
-        found = self.link.new_zeros(self.num_links, dtype=torch.bool)
+        # A rank's entries may be of links that another holds; these come last.
+        found = self.link.new_zeros(self.num_links + 1, dtype=torch.bool)
         for part in self.link.split(_PART):  # as int64 in between
-            found[part] = True
-        return found
+            found[part.clamp(max=self.num_links)] = True
+        return found[:-1]
 
     def __repr__(self) -> str:
+        part = "" if self.share is None else f"rank {self.world.rank}'s part, "
+        kept = int(self.present.count_nonzero())
         return (
-            f"Graph({self.name!r}, {self.num_nodes} nodes, {self.links_kept} of "
+            f"Graph({self.name!r}, {part}{self.num_nodes} nodes, {kept} of "
             f"{self.num_links} links, {self.num_features} features)"
         )
 
@@ -279,14 +326,14 @@ class Graph:
         _check_links("keep", keep, self.num_links)
         if keep.dtype != torch.bool:
             raise ValueError(f"`keep` must be boolean, True = kept, got {keep.dtype}.")
-        weights = self.adjacency.value
+        adjacency = self.adjacency
         if value is not None:
             _check_links("value", value, self.num_links)
-            weights = weights * value.index_select(0, self.link).to(weights.dtype)
-        stays = keep.index_select(0, self.link)
+            adjacency = adjacency.times(value, self.link)
+        stays = self.of_links(keep)
         return replace(
             self,
-            adjacency=self.adjacency.with_value(weights).select(stays),
+            adjacency=adjacency.select(stays),
             link=self.link[stays],
         )
 
@@ -384,10 +431,14 @@ class Graph:
     def fingerprint(self) -> str:
         """A hash of features, adjacency, link ids and labels, not of the split.
 
+        Of one rank's share it is the graph's from which it was cut.
+
         Taken in the given order of the nodes, and once: torch counts the changes of a
         tensor, so that a changed graph is hashed anew. Changes past torch, as by a
         NumPy array that shares the memory, are not seen.
         """
+        if self.share is not None:
+            return self.share.fingerprint
         parts = [*_parts(self.adjacency), self.link]
         parts += _parts(self.x) if isinstance(self.x, SparseMatrix) else [self.x]
         if self.y is not None:
@@ -444,6 +495,7 @@ class Graph:
             y=None if self.y is None else self.y.to(device),
             split=None if self.split is None else moved(self.split, device),
             order=None if self.order is None else self.order.to(device),
+            share=None if self.share is None else self.share.to(device),
         )
 
 

@@ -51,6 +51,11 @@ class Parts:
                 "`parts` are of graphs whose nodes are split; the graph "
                 f"{graph.name!r} is split by links, which lie between parts."
             )
+        if graph.share is not None:
+            raise ValueError(
+                "`parts` go through a graph on one process; several ranks hold it "
+                "whole, each a share. Leave out `parts`."
+            )
         self._graph, self._count, self._seed = graph, count, seed
         self._cluster = clusters(graph.adjacency.pattern, count)
         self.seen = graph.link.new_zeros(graph.num_links, dtype=torch.bool)

@@ -9,6 +9,7 @@ from torch import Tensor
 from gebt.files import Fields, Tensors
 from gebt.graph.from_pyg import Metric
 from gebt.graph.graph import Graph
+from gebt.graph.share import as_whole
 from gebt.graph.splits import LinkSplit, Split
 from gebt.sparse import Pattern, SparseMatrix
 
@@ -16,7 +17,11 @@ _LARGEST = 2**31 - 1
 
 
 def pack(graph: Graph) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name, and what the file's header says beside them."""
+    """Tensors by name, and what the file's header says beside them.
+
+    Of one rank's share the tensors are its own, the header is of the graph.
+    """
+    nodes, graph = graph.nodes_in_all, as_whole(graph)
     tensors = {"link": graph.link}
     matrices = {"adjacency": graph.adjacency}
     if isinstance(graph.x, SparseMatrix):
@@ -33,7 +38,7 @@ def pack(graph: Graph) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if graph.split is not None:
         tensors |= {f"split/{name}": t for name, t in vars(graph.split).items()}
     about = {name: getattr(graph, name) for name in ("name", "num_links", "metric")}
-    shapes = {name: list(matrix.shape) for name, matrix in matrices.items()}
+    shapes = {name: [nodes, matrix.shape[1]] for name, matrix in matrices.items()}
     return tensors, {"graph": about, "shapes": shapes}
 
 

@@ -70,15 +70,17 @@ class Part:
 WHOLE = Part()
 
 
-def propagate_pays(value: Tensor) -> bool:
+def propagate_pays(value: Tensor, entries: int | None = None) -> bool:
     """Whether the compiled loops run, and are faster than products written out.
 
     Args:
         value: (E,) of a matrix.
+        entries: of the whole matrix, where this is of one rank's rows.
     """
     if asked_by_name() or observed():
         return False
-    return refuses_numba(value, value.numel(), least=_LARGE) is None
+    entries = value.numel() if entries is None else entries
+    return refuses_numba(value, entries, least=_LARGE) is None
 
 
 def reference_propagate(

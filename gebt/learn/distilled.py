@@ -6,7 +6,7 @@ from torch.nn.functional import kl_div, log_softmax
 
 from gebt._checks import check_not_negative
 from gebt.graph import Graph, Split
-from gebt.learn.tasks import NodeClassification, Part, Task
+from gebt.learn.tasks import NodeClassification, Part, Task, is_empty
 
 
 class Distilled:
@@ -82,7 +82,7 @@ class Distilled:
         """The task's, in training plus the divergence from the teacher."""
         labelled = self.task.rows(graph, part).numel()
         loss = self.task.loss(output[:labelled], graph, part)
-        if part != "train" or output.shape[0] == labelled:
+        if part != "train" or is_empty(graph, output[labelled:]):
             return loss
         assert isinstance(graph.split, Split)
         if output.shape[1] != self._logits.shape[1]:
@@ -92,9 +92,12 @@ class Distilled:
             )
         _, believed = self._asked(graph, graph.split)
         ours = log_softmax(output[labelled:], dim=1)
-        return loss + self.weight * kl_div(
-            ours, believed, reduction="batchmean", log_target=True
-        )
+
+        def divergence(how: str) -> Tensor:
+            how = {"mean": "batchmean"}.get(how, how)
+            return kl_div(ours, believed, reduction=how, log_target=True)
+
+        return loss + self.weight * graph.world.mean(divergence, ours.shape[0])
 
     def score(self, output: Tensor, graph: Graph, part: Part) -> float:
         """The task's."""

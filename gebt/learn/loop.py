@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gebt.graph import Graph, check_graph, masks_of
+from gebt.learn.distributed import over_ranks
 from gebt.learn.tasks import Task
 from gebt.options import Fit
 from gebt.prune.groups import Group, Hook
@@ -216,7 +217,8 @@ def begin(
     check_masks(model, keep := masks_of(graph, keep))
     masks = {n: m.to(graph.adjacency.device) for n, m in keep.items()}
     apply_masks(model, masks)
-    return masks, [Kept(model, masks)] if masks else []
+    hooks = over_ranks(model, graph.world)
+    return masks, [*hooks, Kept(model, masks)] if masks else hooks
 
 
 def run(

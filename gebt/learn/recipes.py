@@ -110,11 +110,13 @@ def _macs(recipe: Recipe, graph: Graph, task: Task) -> int:
     with torch.device("meta"):
         model = recipe.new(graph.num_features, task.num_outputs(graph))
     x, entries, total = graph.x, graph.adjacency.pattern.nnz, 0
+    nodes, entries = graph.nodes_in_all, graph.world.total(entries)
     stored = x.numel() if isinstance(x, Tensor) else x.pattern.nnz
+    stored = graph.world.total(stored)
     for weight in prunable_weights(model).values():
         inputs, outputs = weight.shape
         first = inputs == graph.num_features
-        total += (stored if first else graph.num_nodes * inputs) * outputs
+        total += (stored if first else nodes * inputs) * outputs
         total += entries * outputs
     return total
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -56,7 +57,7 @@ class _OnNodes:
                 f"the graph {graph.name!r} has no labels: set `data.y` before "
                 "`Graph.from_pyg`; of tables, name the column with `label`."
             )
-        if not isinstance(graph.split, Split) or graph.split.train.numel() == 0:
+        if not isinstance(graph.split, Split) or is_empty(graph, graph.split.train):
             raise ValueError(
                 f"the graph {graph.name!r} has no training nodes: mark some in "
                 "`data.train_mask`, or pass `split` to `Graph.from_pyg`."
@@ -103,7 +104,8 @@ class NodeClassification(_OnNodes):
                 f"the metric of {graph.name!r} is {graph.metric}, which takes two "
                 f'classes, but it has {graph.num_classes}. Set `metric="accuracy"`.'
             )
-        lowest = int(graph.y[graph.split.train].min())
+        labels = graph.y[graph.split.train]
+        lowest = -graph.world.most(-int(labels.min()) if labels.numel() else 0)
         if lowest < 0:
             raise ValueError(
                 f"a training node of {graph.name!r} has the label {lowest}; labels "
@@ -112,16 +114,20 @@ class NodeClassification(_OnNodes):
 
     def loss(self, output: Tensor, graph: Graph, part: Part) -> Tensor:
         """Mean cross-entropy of the outputs (R, C) of the part's nodes."""
-        return cross_entropy(output, self._labels(output, graph, part))
+        labels = self._labels(output, graph, part)
+        loss = partial(_cross_entropy, output, labels)
+        return graph.world.mean(loss, labels.numel())
 
     def score(self, output: Tensor, graph: Graph, part: Part) -> float:
         """The metric of the outputs (R, C) of the part's nodes, percent."""
         labels = self._labels(output, graph, part)
+        world = graph.world
         if graph.metric != "accuracy":
             rank = {"ROC-AUC": roc_auc, "AP": average_precision}[graph.metric]
-            return rank(output[:, 1] - output[:, 0], labels == 1)
+            score = world.gather(output[:, 1] - output[:, 0])
+            return rank(score, world.gather(labels == 1))
         right = output.argmax(dim=1) == labels
-        return 100 * int(right.count_nonzero()) / right.numel()
+        return 100 * world.total(int(right.count_nonzero())) / world.total(len(right))
 
 
 class MultiLabel(_OnNodes):
@@ -145,14 +151,16 @@ class MultiLabel(_OnNodes):
     def loss(self, output: Tensor, graph: Graph, part: Part) -> Tensor:
         """Mean binary cross-entropy of the outputs (R, C) of the part's nodes."""
         labels = self._labels(output, graph, part)
-        return binary_cross_entropy_with_logits(output, labels.to(output.dtype))
+        loss = partial(_binary_cross_entropy, output, labels.to(output.dtype))
+        return graph.world.mean(loss, labels.numel())
 
     def score(self, output: Tensor, graph: Graph, part: Part) -> float:
         """Micro-F1 of the outputs above 0, percent; 0 where nothing is true or said."""
         labels = self._labels(output, graph, part)
         said = output > 0
         counts = [each.sum() for each in (said & labels, said, labels)]
-        both, *either = torch.stack(counts).tolist()  # one wait for a GPU
+        # A GPU is waited for once.
+        both, *either = graph.world.sum(torch.stack(counts)).tolist()
         return 200 * both / max(1, sum(either))
 
 
@@ -189,7 +197,7 @@ class LinkPrediction:
 
         Hits@K is 100% by definition where there are fewer than K negatives.
         """
-        if not isinstance(graph.split, LinkSplit) or graph.split.train.numel() == 0:
+        if not isinstance(graph.split, LinkSplit) or is_empty(graph, graph.split.train):
             raise ValueError(
                 f"the graph {graph.name!r} has no split of its links: use "
                 "`graph.hold_out_links()`, or pass OGB's edge split to "
@@ -198,30 +206,35 @@ class LinkPrediction:
         for part in ("val", "test"):
             held_out = getattr(graph.split, part)
             negatives = getattr(graph.split, f"{part}_negative")
-            if held_out.numel() and negatives.shape[0] < self.k:
+            ranked = graph.world.total(negatives.shape[0])
+            if not is_empty(graph, held_out) and ranked < self.k:
                 raise ValueError(
                     f"Hits@{self.k} needs at least {self.k} negative pairs, but the "
-                    f"{part} split of {graph.name!r} has {negatives.shape[0]}. Add "
+                    f"{part} split of {graph.name!r} has {ranked}. Add "
                     "some, or choose a smaller `k`."
                 )
 
     def rows(self, graph: Graph, part: Part) -> Tensor | None:
         """None: all nodes may be paired; empty if the part has no links."""
         pairs = getattr(graph.split, part, None)
-        if isinstance(graph.split, LinkSplit) and pairs is not None and pairs.numel():
-            return None
+        if isinstance(graph.split, LinkSplit) and pairs is not None:
+            if not is_empty(graph, pairs):
+                return None
         return torch.empty(0, dtype=torch.int64)
 
     def loss(self, output: Tensor, graph: Graph, part: Part) -> Tensor:
         """Mean binary cross-entropy of the part's links and of random pairs."""
-        linked = getattr(graph.split, part)
+        linked, world = getattr(graph.split, part), graph.world
         device = linked.device
         draw = {"generator": randomness.stream(device), "device": device}
-        other = torch.randint(graph.num_nodes, linked.shape, **draw)
-        score = _inner(output, torch.cat([linked, other]))
+        drawn = (world.total(linked.shape[0]), 2)  # the same on every rank
+        other = torch.randint(graph.nodes_in_all, drawn, **draw)
+        pairs = torch.cat([linked, other[world.rank :: world.size]])
+        score = _inner(graph, output, pairs)
         target = score.new_zeros(score.shape)
         target[: linked.shape[0]] = 1
-        return binary_cross_entropy_with_logits(score, target)
+        loss = partial(_binary_cross_entropy, score, target)
+        return world.mean(loss, target.numel())
 
     def score(self, output: Tensor, graph: Graph, part: Part) -> float:
         """Hits@K of the part's links among its negatives, percent."""
@@ -229,12 +242,29 @@ class LinkPrediction:
             raise ValueError("Hits@K needs negatives; the training links have none.")
         linked = getattr(graph.split, part)
         negative = getattr(graph.split, f"{part}_negative")
-        return hits(_inner(output, linked), _inner(output, negative), self.k)
+        found, others = (
+            graph.world.gather(_inner(graph, output, pairs))
+            for pairs in (linked, negative)
+        )
+        return hits(found, others, self.k)
 
 
-def _inner(output: Tensor, pairs: Tensor) -> Tensor:
-    left, right = pairs.t()
-    return (output.index_select(0, left) * output.index_select(0, right)).sum(dim=1)
+def is_empty(graph: Graph, rows: Tensor) -> bool:
+    """Whether no rank has such rows."""
+    return graph.world.total(rows.shape[0]) == 0
+
+
+def _inner(graph: Graph, output: Tensor, pairs: Tensor) -> Tensor:
+    left, right = (graph.of_nodes(output, nodes) for nodes in pairs.t())
+    return (left * right).sum(dim=1)
+
+
+def _cross_entropy(output: Tensor, labels: Tensor, how: str) -> Tensor:
+    return cross_entropy(output, labels, reduction=how)
+
+
+def _binary_cross_entropy(output: Tensor, labels: Tensor, how: str) -> Tensor:
+    return binary_cross_entropy_with_logits(output, labels, reduction=how)
 
 
 _OURS: tuple[Any, ...] = (NodeClassification, MultiLabel, LinkPrediction)

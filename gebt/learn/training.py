@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gebt._checks import check_choice
 from gebt.graph import Graph, check_graph
 from gebt.learn.loop import Batches, Learner, begin, check_finite, run, whole
-from gebt.learn.tasks import NodeClassification, Part, Task
+from gebt.learn.tasks import NodeClassification, Part, Task, is_empty
 from gebt.models.recipe import Recipe
 from gebt.options import Fit, chosen
 from gebt.prune.weights import take_dtype
@@ -179,7 +179,7 @@ def _score(
     model: nn.Module, graph: Graph, part: Part, adjacency: SparseMatrix, task: Task
 ) -> float:
     rows = task.rows(graph, part)
-    if rows is not None and rows.numel() == 0:
+    if rows is not None and is_empty(graph, rows):
         return math.nan
     model.eval()
     with torch.no_grad():

@@ -42,6 +42,8 @@ class Context:
 
 
 Criterion = Callable[[Graph, Context], Tensor]
+SHARED = ("random", "degree", "low-degree")
+"""Names of the criteria that ranks can ask together, each of its own links."""
 BY_RATIO: set[str] = set()
 """Names of the criteria whose order depends on how many links will go."""
 
@@ -85,6 +87,12 @@ def score_links(name: str, graph: Graph, context: Context) -> Tensor:
         ValueError: if there is no such criterion, it gives anything but one finite
             number for each link, or it has learned anything but finite numbers.
     """
+    if graph.share is not None and name not in SHARED:
+        raise ValueError(
+            f"the criterion {name!r} looks at the whole graph, which no rank has. With "
+            f"several ranks use 'learned' or {', '.join(map(repr, SHARED))}, or run "
+            "one process."
+        )
     scores = CRITERIA.find(name)(graph, context)
     shape = (graph.num_links,)
     if not isinstance(scores, Tensor) or scores.shape != shape:
@@ -121,7 +129,9 @@ def learned(graph: Graph, context: Context) -> Tensor:
 @criterion("random")
 def random(graph: Graph, context: Context) -> Tensor:
     """At random: the control of every other."""
-    draw = torch.rand(graph.num_links, generator=context.generator)
+    draw = torch.rand(graph.links_in_all, generator=context.generator)
+    if graph.share is not None:
+        draw = draw[graph.share.links.cpu()]
     return draw.to(graph.link.device)
 
 
@@ -132,11 +142,11 @@ def degree(graph: Graph, context: Context) -> Tensor:
     The product over both ends of the mean of 1 / sqrt(degree) over a node and its
     neighbours.
     """
-    pattern = graph.adjacency.pattern
-    row, col = pattern.row.long(), pattern.col.long()
-    low = torch.bincount(row, minlength=graph.num_nodes).clamp(min=1).rsqrt()
-    around = low.index_add(0, row, low[col]) / (pattern.crow.diff() + 1)
-    return _better(graph, around[row] * around[col])
+    adjacency, row = graph.adjacency, graph.adjacency.pattern.row
+    count = adjacency.row_counts()
+    low = count.clamp(min=1).rsqrt()
+    around = low.index_add(0, row, adjacency.at_columns(low)) / (count + 1)
+    return _better(graph, adjacency.at_rows(around) * adjacency.at_columns(around))
 
 
 @criterion("low-degree")
@@ -223,10 +233,9 @@ def transductive(name: str, what: str) -> str:
 
 def sum_of_ends(graph: Graph, edge: Tensor) -> Tensor:
     """(L,) the sum over a link's entries; 0 for links that the graph lacks."""
-    return edge.new_zeros(graph.num_links).index_add(0, graph.link, edge)
+    return graph.by_links(edge, "sum")
 
 
 def _better(graph: Graph, edge: Tensor) -> Tensor:
     """(L,) the larger of a link's entries; 0 for links that the graph lacks."""
-    best = edge.new_zeros(graph.num_links)
-    return best.scatter_reduce(0, graph.link, edge, "amax")
+    return graph.by_links(edge, "amax")

@@ -13,7 +13,7 @@ Source: You et al. 2022, Algorithms 1 and 2.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ Scale = Literal["reachable", "kept", "size", "first"]
 Compare = Literal["window", "previous"]
 Combine = Literal["sum", "mean"]
 Group = Tensor | Mapping[str, Tensor]
+Total = Callable[[str, list[int]], list[int]]
 Shapes = dict[str, list[tuple[str, torch.Size]]]
 Bits = list[list[int]] | Tensor
 """On CPU each part of each group as one long integer, which Python compares in few
@@ -122,7 +123,7 @@ class MaskDistanceDetector:
         """Whether the latest update found the masks settled."""
         return bool(self.history) and self.history[-1].settled
 
-    def update(self, masks: Mapping[str, Group]) -> Reading:
+    def update(self, masks: Mapping[str, Group], total: Total | None = None) -> Reading:
         """Compare new masks with the earlier ones.
 
         Args:
@@ -130,6 +131,8 @@ class MaskDistanceDetector:
                 (one per parameter, say), which counts as one concatenated mask.
                 The groups and their shapes must stay the same; the tensors are
                 copied and may change afterwards.
+            total: where a group's masks are one rank's part of all, what adds up its
+                counts over the ranks; given the group's name and the counts.
 
         Returns:
             The reading, also appended to ``history``.
@@ -140,8 +143,14 @@ class MaskDistanceDetector:
                 watched group is missing, or no watched mask can ever change.
         """
         bits = self._bits(masks)
-        sizes = self._sizes
         kept, *hamming = self._count(bits)
+        sizes = self._sizes
+        if total is not None:
+            table = zip(sizes.items(), kept, *hamming, strict=True)
+            summed = {n: total(n, [size, *counts]) for (n, size), *counts in table}
+            sizes = {name: counts[0] for name, counts in summed.items()}
+            columns = [counts[1:] for counts in summed.values()]
+            kept, *hamming = map(list, zip(*columns, strict=True))
         comparisons = [
             [
                 self._scaled(name, size, *counts)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gebt.graph import Graph
 from gebt.sparse import SparseMatrix
+from gebt.world import ALONE, World
 
 
 class Hook:
@@ -38,10 +39,12 @@ class Group(Hook):
             ``"weights"`` for weights.
         prune_ratio: share of it to remove, in [0, 1); at 0 the detector does not see
             it.
+        world: who holds the parts of its masks; by default this process has them whole.
     """
 
     name: str
     prune_ratio: float
+    world: World = ALONE
 
     def scores(self) -> list[dict[str, Any]]:
         """Groups of the optimiser: what is learned beside the weights, and how."""

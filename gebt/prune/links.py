@@ -68,6 +68,7 @@ class GraphSparsifier(nn.Module, Group):
         self._lost = _check_room(graph, self._present, prune_ratio)
         self._seed = seed
         self._graph = graph
+        self.world = graph.world
         if penalty is not None:
             penalty.reset(self.project)
 
@@ -109,7 +110,7 @@ class GraphSparsifier(nn.Module, Group):
 
     def project(self, scores: Tensor, prune_ratio: float) -> Tensor:
         """`top_links` of any scores (L,), with this sparsifier's seed."""
-        return top_links(scores, prune_ratio, self._seed)
+        return top_links(scores, prune_ratio, self._seed, self._graph)
 
     def mask(self, prune_ratio: float) -> Tensor:
         """(L,) boolean mask that keeps the links of largest magnitude.
@@ -138,8 +139,9 @@ class GraphSparsifier(nn.Module, Group):
 
     def share_untouched(self) -> float:
         """Share of links that no gradient reached: their order carries nothing."""
-        present = self.score.numel() - self._lost
-        return (present - int(self.touched.count_nonzero())) / present
+        present = self._graph.links_in_all - self._lost
+        touched = self.world.total(int(self.touched.count_nonzero()))
+        return (present - touched) / present
 
     def get_extra_state(self) -> Any:
         """The penalty's part of `state_dict`."""
@@ -178,11 +180,12 @@ class RankedLinks(Group):
     ):
         self.prune_ratio = check_ratio("prune_ratio", prune_ratio)
         self.fitted = fitted or {}
+        self.world = graph.world
         self._present = graph.present.to(scores.device)
         _check_room(graph, self._present, prune_ratio)
         # By magnitude those rank first that score highest, those that are gone last.
-        above = (scores.double() - scores.min() + 1) * self._present
-        self._mask = top_links(above, prune_ratio, seed) & self._present
+        above = (scores.double() - self.world.least(scores) + 1) * self._present
+        self._mask = top_links(above, prune_ratio, seed, graph) & self._present
         self._dtype = graph.adjacency.dtype
 
     def masks(self) -> dict[str, Tensor]:
@@ -224,17 +227,20 @@ def links_by(
 
 def _check_room(graph: Graph, present: Tensor, prune_ratio: float) -> int:
     """How many links a graph has lost; refuse a ratio that would remove fewer."""
-    lost = graph.num_links - int(present.count_nonzero())
-    if prune_ratio and int(prune_ratio * graph.num_links) < lost:
+    links = graph.links_in_all
+    lost = links - graph.world.total(int(present.count_nonzero()))
+    if prune_ratio and int(prune_ratio * links) < lost:
         raise ValueError(
             f"the graph {graph.name!r} is already pruned: it lacks {lost} of its "
-            f"{graph.num_links} links, and a ratio of {prune_ratio:g} removes fewer. "
+            f"{links} links, and a ratio of {prune_ratio:g} removes fewer. "
             "Search the full graph, or remove more."
         )
     return lost
 
 
-def top_links(scores: Tensor, prune_ratio: float, seed: int) -> Tensor:
+def top_links(
+    scores: Tensor, prune_ratio: float, seed: int, graph: Graph | None = None
+) -> Tensor:
     """`keep_top` where among equal scores a hash of the link decides, not the position.
 
     Nodes that come late in a data set are often those to test on, and would lose more
@@ -244,16 +250,31 @@ def top_links(scores: Tensor, prune_ratio: float, seed: int) -> Tensor:
         scores: (L,).
         prune_ratio: share of the links to drop, in [0, 1).
         seed: of the hash.
+        graph: whose links, where it may be one rank's share; the share is of the links
+            of all ranks.
 
     Returns:
         (L,) boolean, True = kept.
     """
-    return keep_top(scores, prune_ratio, lambda links: hashed(links, seed))
+    if graph is None or graph.share is None:
+        return keep_top(scores, prune_ratio, lambda links: hashed(links, seed))
+    ids, total = graph.share.links, graph.world.sum
+    return keep_top(scores, prune_ratio, lambda at: hashed(ids[at], seed), total)
 
 
 def random_links(
-    num_links: int, prune_ratio: float, generator: torch.Generator
+    num_links: int,
+    prune_ratio: float,
+    generator: torch.Generator,
+    graph: Graph | None = None,
 ) -> Tensor:
-    """(L,) boolean mask of links drawn at random: the control of every ticket."""
+    """(L,) boolean mask of links drawn at random: the control of every ticket.
+
+    Args:
+        num_links: L.
+        prune_ratio: share of the links to drop, in [0, 1).
+        generator: on CPU.
+        graph: as for `top_links`.
+    """
     seed = int(torch.randint(2**62, (), generator=generator))
-    return top_links(torch.ones(num_links), prune_ratio, seed)
+    return top_links(torch.ones(num_links), prune_ratio, seed, graph)

@@ -13,9 +13,16 @@ from gebt._checks import check_ratio
 
 Ties = Callable[[Tensor], Tensor]
 """Given positions (k,) int64, an int32 each, all different: the least goes first."""
+Total = Callable[[Tensor], Tensor]
+"""Given counts, int64, their sums over all ranks."""
 
 
-def keep_top(scores: Tensor, prune_ratio: float, ties: Ties | None = None) -> Tensor:
+def keep_top(
+    scores: Tensor,
+    prune_ratio: float,
+    ties: Ties | None = None,
+    total: Total | None = None,
+) -> Tensor:
     """Mark the entries with the largest magnitude.
 
     Exactly ``n - int(prune_ratio * n)`` of the ``n`` entries are kept. Equal
@@ -26,6 +33,9 @@ def keep_top(scores: Tensor, prune_ratio: float, ties: Ties | None = None) -> Te
         scores: any shape, real.
         prune_ratio: share to drop, in [0, 1).
         ties: another way to resolve equal magnitudes.
+        total: where these scores are one rank's, what adds up counts of all ranks; the
+            ratio is of all their entries. All ranks call together, with ``ties`` that
+            differ over all entries.
 
     Returns:
         Boolean mask shaped like ``scores``; True means kept.
@@ -39,6 +49,11 @@ def keep_top(scores: Tensor, prune_ratio: float, ties: Ties | None = None) -> Te
     """
     check_ratio("prune_ratio", prune_ratio)
     scores = scores.detach()
+    if total is not None:
+        if ties is None:
+            raise ValueError("`total` needs `ties`: positions of ranks do not compare.")
+        number = torch.tensor(scores.numel(), device=scores.device)
+        return shared_keep(scores, int(prune_ratio * int(total(number))), ties, total)
     drop = int(prune_ratio * scores.numel())
     if scores.numel() == 0:
         return torch.ones_like(scores, dtype=torch.bool)
@@ -123,6 +138,53 @@ def numpy_keep(scores: Tensor, drop: int, ties: Ties | None = None) -> Tensor:
             equal = equal[np.argpartition(-key.astype(np.int64), -surplus)]
         keep[equal[-surplus:]] = False
     return torch.from_numpy(keep).view(scores.shape)
+
+
+def shared_keep(scores: Tensor, drop: int, ties: Ties, total: Total) -> Tensor:
+    """`reference_keep` of many ranks' float32 or float64 together: sums of counts only.
+
+    Each rank sorts the bits of its magnitudes, once. The threshold's come digit by
+    digit, highest first, as in `counting_keep`: how many of all lie below each of 256
+    candidates decides the next 8 bits. Of the entries equal to it the same finds the
+    tie's.
+    """
+    wide = scores.dtype == torch.float64
+    magnitude = scores.abs().flatten().view(torch.int64 if wide else torch.int32)
+    threshold, below = _shared_least(magnitude, 64 if wide else 32, drop, total)
+    equal = (magnitude == threshold).nonzero().squeeze(1)
+    key = ties(equal).long() + 2**31
+    bar, _ = _shared_least(key, 33, drop - below, total)
+    keep = magnitude > threshold
+    keep[equal] = key >= bar
+    return keep.view(scores.shape)
+
+
+def _shared_least(
+    numbers: Tensor, places: int, drop: int, total: Total
+) -> tuple[Tensor, int]:
+    """The smallest kept of all ranks' integers (n,), and how many lie below it.
+
+    Args:
+        numbers: (n,) not negative.
+        places: how many bits they have, the sign among them.
+        drop: how many of all go, those that are smallest.
+        total: adds up over ranks.
+    """
+    if numbers.is_cpu:  # numpy sorts 10 times as fast there
+        ordered = torch.from_numpy(np.sort(numbers.numpy()))
+    else:
+        ordered = numbers.sort().values
+    least, count = numbers.new_zeros(()), 0
+    places -= 1
+    while places:
+        digit = (places - 1) % 8 + 1
+        places -= digit
+        steps = torch.arange(2**digit, dtype=numbers.dtype, device=numbers.device)
+        bars = least + (steps << places)
+        below = total(torch.searchsorted(ordered, bars))
+        at = int((below <= drop).sum()) - 1
+        least, count = bars[at], int(below[at])
+    return least, count
 
 
 _MANY = 2**18

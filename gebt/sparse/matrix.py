@@ -6,7 +6,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gebt.kernels import Links, propagate_pays, row_magnitudes, spmm
+from gebt.kernels import (
+    Links,
+    Part,
+    propagate,
+    propagate_pays,
+    row_magnitudes,
+    spmm,
+)
 from gebt.sparse.pattern import Pattern, Recent, Same
 
 T = TypeVar("T")
@@ -80,7 +87,7 @@ class SparseMatrix:
     @property
     def factored(self) -> bool:
         """Whether a model had better use `Scaled` than write out scaled values."""
-        return propagate_pays(self._value) and self.symmetric
+        return self.fused
 
     @property
     def symmetric(self) -> bool:
@@ -92,6 +99,11 @@ class SparseMatrix:
         if self._value.requires_grad:
             return False
         return self.derived("symmetric", lambda: self.pattern.mirrors(self._value))
+
+    @property
+    def fused(self) -> bool:
+        """Whether one kernel multiplies by it and a scale on either side."""
+        return propagate_pays(self._value) and self.symmetric
 
     @property
     def factor(self) -> Tensor | None:
@@ -153,6 +165,30 @@ class SparseMatrix:
             link: (E,) integers in [0, L), which link each entry is.
         """
         return _Product(self, factor, link)
+
+    def of_links(self, values: Tensor, link: Tensor) -> Tensor:
+        """(E, ...) of each entry, what ``values`` (L, ...) has for its link."""
+        # Not values[link]: this gradient repeats bit for bit on several threads.
+        return values.index_select(0, link)
+
+    def by_links(self, edge: Tensor, link: Tensor, links: int, how: str) -> Tensor:
+        """(L,) from entries (E,), each link's ``"sum"`` or ``"amax"`` and 0."""
+        none = edge.new_zeros(links)
+        return none.scatter_reduce(0, link.long(), edge, how)
+
+    def propagate(
+        self,
+        left: Tensor | None,
+        right: Tensor | None,
+        x: Tensor,
+        *,
+        loops: bool,
+        part: Part,
+    ) -> Tensor:
+        """`kernels.propagate`, where this is `fused`."""
+        return propagate(
+            self.links, left, right, self.factor, x, loops=loops, part=part
+        )
 
     def without_weight(self) -> "SparseMatrix":
         """The matrix of the factors beside the data's own edge weights.
@@ -278,6 +314,10 @@ class SparseMatrix:
             ]
 
         return self.derived(("hops", Same(nodes), depth), build)
+
+    def reach(self, nodes: Tensor, depth: int) -> tuple[Tensor | None, list[Part]]:
+        """`Pattern.reach`."""
+        return self.pattern.reach(nodes, depth)
 
     def to_dense(self) -> Tensor:
         """(N, M) dense, for small matrices and tests."""

@@ -20,7 +20,7 @@ T = TypeVar("T")
 _changing = Lock()  # held while what is kept changes
 _INT32_MAX = 2**31 - 1
 _BLOCK = 2**22  # entries that are looked at together where all would take much memory
-_NEARLY_ALL = 0.9  # above this share of all rows, restricting to them saves nothing
+NEARLY_ALL = 0.9  # above this share of all rows, restricting to them saves nothing
 
 
 class Recent(dict[Any, Any]):
@@ -287,7 +287,7 @@ class Pattern:
                 continue
             block, entries = self.take_rows(wanted)
             read = torch.unique(torch.cat([block.col.long(), wanted]))
-            if read.numel() < _NEARLY_ALL * self.shape[1]:
+            if read.numel() < NEARLY_ALL * self.shape[1]:
                 place = torch.empty(self.shape[1], dtype=block.col.dtype)
                 place = place.to(read.device)
                 place[read] = torch.arange(
@@ -328,7 +328,7 @@ class Pattern:
             for rows, entries in self.blocks():
                 read = place.index_select(0, rows) >= 0
                 reached[self.col[entries][read].long()] = True
-            if reached.count_nonzero() >= _NEARLY_ALL * self.shape[1]:
+            if reached.count_nonzero() >= NEARLY_ALL * self.shape[1]:
                 parts.append(Part(wanted, place))
                 wanted = place = None
                 continue

@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from gebt.kernels import Part, propagate, propagate_pays
+from gebt.kernels import Part
 from gebt.sparse.matrix import SparseMatrix
 
 
@@ -79,10 +79,8 @@ class Scaled:
 
     def __matmul__(self, x: Tensor) -> Tensor:
         if self.part is not None or self._fused():
-            scales = self.left, self.right, self.matrix.factor
-            part = self.part or Part()
-            links = self.matrix.links
-            return propagate(links, *scales, x, loops=self.loops, part=part)
+            how: Any = {"loops": self.loops, "part": self.part or Part()}
+            return self.matrix.propagate(self.left, self.right, x, **how)
         if self.right is not None:
             x = self.right[:, None] * x
         out = self.matrix @ x
@@ -92,11 +90,7 @@ class Scaled:
 
     def _fused(self) -> bool:
         """Whether one kernel multiplies by all three."""
-        return (
-            isinstance(self.matrix, SparseMatrix)
-            and propagate_pays(self.matrix.links.value)
-            and self.matrix.symmetric
-        )
+        return isinstance(self.matrix, SparseMatrix) and self.matrix.fused
 
     def hops(
         self, nodes: Tensor | None, depth: int
@@ -108,7 +102,7 @@ class Scaled:
             depth: how many times the matrix is applied.
         """
         if nodes is not None and self._fused() and nodes.unique().numel() == len(nodes):
-            read, parts = self.matrix.pattern.reach(nodes, depth)
+            read, parts = self.matrix.reach(nodes, depth)
             of = self.matrix, self.left, self.right
             return read, [type(self)(*of, loops=self.loops, part=p) for p in parts]
         read, blocks = self.matrix.hops(nodes, depth)

@@ -5,6 +5,7 @@ a student can do without them; links, of which the criteria name many sets and a
 retrainings find the smallest that holds.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -36,7 +37,7 @@ from gebt.learn.training import Epoch, copy_state, evaluate, train
 from gebt.models import describe_model
 from gebt.models.recipe import Recipe
 from gebt.options import Fit, Objective
-from gebt.prune.criteria import BY_RATIO, Context, score_links
+from gebt.prune.criteria import BY_RATIO, SHARED, Context, score_links
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.links import RankedLinks
 from gebt.prune.units import can_slim, slim, unit_scores
@@ -45,6 +46,7 @@ from gebt.tickets.early import Early, draw_early
 from gebt.tickets.search import Search, describe_search
 from gebt.tickets.ticket import Ticket
 
+_log = logging.getLogger("gebt")
 LINKS = (0.95, 0.9, 0.8, 0.6, 0.4, 0.2, 0.0)
 """Shares of the links removed that are tried, the cheapest first."""
 _UNITS = 0.75, 0.5  # shares of the hidden units removed that are tried
@@ -203,6 +205,9 @@ def find_cheapest(
         recipe = recipes_for(recipe, graph, task)
     among = [recipe] if isinstance(recipe, Recipe) else recipe
     names = usual_criteria(task) if criteria is None else criteria
+    if graph.share is not None and criteria is None:
+        names = [name for name in names if name in SHARED]
+        _log.info("several ranks: links by %s alone", ", ".join(names))
     known = [CRITERIA.check(name) for name in names]
 
     def of(phase: str) -> Callable[[Epoch], None] | None:
@@ -299,7 +304,7 @@ class _Trial:
         norms = any(isinstance(module, nn.BatchNorm1d) for module in modules)
         # Single weights cost time in sparse features alone, and accuracy behind norms.
         sparse = isinstance(self._graph.x, SparseMatrix) and not norms
-        if sparse or self._asked() >= _ASKED * self._graph.num_nodes:
+        if sparse or self._asked() >= _ASKED * self._graph.nodes_in_all:
             weights = _SPARSE if sparse else 0.0
             units = [*map(self._room, _UNITS)]
             students = [*((gone, weights) for gone in units), (units[-1], 0.0)]
@@ -331,7 +336,7 @@ class _Trial:
             0 if rows is None else rows.numel()
             for rows in (task.rows(self._graph, "train") for task in tasks)
         ]
-        return counts[0] - counts[1]
+        return self._graph.world.total(counts[0] - counts[1])
 
     def _slimmed(self) -> _Base:
         """The narrowest model that holds, each half as wide as the one before."""
@@ -554,6 +559,7 @@ class _Trial:
             model=describe_model(base.model),
             versions=versions(),
             fitted=found.fitted,
+            share=self._graph.share,
         )
 
     def _holds(self, found: _Found, drop: float) -> bool:
@@ -576,12 +582,17 @@ class _Trial:
         if not isinstance(split, Split):
             return None
         outputs = [run(model.eval(), g.x, g.adjacency, split.val) for model, g in sides]
+        assert self._graph.y is not None
+        labels = self._graph.y.index_select(0, split.val)
+        # Of all ranks' nodes, which each rank then resamples alike.
+        labels, *outputs = map(self._graph.world.gather, (labels, *outputs))
         draw = Generator().manual_seed(self._seed)
         gaps = []
         for _ in range(_RESAMPLES):
-            picked = torch.randint(split.val.numel(), split.val.shape, generator=draw)
+            picked = torch.randint(len(labels), (len(labels),), generator=draw)
             picked = picked.to(split.val.device)
-            at = replace(self._graph, split=replace(split, val=split.val[picked]))
+            known: Any = {"y": labels, "share": None}
+            at = replace(self._graph, split=replace(split, val=picked), **known)
             dense, ours = (self._task.score(o[picked], at, "val") for o in outputs)
             gaps.append(ours - dense)
         return torch.tensor(gaps, dtype=torch.float64).nan_to_num()

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gebt.prune.detector import Group, MaskDistanceDetector, Reading
+from gebt.prune.detector import Group, MaskDistanceDetector, Reading, Total
 
 
 class RecordingDetector(MaskDistanceDetector):
     """A detector that keeps every mask, eight entries a byte, for pictures.
 
-    Of groups of more than 16 million entries it keeps nothing.
+    Of groups of more than 16 million entries, or of which other ranks have parts, it
+    keeps nothing.
     """
 
     def __init__(self, *args: Any, **options: Any):
@@ -21,17 +22,22 @@ class RecordingDetector(MaskDistanceDetector):
         self._packed: list[dict[str, np.ndarray]] = []
         self._reachable: dict[str, int] = {}
 
-    def update(self, groups: Mapping[str, Group]) -> Reading:
+    def update(
+        self, groups: Mapping[str, Group], total: Total | None = None
+    ) -> Reading:
         """As the base class."""
         copies = {}
         for group, masks in groups.items():
             parts = [masks] if isinstance(masks, Tensor) else list(masks.values())
-            if sum(part.numel() for part in parts) > 2**24:
+            size = sum(part.numel() for part in parts)
+            if total is not None and total(group, [size]) != [size]:
+                continue  # of other ranks' masks nothing is known here
+            if size > 2**24:
                 continue
             entries = torch.cat([part.flatten() for part in parts])
             copies[group] = entries.to("cpu", non_blocking=True)
         # This waits for a GPU, so the copies from there are complete after it.
-        reading = super().update(groups)
+        reading = super().update(groups, total)
         packed = {}
         for group, copy in copies.items():
             kept_or_not = copy.numpy()

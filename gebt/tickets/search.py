@@ -204,6 +204,7 @@ def find_ticket(
         model=describe_model(model),
         versions=versions(),
         fitted=drawing.fitted(),
+        share=graph.share,
     )
 
 
@@ -302,12 +303,17 @@ class _Drawing(Hook):
         ranked = [tensor for group in self._watched for tensor in group.ranked()]
         numbers = None if loss.is_cpu else _loss_and_nan(loss, ranked)
         watched = {group.name: self.masks[group.name] for group in self._watched}
-        reading = self.detector.update(watched)
+        reading = self.detector.update(watched, self._total)
         self._loss = float(loss) if numbers is None else _check(numbers.cpu(), epoch)
         if self._search.mask_weights and "weights" in self.masks:
             apply_masks(self._model, self.masks["weights"])
         self.distances.append({**reading.distances, "joint": reading.joint})
         return reading.settled
+
+    def _total(self, name: str, counts: list[int]) -> list[int]:
+        """Counts of a group's masks, of all ranks that hold parts of them."""
+        [group] = [group for group in self._watched if group.name == name]
+        return group.world.sum(torch.tensor(counts)).tolist()
 
     def options(self, task: Task, fit: Fit) -> dict[str, Any]:
         """As the groups and the detector have them."""

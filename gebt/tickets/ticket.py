@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from gebt._checks import check_choice, check_ratio
 from gebt._registry import ASK_A_MODEL, CRITERIA
-from gebt.files import Fields, Tensors, read_tensors, shown, write_tensors
-from gebt.graph import Graph, PrunedGraph, check_graph
+from gebt.files import Fields, Tensors, shown
+from gebt.graph import Graph, PrunedGraph, Share, check_graph
+from gebt.graph.pieces import read_pieces, scattered, write_pieces
 from gebt.learn.tasks import find_task
 from gebt.models import build_model, can_build, describe_model
 from gebt.prune.links import links_by
@@ -24,10 +25,13 @@ from gebt.prune.weights import (
     take_dtype,
 )
 from gebt.randomness import Draws
+from gebt.world import ALONE
 
 Weights = Literal["inherit", "rewind", "fresh"]
 Links = Literal["learned", "binary"]
 _FORMAT = 3
+_OF_LINKS = "masks/graph/link", "scores/graph/link"
+"""The tensors of which each rank has its own links'."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,7 @@ class Ticket:
         versions: of gebt, torch and Python that drew it.
         fitted: what the criterion has learned from the searched graph, by name, for
             `links_for`; empty for most.
+        share: of the graph that its links are of, where that is one rank's.
     """
 
     masks: Mapping[str, Mapping[str, Tensor]]
@@ -70,6 +75,7 @@ class Ticket:
     model: Mapping[str, Any]
     versions: Mapping[str, str]
     fitted: Mapping[str, Tensor] = field(default_factory=dict)
+    share: Share | None = None
 
     @property
     def link_mask(self) -> Tensor:
@@ -101,14 +107,23 @@ class Ticket:
 
     @property
     def links_kept(self) -> int:
-        """Number of kept links."""
-        return int(self.link_mask.count_nonzero())
+        """Number of kept links, of all ranks."""
+        return self._over_ranks(int(self.link_mask.count_nonzero()))
+
+    @property
+    def num_links(self) -> int:
+        """L of the searched graph."""
+        return self._over_ranks(self.link_mask.numel())
+
+    def _over_ranks(self, number: int) -> int:
+        return number if self.share is None else self.share.world.total(number)
 
     @property
     def links_untouched(self) -> int:
         """Number of links that no gradient ever reached."""
         # Links that the searched graph lacked have the score 0.
-        return round(self.share_untouched * int(self.link_score.count_nonzero()))
+        present = self._over_ranks(int(self.link_score.count_nonzero()))
+        return round(self.share_untouched * present)
 
     @property
     def weights_kept(self) -> int:
@@ -125,7 +140,7 @@ class Ticket:
         return (
             f"Ticket({self.dataset['name']!r}, epoch {self.epoch}"
             f"{'' if self.settled else ', not settled'}, {self.links_kept} of "
-            f"{self.link_mask.numel()} links{weights * bool(self.weight_masks)})"
+            f"{self.num_links} links{weights * bool(self.weight_masks)})"
         )
 
     def open(
@@ -181,10 +196,16 @@ class Ticket:
         else:
             _reinitialise(model, self.seed + 1 if seed is None else seed)
         apply_masks(model, {n: m.to(device) for n, m in self.weight_masks.items()})
-        score = self.link_score.to(device) if links == "learned" else None
-        small = graph.keep_links(self.link_mask.to(device), score)
+        score = self._own(self.link_score, graph) if links == "learned" else None
+        small = graph.keep_links(self._own(self.link_mask, graph), score)
         parts = {part.name: getattr(small, part.name) for part in fields(Graph)}
         return PrunedGraph(**parts, weight_masks=self.weight_masks)
+
+    def _own(self, links: Tensor, graph: Graph) -> Tensor:
+        """Of the ticket's links (L,) those that a graph, or one rank's share, has."""
+        if graph.share is not None and self.share is None:
+            links = links[graph.share.links.to(links.device)]
+        return links.to(graph.adjacency.device)
 
     def links_for(
         self,
@@ -271,18 +292,26 @@ class Ticket:
         check_masks(model, self.weight_masks)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file; all that is not a tensor is in its header."""
+        """Write a safetensors file; all that is not a tensor is in its header.
+
+        Where its links are one rank's, all ranks write theirs, to a file each; `load`
+        puts them together: see `gebt.graph.pieces`.
+        """
         tensors = {
             f"{part}/{name}": tensor
             for part, found in self._parts().items()
             for name, tensor in found.items()
         }
+        world, own = ALONE, {}
+        if self.share is not None:
+            world, own = self.share.world, {"links": self.share.links}
+            own |= {name: tensors.pop(name) for name in _OF_LINKS}
         header = {
             "kind": "ticket",
             "format": _FORMAT,
             **{name: getattr(self, name) for name in _HEADER},
         }
-        write_tensors(Path(path), tensors, header)
+        write_pieces(Path(path), world, own, tensors, header)
 
     def _parts(self) -> dict[str, Mapping[str, Tensor]]:
         """What is in the file: names below each part's."""
@@ -300,7 +329,8 @@ class Ticket:
             ValueError: if it is truncated, corrupt, not a ticket, or of a format
                 that this version does not know.
         """
-        tensors, header = read_tensors(Path(path), "ticket")
+        pieces, header = read_pieces(Path(path), "ticket")
+        tensors = scattered(pieces, [*_OF_LINKS]) if len(pieces) > 1 else pieces[0]
         found = header.content.get("format")
         if found == 2:
             _update_format_2(tensors, header)

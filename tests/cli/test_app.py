@@ -351,6 +351,21 @@ def test_datasets_tells_the_numbers_of_one(gebt_here):
     assert_refused(gebt_here("datasets", "digts"), "Did you mean 'digits'")
 
 
+def test_datasets_downloads_nothing_to_tell_of_one(gebt_here, tmp_path):
+    result = gebt_here("datasets", "OGBN-products", "--root", tmp_path / "root")
+    assert (result.returncode, result.stderr) == (0, "")
+    told = dict(re.findall(r"│ ([a-z][a-z ,%]+?) +│ (\S.*?) +│", result.stdout))
+    assert told == {
+        "what": "2.4 M products, 61.9 M links",
+        "on disk": "no: gebt run downloads it",
+        "task": "node-classification",
+        "metric": "accuracy",
+        "split": "published (Hu et al. 2020), by sales ranking",
+        "tuned, in the literature, %": "82.3 (GCN, Luo et al. 2024)",
+    }
+    assert not (tmp_path / "root").exists()
+
+
 def test_a_graph_of_ones_own_is_run_by_name(own_registries, gebt_here, tmp_path):
     page = (Path(__file__).parents[2] / "docs/own-graph.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.S)

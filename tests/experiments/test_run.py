@@ -90,6 +90,7 @@ def test_options_are_recorded_as_numbers_and_names():
         "weight_ratio": 0.5,
         "threshold": 2,
         "window": 3,
+        "parts": 1,
         "criterion": "learned",
     }
 

@@ -89,7 +89,10 @@ def test_batches_are_asked_for_each_epoch_and_share_the_scores(graph):
     reached = sparsifier.touched
     assert reached[even].any() and reached[~even].any()
     alone = made(graph)
-    steps = [float(alone.step(part, alone._turns[0]).detach()) for part in parts]
+    [turn] = alone._turns
+    steps = [
+        float(alone.step(part, turn, last=part is parts[-1]).detach()) for part in parts
+    ]
     assert float(first) == pytest.approx(sum(steps) / 2, rel=1e-6)
 
 
