@@ -5,7 +5,7 @@ DATASET ?= imports
 BIN = .venv/bin
 INSTALL = pip install --quiet --disable-pip-version-check
 
-.PHONY: train test test-fast test-lowest test-newest check bench
+.PHONY: train test test-fast test-lowest test-newest check docs bench
 
 train: .venv/installed
 	$(BIN)/gebt run $(DATASET)
@@ -29,6 +29,10 @@ check: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: .venv/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "Written: build/docs/index.html"
+
 bench: .venv/installed
 	$(BIN)/python benchmarks/end_to_end.py
 
@@ -37,6 +41,10 @@ bench: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m $(INSTALL) -c constraints.txt torch
 	$(BIN)/python -m $(INSTALL) -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/docs: .venv/installed
+	$(BIN)/python -m $(INSTALL) -c constraints.txt -e '.[docs]'
 	touch $@
 
 # "torch>=2.6" in pyproject.toml is what the lowest is: torch==2.6.

@@ -451,7 +451,7 @@ def inference(
 @flags
 def models(
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print Markdown, as in the README.")
+        bool, typer.Option("--markdown", help="Print Markdown, as in docs/models.md.")
     ] = False,
 ) -> None:
     """List the models, with how they are trained by default, and the tasks."""

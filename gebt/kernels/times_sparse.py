@@ -93,3 +93,15 @@ times_sparse = register(
     backward=_backward,
     flops=_flops,
 )
+times_sparse.__doc__ = """Multiply a dense matrix (N, K) by a sparse one (K, H).
+
+Args:
+    x: (N, K) dense.
+    crow: (H + 1,) where each output's entries begin, as `Pattern` has them.
+    col: (E,) which input each entry reads.
+    value: (E,) of the sparse matrix.
+    bias: (H,) added to every row.
+
+Returns:
+    (N, H) dense. It has no gradient: it is for inference.
+"""

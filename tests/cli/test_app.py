@@ -54,7 +54,6 @@ def test_metrics_hold_every_promised_number(digits_run):
         "weight_decay": 5e-4, "decay": "first",
         "patience": 0, "epochs": 12, "scope": "global",
         "graph_ratio": 0.2, "weight_ratio": 0.9, "threshold": 2.0, "window": 3,
-        "parts": 1,
         "criterion": "learned", "seed": 0, "seeds": 2,
     }  # fmt: skip
     assert [run["seed"] for run in metrics["runs"]] == [0, 1]
@@ -368,8 +367,8 @@ def test_datasets_downloads_nothing_to_tell_of_one(gebt_here, tmp_path):
 
 
 def test_a_graph_of_ones_own_is_run_by_name(own_registries, gebt_here, tmp_path):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.S)
+    page = (Path(__file__).parents[2] / "docs/own-graph.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.S)
     [plugin] = [block for block in blocks if "datasets.register" in block]
     assert len(plugin.splitlines()) < 20
     (tmp_path / "my_file.py").write_text(plugin)
