@@ -68,16 +68,16 @@ def test_blocks_run_and_print_what_stands_below_them(
 
 
 def _shell(text: str) -> list[str]:
-    """Its lines for a shell that call gebt."""
-    blocks = re.findall(r"```(?:sh|console)\n(.*?)```", text, re.S)
-    lines = [line for block in blocks for line in block.splitlines()]
-    return [line.partition(" #")[0] for line in lines if line.startswith("gebt ")]
+    """What follows gebt in its lines for a shell, torchrun's among them."""
+    blocks = re.findall(r"```(?:sh|console)\n(.*?)```", text.replace("\\\n", ""), re.S)
+    lines = [line.partition(" #")[0] for block in blocks for line in block.splitlines()]
+    return [m[1] for line in lines if (m := re.search(r"(?:^| -m )gebt (.*)", line))]
 
 
-@pytest.mark.parametrize("name", _params("^gebt "))
+@pytest.mark.parametrize("name", _params("^(torchrun .*)?gebt "))
 def test_commands_have_the_flags_and_names_that_pages_give_them(name):
     for line in _shell(TEXT[name]):
-        command, words = get_command(app), shlex.split(line)[1:]
+        command, words = get_command(app), shlex.split(line)
         while hasattr(command, "commands"):
             command = command.commands[words.pop(0)]
         command.make_context(line, words)
