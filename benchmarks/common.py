@@ -2,11 +2,18 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from gebt._provenance import in_words, provenance
 
 RESULTS = Path(__file__).parent / "results"
+
+
+@cache
+def _where() -> str:
+    """At the first call: later the results themselves are changes to the tree."""
+    return in_words(provenance())
 
 
 def write_results(
@@ -21,7 +28,7 @@ def write_results(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
-        file.write("# " + "; ".join([in_words(provenance()), *notes]) + "\n")
+        file.write("# " + "; ".join([_where(), *notes]) + "\n")
         writer = csv.DictWriter(file, columns or list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
