@@ -82,7 +82,7 @@ class _OnNodes:
 
 
 class NodeClassification(_OnNodes):
-    """One class per node: cross-entropy; accuracy or ROC-AUC, as the graph says."""
+    """One class per node: cross-entropy; accuracy, ROC-AUC or AP, as the graph says."""
 
     name: ClassVar[str] = "node-classification"
 
