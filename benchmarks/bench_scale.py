@@ -4,16 +4,17 @@ Graphs with communities and hubs, 25 directed entries a node, 64 features, nodes
 random order and reordered. Of each: an epoch of a GCN of two layers of 64 units, plain
 and of a search, beside PyG's; and what surrounds it, `PIECES`. Each is measured in a
 process of its own, so that peak memory is its own, and again, up to three times, where
-CPU / wall tells that the machine was busy.
+CPU / wall tells that the machine was busy. Sizes that are left out keep their rows.
 
     python benchmarks/bench_scale.py [--links 100000 1000000 10000000 60000000]
-        [--threads 2] [--epochs 5] [--peer 1000000] [--folder DIR]
+        [--threads 2] [--epochs 5] [--tries 3] [--peer 1000000] [--folder DIR]
 
 Graphs are drawn once, into the folder. Writes results/scale.csv, scale-s.svg and
-scale-peak_mib.svg, and prints the table of the README with the slopes.
+scale-peak_mib.svg, and prints the table of `docs/speed.md` with the slopes.
 """
 
 import argparse
+import csv
 import math
 import multiprocessing
 import os
@@ -28,6 +29,7 @@ from bench_search import KINDS, step_of
 from common import RESULTS, write_results
 
 import gebt
+from gebt._provenance import provenance
 from gebt.deploy.cost import peak_memory
 from gebt.files import read_tensors, write_tensors
 from gebt.graph.storage import pack, unpack
@@ -39,7 +41,6 @@ PIECES = ("load", "reorder", "masks", "detector")
 """Reading the file of a graph; finding an order and renumbering; the links' mask of
 learned scores; one update of the detector with it."""
 _BUSY = 0.8  # of the threads; below it something else was running
-_TRIES = 3
 
 
 def draw(links: int, path: Path) -> None:
@@ -109,7 +110,7 @@ def apart(function: Callable[..., object], *work: object) -> object:
 
 
 def rows_of(
-    links: int, folder: Path, threads: int, epochs: int, peer: int
+    links: int, folder: Path, threads: int, epochs: int, tries: int, peer: int
 ) -> list[dict[str, object]]:
     """All rows of one size; PyG's up to ``peer`` links."""
     paths = {
@@ -127,13 +128,13 @@ def rows_of(
             if kind.startswith("PyG") and links > peer:
                 continue
             work = (kind, path, threads, epochs)
-            tries = []
-            for _ in range(_TRIES):
-                tries.append(apart(measure, work))
+            each = []
+            for _ in range(tries):
+                each.append(apart(measure, work))
                 alone = kind in PIECES  # which do not use all threads
-                if alone or tries[-1]["cpu_s"] > _BUSY * threads * tries[-1]["s"]:
+                if alone or each[-1]["cpu_s"] > _BUSY * threads * each[-1]["s"]:
                     break
-            found = min(tries, key=lambda row: row["s"])
+            found = min(each, key=lambda row: row["s"])
             row = {
                 "links": links,
                 "nodes": 2 * links // ENTRIES,
@@ -144,6 +145,7 @@ def rows_of(
                 **{key: f"{value:.4g}" for key, value in found.items()},
                 "ns_a_link": f"{1e9 * found['s'] / links:.0f}",
                 "cpu_over_wall": f"{found['cpu_s'] / found['s']:.2f}",
+                "commit": provenance()["commit"],
             }
             rows.append(row)
             print(row, flush=True)
@@ -203,18 +205,25 @@ def main() -> None:
     parser.add_argument("--links", type=int, nargs="+", default=sizes)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--tries", type=int, default=3, help="of a busy machine's rows")
     parser.add_argument("--peer", type=int, default=1_000_000, help="PyG up to so many")
     parser.add_argument("--folder", type=Path, default=None, help="for drawn graphs")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as gebt's command line does
     rows: list[dict[str, object]] = []
+    path = RESULTS / "scale.csv"
+    if path.exists():
+        lines = path.read_text().splitlines()[1:]
+        kept = csv.DictReader(lines)
+        rows = [row for row in kept if int(row["links"]) not in args.links]
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for links in args.links:
-            rows += rows_of(links, folder, args.threads, args.epochs, args.peer)
-            write_results(RESULTS / "scale.csv", rows)
+            how = (args.threads, args.epochs, args.tries, args.peer)
+            rows += rows_of(links, folder, *how)
+            write_results(path, rows)
     plot(rows, "s", "seconds")
     plot(rows, "peak_mib", "peak memory, MiB")
     print(table(rows))
