@@ -145,7 +145,7 @@ def rows_of(
                 **{key: f"{value:.4g}" for key, value in found.items()},
                 "ns_a_link": f"{1e9 * found['s'] / links:.0f}",
                 "cpu_over_wall": f"{found['cpu_s'] / found['s']:.2f}",
-                "commit": provenance()["commit"],
+                "commit": str(provenance()["commit"])[:12],
             }
             rows.append(row)
             print(row, flush=True)
