@@ -9,8 +9,8 @@ CPU / wall tells that the machine was busy. Sizes that are left out keep their r
     python benchmarks/bench_scale.py [--links 100000 1000000 10000000 60000000]
         [--threads 2] [--epochs 5] [--tries 3] [--peer 1000000] [--folder DIR]
 
-Graphs are drawn once, into the folder. Writes results/scale.csv, scale-s.svg and
-scale-peak_mib.svg, and prints the table of `docs/speed.md` with the slopes.
+Graphs are drawn once, into the folder. Writes results/scale.csv and two pictures to
+docs/figures, and prints the table of `docs/speed.md` with the slopes.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from gebt.graph.storage import pack, unpack
 from gebt.prune.links import top_links
 from gebt.report.figures import Line, Panel, curves
 
+FIGURES = RESULTS.parent.parent / "docs" / "figures"
 HIDDEN, FEATURES, CLASSES, ENTRIES = 64, 64, 40, 25
 PIECES = ("load", "reorder", "masks", "detector")
 """Reading the file of a graph; finding an order and renumbering; the links' mask of
@@ -195,7 +196,7 @@ def plot(rows: Sequence[dict[str, object]], measured: str, label: str) -> None:
         for kind, points in series(rows, measured).items()
     ]
     figure = curves([Panel("", lines, {})], "links", label, log_x=True, log_y=True)
-    figure.savefig(RESULTS / f"scale-{measured}.svg")
+    figure.savefig(FIGURES / f"scale-{measured}.svg")
 
 
 def main() -> None:
