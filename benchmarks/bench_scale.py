@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 from bench_search import KINDS, step_of
 from common import RESULTS, write_results
+from matplotlib.figure import Figure
 
 import gebt
 from gebt._provenance import provenance
@@ -34,8 +35,9 @@ from gebt.deploy.cost import peak_memory
 from gebt.files import read_tensors, write_tensors
 from gebt.graph.storage import pack, unpack
 from gebt.prune.links import top_links
-from gebt.report.figures import Line, Panel, curves
+from gebt.report.figures import MARKERS, MORE_COLOURS
 
+REORDERED = ", reordered"
 FIGURES = RESULTS.parent.parent / "docs" / "figures"
 HIDDEN, FEATURES, CLASSES, ENTRIES = 64, 64, 40, 25
 PIECES = ("load", "reorder", "masks", "detector")
@@ -169,7 +171,7 @@ def series(
     for row in rows:
         label = str(row["kind"])
         if label not in PIECES:
-            label += ", reordered" if row["order"] == "found" else ""
+            label += REORDERED if row["order"] == "found" else ""
         point = (float(str(row["links"])), float(str(row[measured])))
         found.setdefault(label, []).append(point)
     return found
@@ -190,12 +192,19 @@ def table(rows: Sequence[dict[str, object]]) -> str:
 
 
 def plot(rows: Sequence[dict[str, object]], measured: str, label: str) -> None:
-    """Seconds, or memory, against links, logarithmic."""
-    lines = [
-        Line(kind, *zip(*points, strict=True))
-        for kind, points in series(rows, measured).items()
-    ]
-    figure = curves([Panel("", lines, {})], "links", label, log_x=True, log_y=True)
+    """Seconds, or memory, against links, logarithmic; reordered graphs dashed."""
+    figure = Figure(figsize=(7.5, 4), layout="constrained")
+    axis = figure.subplots()
+    found = series(rows, measured)
+    kinds = [kind for kind in found if not kind.endswith(REORDERED)]
+    for kind, points in found.items():
+        place = kinds.index(kind.removesuffix(REORDERED))
+        style = "--" if kind.endswith(REORDERED) else "-"
+        how = {"color": MORE_COLOURS[place], "marker": MARKERS[place], "ms": 4}
+        axis.loglog(*zip(*points, strict=True), style, label=kind, **how)
+    axis.set(xlabel="links", ylabel=label)
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(FIGURES / f"scale-{measured}.svg")
 
 

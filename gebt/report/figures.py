@@ -34,12 +34,7 @@ class Panel:
 
 
 def curves(
-    panels: Sequence[Panel],
-    xlabel: str,
-    ylabel: str,
-    *,
-    log_x: bool = False,
-    log_y: bool = False,
+    panels: Sequence[Panel], xlabel: str, ylabel: str, *, log_y: bool = False
 ) -> Any:
     """Panels in rows of three with one scale; a line of one label has one colour."""
     width = 3.4 if len(panels) > 1 else 4.6
@@ -59,10 +54,7 @@ def curves(
             style = ("--", ":", "-.")[place % 3]
             axis.axhline(level, ls=style, color=COLOURS[-1 - place], lw=1.2, label=name)
         axis.set_title(panel.title)
-        if log_x:
-            _log_scale(axis, "x")
-        else:
-            axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         if log_y:
             _log_scale(axis, "y")
     _label(axes, xlabel, ylabel, across=3)
