@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 _ASKED = os.environ if "MASTER_ADDR" in os.environ else {}
 RANKS, RANK = int(_ASKED.get("WORLD_SIZE", 1)), int(_ASKED.get("RANK", 0))
 """How many processes torchrun has started, and which this is."""
-_SILENT = int(os.environ.get("GEBT_SILENCE", 20))
-"""Seconds without a beat, one a second, after which a rank counts as lost."""
 _GONE = 3  # the same, once others have lost their connection to it
 _FOREVER = timedelta(days=30)
 """What a rank waits for another that lives: it may compute for hours."""
@@ -39,6 +37,17 @@ def mute() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
 
 
+def _patience() -> int:
+    """Seconds without a beat, one a second, after which a rank counts as lost."""
+    told = os.environ.get("GEBT_SILENCE", "20")
+    if not told.isdecimal() or not int(told):
+        raise ValueError(
+            "GEBT_SILENCE is after how many seconds of silence a rank counts as lost, "
+            f"a whole number above 0, got {told!r}."
+        )
+    return int(told)
+
+
 class Watch:
     """Beats for this rank, and listens to the others' beats, in a thread.
 
@@ -49,6 +58,7 @@ class Watch:
     def __init__(self, store: Any):
         self.on_loss: list[Callable[[], object]] = []
         self._store = store
+        self._patience = _patience()
         self._last = [b""] * RANKS
         self._silent = [0] * RANKS
         self._beats = 0
@@ -87,7 +97,7 @@ class Watch:
         while not self._over:
             time.sleep(1)
             self._beat()
-            if not self._over and (found := self._lost(_SILENT)):
+            if not self._over and (found := self._lost(self._patience)):
                 self._stop(found)
 
     def _beat(self) -> None:
