@@ -26,9 +26,10 @@ def write_results(
 
     With the first row's columns, or these, of which rows may lack some.
     """
+    where = _where()  # before the file itself is a change
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
-        file.write("# " + "; ".join([_where(), *notes]) + "\n")
+        file.write("# " + "; ".join([where, *notes]) + "\n")
         writer = csv.DictWriter(file, columns or list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
