@@ -22,10 +22,10 @@ from gebt.datasets.download import fetch_archive
 from gebt.datasets.raw import check_range, read_npz, read_torch, reason
 from gebt.datasets.tables import read_table
 from gebt.graph import Graph
+from gebt.sparse.pattern import INT32_MAX
 
 SOURCE = "https://snap.stanford.edu/ogb/data"
 _PARTS = ("train", "valid", "test")
-_INT32_MAX = 2**31 - 1
 
 _NODE = ("edge.csv.gz", "node-feat.csv.gz", "node-label.csv.gz")
 _LINK = ("edge.csv.gz", "node-feat.csv.gz", "edge_weight.csv.gz")
@@ -130,7 +130,7 @@ def _undirected(data: dict[str, np.ndarray], split: dict[str, Any]) -> Graph:
 
 def _edges(raw: Path, nodes: int, edges: int) -> np.ndarray:
     """(E, 2): source and target."""
-    dtype = np.int32 if nodes <= _INT32_MAX else np.int64
+    dtype = np.int32 if nodes <= INT32_MAX else np.int64
     edge = _rows(raw / "edge.csv.gz", dtype, edges, 2)
     check_range(edge, nodes, "node")
     return edge

@@ -25,13 +25,11 @@ from gebt.graph.held_out import hold_out
 from gebt.graph.splits import LinkSplit, Split, moved
 from gebt.sparse import SparseMatrix
 from gebt.sparse.order import community_order
+from gebt.sparse.pattern import BLOCK, INT32_MAX
 from gebt.world import ALONE, World
 
 if TYPE_CHECKING:
     from gebt.graph.share import Share
-
-_INT32_MAX = 2**31 - 1
-_PART = 2**22  # entries that are looked at together where all would take much memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +71,7 @@ class Graph:
         return ALONE if self.share is None else self.share.world
 
     def __post_init__(self) -> None:
-        if self.link.dtype != torch.int32 and self.num_links <= _INT32_MAX:
+        if self.link.dtype != torch.int32 and self.num_links <= INT32_MAX:
             object.__setattr__(self, "link", self.link.to(torch.int32))
 
     @property
@@ -141,7 +139,7 @@ class Graph:
         """(L,) boolean, which of the full graph's links this graph has."""
         # A rank's entries may be of links that another holds; these come last.
         found = self.link.new_zeros(self.num_links + 1, dtype=torch.bool)
-        for part in self.link.split(_PART):  # as int64 in between
+        for part in self.link.split(BLOCK):  # as int64 in between
             found[part.clamp(max=self.num_links)] = True
         return found[:-1]
 
@@ -472,14 +470,14 @@ class Graph:
             return
         back = self.order.argsort()
         pattern, entries = self.adjacency.pattern.renumbered(back)
-        yield pattern.crow.split(_PART)
-        yield pattern.col.split(_PART)
+        yield pattern.crow.split(BLOCK)
+        yield pattern.col.split(BLOCK)
         for part in (self.adjacency.value, self.link):
             yield _taken(part, entries)
         if isinstance(self.x, SparseMatrix):
             rows = self.x.rows(back)
             for part in _parts(rows):
-                yield part.split(_PART)
+                yield part.split(BLOCK)
         else:
             yield _taken(self.x, back)
         if self.y is not None:
@@ -552,4 +550,4 @@ def _taken(part: Tensor, order: Tensor) -> Iterator[Tensor]:
 
 def _rows_of(part: Tensor) -> int:
     """How many rows make a piece."""
-    return max(1, _PART // max(1, part[:1].numel()))
+    return max(1, BLOCK // max(1, part[:1].numel()))

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -135,14 +136,11 @@ class Learner:
         while self.epoch < until:
             self.model.train()
             losses = []
-            graphs = iter(batches(self.epoch))
-            graph = next(graphs, None)
-            while graph is not None:
-                following = next(graphs, None)
+            for graph, following in pairwise(chain(batches(self.epoch), [None])):
+                assert graph is not None
                 last = following is None
                 turns = [self.step(graph, turn, last) for turn in self._turns]
                 losses.append(turns[0])
-                graph = following
             self.epoch += 1
             loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
             loss = loss.detach()

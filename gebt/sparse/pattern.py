@@ -18,8 +18,8 @@ from gebt.kernels.hashing import column_keys, row_keys
 
 T = TypeVar("T")
 _changing = Lock()  # held while what is kept changes
-_INT32_MAX = 2**31 - 1
-_BLOCK = 2**22  # entries that are looked at together where all would take much memory
+INT32_MAX = 2**31 - 1
+BLOCK = 2**22  # entries that are looked at together where all would take much memory
 NEARLY_ALL = 0.9  # above this share of all rows, restricting to them saves nothing
 
 
@@ -60,7 +60,7 @@ class Pattern:
         own: Tensor | None = None,
         nodes: Tensor | None = None,
     ):
-        fits = max(col.numel(), *shape) <= _INT32_MAX
+        fits = max(col.numel(), *shape) <= INT32_MAX
         dtype = torch.int32 if fits else torch.int64
         self.crow = crow.to(dtype)
         self.col = col.to(dtype)
@@ -89,7 +89,7 @@ class Pattern:
 
     def blocks(self) -> Iterator[tuple[Tensor, slice]]:
         """The rows (B,) of some consecutive entries, and which entries; all in turn."""
-        starts = torch.arange(0, self.nnz, _BLOCK, device=self.crow.device)
+        starts = torch.arange(0, self.nnz, BLOCK, device=self.crow.device)
         firsts = torch.searchsorted(self.crow, starts, right=True) - 1
         for first, end in pairwise([*firsts.tolist(), self.shape[0]]):
             if first < end:  # not inside one long row

@@ -77,7 +77,7 @@ def test_a_pattern_renumbered_block_by_block_is_the_same(monkeypatch):
     assert torch.equal(order[expected.edge_index], old)
     key = expected.row.long() * 300 + expected.col
     assert bool((key.diff() > 0).all())
-    monkeypatch.setattr("gebt.sparse.pattern._BLOCK", 7)
+    monkeypatch.setattr("gebt.sparse.pattern.BLOCK", 7)
     again, same = pattern.renumbered(order)
     assert torch.equal(again.col, expected.col)
     assert torch.equal(same, entries)

@@ -109,7 +109,7 @@ def test_a_matrix_in_blocks_of_few_entries_is_the_same(monkeypatch):
     adjacency, link = undirected(weighted=True)
     rows = adjacency.pattern.row
     for block in (1, 7, 90):
-        monkeypatch.setattr("gebt.sparse.pattern._BLOCK", block)
+        monkeypatch.setattr("gebt.sparse.pattern.BLOCK", block)
         found = list(adjacency.pattern.blocks())
         assert torch.equal(torch.cat([row for row, _ in found]), rows)
         assert [e.start for _, e in found[1:]] == [e.stop for _, e in found[:-1]]
