@@ -1,5 +1,5 @@
 """``python -m gebt``."""
 
-from gebt.cli.app import main
+from gebt.cli.entry import main
 
 main()

@@ -1,5 +1,5 @@
 """The command line. The only room that prints."""
 
-from gebt.cli.app import main
+from gebt.cli.entry import main
 
 __all__ = ["main"]

@@ -1,17 +1,10 @@
-"""The command line. The only room that prints; torch is imported by the commands."""
+"""The commands. torch is imported inside them."""
 
-import logging
-import os
-import re
-import sys
-import time
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -22,12 +15,10 @@ from gebt._registry import (
     MODELS,
     TASKS,
     load_plugins,
-    parse_table,
 )
 from gebt._version import __version__
-from gebt.cli import ranks
+from gebt.cli.common import default_folder, load_graph, load_of, recipe_of, results
 from gebt.cli.flags import (
-    ARGUMENTS,
     Changes,
     DatasetFacts,
     DatasetName,
@@ -60,7 +51,7 @@ from gebt.cli.flags import (
     flags,
     folder_by_default,
 )
-from gebt.cli.ranks import RANK, RANKS
+from gebt.cli.ranks import RANKS
 from gebt.cli.show import (
     counting,
     out_console,
@@ -74,12 +65,6 @@ from gebt.cli.show import (
     tell_of_ticket,
 )
 
-if TYPE_CHECKING:
-    from gebt.graph import Graph
-    from gebt.learn.tasks import Task
-    from gebt.models.recipe import Recipe
-    from gebt.tickets.ticket import Ticket
-
 app = typer.Typer(
     name="gebt",
     help="Graph early-bird tickets: train a sparse graph and sparse GCN weights "
@@ -89,9 +74,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-_SMALL = 20_000_000
-"""Entries of features and adjacency below which one thread is used: on two a Cora
-epoch is no faster, and far slower as soon as something else wants a core."""
 
 
 _SHARED = ("run", "search", "retrain")
@@ -167,13 +149,13 @@ def run(
             f"`--splits {splits}` runs each split once, with a seed of its own: leave "
             f"out {other}."
         )
-    graph, learned = _load(dataset, root, device, task, split)
+    graph, learned = load_graph(dataset, root, device, task, split)
     recipes = [r.changed(**changes) for r in recipes_for(named, graph, learned)]
-    loaded = (_load(dataset, root, device, task, k)[0] for k in range(splits or 0))
+    loaded = (load_graph(dataset, root, device, task, k)[0] for k in range(splits or 0))
     # All share the memory of the one.
     each = [replace(graph, name=other.name, split=other.split) for other in loaded]
     seeds = splits or seeds
-    folder = graph.world.told(out or _default_folder(graph.name))
+    folder = graph.world.told(out or default_folder(graph.name))
     asked = range(seed, seed + seeds)
     written = RUN_FILES if one else FILES
     names = ["metrics.json", *written]
@@ -181,7 +163,7 @@ def run(
         names += [f"seed-{each}/{name}" for each in asked for name in written]
     tables = []
     with (
-        _results(folder, names, graph, force=force),
+        results(folder, names, graph, force=force),
         progress(seeds, quiet) as show,
     ):
         if one:
@@ -243,12 +225,12 @@ def search(
     from gebt.experiments import run as pipeline
     from gebt.files import write_csv
 
-    recipe = _recipe(model, task, changes)
+    recipe = recipe_of(model, task, changes)
     options = pipeline.Options(recipe, **drawn.options())
-    graph, learned = _load(dataset, root, device, task, split)
-    folder = graph.world.told(out or _default_folder(graph.name))
+    graph, learned = load_graph(dataset, root, device, task, split)
+    folder = graph.world.told(out or default_folder(graph.name))
     names = ("ticket.safetensors", "history.csv", "distances.csv")
-    with _results(folder, names, graph, force=force):
+    with results(folder, names, graph, force=force):
         network = pipeline.new_model(graph, recipe, learned, seed)
         with progress(1, quiet) as show:
             recorder = pipeline.Recorder(show)
@@ -287,13 +269,13 @@ def retrain(
     ticket = Ticket.load(ticket_path)
     epochs = ticket.options["epochs"] if epochs is None else epochs
     check_count("epochs", epochs)
-    graph, task = _load_of(ticket, root, device)
+    graph, task = load_of(ticket, root, device)
     model = build_model(dict(ticket.model)).to(graph.adjacency.device)
     ticket.open(model, graph)  # a ticket that does not fit fails before any folder
-    folder = graph.world.told(out or _default_folder(graph.name))
+    folder = graph.world.told(out or default_folder(graph.name))
     name = ticket_path.name
     with (
-        _results(folder, RETRAIN_FILES, graph, force=force, spare=ticket_path),
+        results(folder, RETRAIN_FILES, graph, force=force, spare=ticket_path),
         progress(1, quiet) as show,
     ):
         record = retrain_alone(ticket, name, model, graph, task, epochs, folder, show)
@@ -314,7 +296,7 @@ def cost(
     from gebt.tickets.ticket import Ticket
 
     ticket = Ticket.load(ticket_path)
-    graph, _ = _load_of(ticket, root, device)
+    graph, _ = load_of(ticket, root, device)
     model = build_model(dict(ticket.model)).to(graph.adjacency.device)
     small = ticket.open(model, graph)
     dense = build_model(dict(ticket.model)).to(graph.adjacency.device)
@@ -364,7 +346,7 @@ def reproduce(
     names = ["experiment.json", *(f"{table}.csv" for table in TABLES), "report.html"]
     hint = "; the same command with --resume goes on"
     go_on = resume and begun
-    with _results(folder, names, force=force, resume=go_on, hint=hint):
+    with results(folder, names, force=force, resume=go_on, hint=hint):
         with counting(experiment.name, quiet) as show:
             run_experiment(
                 experiment,
@@ -432,10 +414,10 @@ def inference(
     from gebt.report.page import write_pages
 
     check_figures()
-    graph, _ = _load(own.named(dataset), root, device, "node-classification")
-    folder = out or _default_folder(graph.name, "inference-")
+    graph, _ = load_graph(own.named(dataset), root, device, "node-classification")
+    folder = out or default_folder(graph.name, "inference-")
     ratios = [(ratio, weight_ratio) for ratio in graph_ratio]
-    with _results(folder, ("inference.csv", "report.html"), force=force):
+    with results(folder, ("inference.csv", "report.html"), force=force):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "the masks did not settle")
             rows = inference_costs(graph, hidden=hidden, ratios=ratios, repeats=repeats)
@@ -551,194 +533,3 @@ def datasets(name: DatasetFacts = None, *, own: Tables, root: Root = None) -> No
         "whose.",
         style="dim",
     )
-
-
-def main() -> None:
-    """Run the command line: every error is one line and exit code 2."""
-    # Large tensors on huge pages, where Linux allows it: a fresh 87 MB tensor takes
-    # 60 ms of page faults without. torch reads this at its first allocation.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    ranks.mute()
-    warnings.showwarning = _show_warning
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("gebt: %(message)s"))
-    logging.getLogger("gebt").handlers = [handler]  # not one more at every call
-    logging.getLogger("gebt").setLevel(logging.ERROR if RANK else logging.INFO)
-    try:
-        _run()
-    except ranks.Terminated:  # perhaps while another error was told
-        if words := ranks.blame():
-            _fail(words, alone=False)
-        _fail("terminated.", 143)
-
-
-def _run() -> NoReturn:
-    """Run the command, and exit."""
-    # typer vendors click in its newer releases, so its classes are found this way.
-    usage_error: Any = typer.BadParameter.__mro__[2]
-    try:
-        code = app(standalone_mode=False, prog_name="gebt")
-        ranks.finish()
-        if sys.stdout:  # here a full device is told of; at exit it would be ignored
-            sys.stdout.flush()
-    except _Interrupted as error:
-        _fail(str(error), 130)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted.", 130)
-    except BrokenPipeError:  # whoever read the output has seen enough
-        _leave(1)
-    except (ValueError, OSError) as error:
-        text = re.sub(r"^\[Errno \d+\] ", "", str(error))
-        _fail(_ARGUMENT.sub(lambda m: f"`--{m[1].replace('_', '-')}`", text))
-    except (MemoryError, RuntimeError) as error:
-        if words := ranks.blame():
-            _fail(words, alone=False)
-        ranks.leave(str(error), alone=True)
-        if not (isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error))):
-            raise
-        wanted = re.search(r"allocate ([\d.]+ \w+)", str(error))
-        size = f": {wanted[1]} at once were asked for" if wanted else ""
-        _fail(f"not enough memory{size}. Take a smaller graph or a narrower model.")
-    except usage_error as error:
-        message = getattr(error, "format_message", error.__str__)()
-        if not message:  # the help was asked for and printed
-            _leave(getattr(error, "exit_code", 2))
-        _fail(f"{message.rstrip('.')}. See `gebt --help`.")
-    if code == 130:  # typer's own answer to Ctrl-C
-        _fail("interrupted.", 130)
-    _leave(code if isinstance(code, int) else 0)
-
-
-_OUT_OF_MEMORY = re.compile("allocate memory|out of memory|size calculation overflowed")
-_ARGUMENT = re.compile(f"`({'|'.join(ARGUMENTS)})`")
-
-
-def _fail(message: str, code: int = 2, *, alone: bool = True) -> NoReturn:
-    """Exit, with one line; of several ranks one says it."""
-    message = " ".join(message.split())
-    if ranks.leave(message, alone=alone):
-        with suppress(OSError):
-            print(f"gebt: {message}", file=sys.stderr)
-    _leave(code)
-
-
-def _leave(code: int) -> NoReturn:
-    """Exit, without a word about output that nobody takes."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        try:
-            stream.flush()
-        except OSError:  # Python would try again, and complain
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    if ranks.watch is not None:
-        os._exit(code)  # torch's threads may wait for a rank that is lost
-    sys.exit(code)
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    if RANK:
-        return
-    print(f"gebt: warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-
-def _recipe(model: str, task: str | None, changes: Changes) -> "Recipe":
-    """The model's recipe with what was given on the command line."""
-    from gebt.learn.tasks import LinkPrediction
-    from gebt.models.recipe import for_links
-
-    recipe = MODELS.find(model)
-    if task == LinkPrediction.name:
-        recipe = for_links(recipe)
-    return recipe.changed(**changes)
-
-
-def _load_of(
-    ticket: "Ticket", root: Path | None, device: Device
-) -> tuple["Graph", "Task"]:
-    """The graph and the task that a ticket was drawn for."""
-    return _load(ticket.dataset["name"], root, device, ticket.options.get("task"))
-
-
-def _load(
-    dataset: str,
-    root: Path | None,
-    device: Device,
-    described: str | Mapping[str, Any] | None,
-    split: int | None = None,
-) -> tuple["Graph", "Task"]:
-    import torch
-
-    from gebt.datasets import load
-    from gebt.learn.tasks import find_task, prepare, task_for
-
-    if device is Device.cuda and not torch.cuda.is_available():
-        raise ValueError(
-            "`--device cuda` was asked for, but torch sees no CUDA device. Use "
-            "`--device cpu`, or install a CUDA build of torch on a machine with a GPU."
-        )
-    asked = find_task(described) if described else None
-    on_gpu = device is Device.cuda or (
-        device is Device.auto and torch.cuda.is_available()
-    )
-
-    def read() -> tuple["Graph", "Task"]:
-        graph = load(dataset, root, split=split)
-        task = asked or task_for(graph)
-        return prepare(graph, task), task
-
-    graph, task = ranks.shared(read, on_gpu)
-    size = graph.adjacency.pattern.nnz + graph.x.shape[0] * graph.x.shape[1]
-    if size < _SMALL and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-    return (graph.to("cuda") if on_gpu else graph), task
-
-
-@contextmanager
-def _results(
-    folder: Path,
-    names: Collection[str],
-    graph: "Graph | None" = None,
-    *,
-    hint: str = "",
-    **options: Any,
-) -> Iterator[None]:
-    """`results_folder`; an interruption names it, if something is in it.
-
-    Of the ranks that share a graph the first holds it, for all.
-    """
-    from gebt.files.folders import results_folder
-
-    try:
-        with ExitStack() as stack:
-            if graph is not None and graph.share is not None:
-                from gebt.graph.pieces import piece_path
-
-                pieces = [Path(n) for n in names if n.endswith(".safetensors")]
-                ends = range(1, RANKS)
-                each = (piece_path(p, r, RANKS) for p in pieces for r in ends)
-                names = [*names, *map(str, each)]
-                held = results_folder(folder, names, **options)
-                enter = partial(stack.enter_context, held)
-                if ranks.watch is not None:
-                    ranks.watch.on_loss.append(stack.close)
-                graph.world.attempt(enter if RANK == 0 else lambda: None)
-            else:
-                stack.enter_context(results_folder(folder, names, **options))
-            yield
-    except KeyboardInterrupt as error:
-        kept = any((folder / name).exists() for name in names)
-        state = f"what was finished is in {folder}{hint}" if kept else "nothing written"
-        raise _Interrupted(f"interrupted; {state}.") from error
-
-
-class _Interrupted(Exception):
-    """Ctrl-C, and what it left."""
-
-
-def _default_folder(dataset: str, before: str = "") -> Path:
-    if path := parse_table(dataset):
-        dataset = Path(path[0]).name
-    base = Path("runs") / f"{before}{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder, number = base, 2
-    while folder.exists():
-        folder, number = base.with_name(f"{base.name}-{number}"), number + 1
-    return folder

@@ -16,7 +16,7 @@ from helpers import call_gebt, read_rows
 
 from gebt import Ticket
 from gebt._registry import EXPERIMENTS, MODELS
-from gebt.cli import app as cli
+from gebt.cli import entry as cli
 from gebt.datasets import load
 from gebt.experiments.report import page_of, write_report
 from gebt.experiments.run import Options, run_seeds

@@ -255,7 +255,7 @@ def pick(rows, **wanted):
 def start(folder, *options):
     """A real `gebt reproduce`, alone in its process group and on one core."""
     code = "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-    code += "sys.argv[0] = 'gebt'; from gebt.cli.app import main; main()"
+    code += "sys.argv[0] = 'gebt'; from gebt.cli.entry import main; main()"
     return subprocess.Popen(
         [
             *(sys.executable, "-c", code, "reproduce", "fig2", "--graph", "digits"),

@@ -26,7 +26,8 @@ from torch import Tensor
 import gebt
 from gebt._checks import check_count
 from gebt._registry import MODELS
-from gebt.cli import app as cli
+from gebt.cli.common import load_of
+from gebt.cli.flags import Device
 from gebt.experiments.report import page_of
 from gebt.experiments.run import Options, Recorder, retrain, run_seeds
 from gebt.files import _checksum, write_json
@@ -252,7 +253,7 @@ def use_ticket(path: Path) -> None:
     """As `gebt cost` and `gebt retrain`, for one epoch; on a graph, if it can."""
     ticket = gebt.Ticket.load(path)
     check_count("epochs", ticket.options["epochs"])
-    graph, task = cli._load_of(ticket, None, cli.Device.cpu)
+    graph, task = load_of(ticket, None, Device.cpu)
     model = build_model(dict(ticket.model))
     retrain(ticket, model, graph, task, 1, Recorder())
     build_model(dict(ticket.model)).load_state_dict(dict(ticket.weights))
