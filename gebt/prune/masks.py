@@ -116,7 +116,8 @@ def _keep_from(
     limits = torch.iinfo(torch.int32)
     key = ties(torch.arange(magnitude.numel(), device=magnitude.device))
     key = key.masked_fill(~equal, limits.max)
-    bar = _smallest_kept(key, key.new_tensor(limits.min), 32, drop - below.sum())
+    least = key.new_full((), limits.min)  # `new_tensor` would wait for the GPU
+    bar = _smallest_kept(key, least, 32, drop - below.sum())
     return ~below & (key >= bar)
 
 

@@ -303,8 +303,13 @@ class _Drawing(Hook):
         ranked = [tensor for group in self._watched for tensor in group.ranked()]
         numbers = None if loss.is_cpu else _loss_and_nan(loss, ranked)
         watched = {group.name: self.masks[group.name] for group in self._watched}
-        reading = self.detector.update(watched, self._total)
-        self._loss = float(loss) if numbers is None else _check(numbers.cpu(), epoch)
+        try:
+            reading = self.detector.update(watched, self._total)
+        finally:  # what diverged is named first: it leaves masks that cannot change
+            if numbers is None:
+                self._loss = float(loss)
+            else:
+                self._loss = _check(numbers.cpu(), epoch)
         if self._search.mask_weights and "weights" in self.masks:
             apply_masks(self._model, self.masks["weights"])
         self.distances.append({**reading.distances, "joint": reading.joint})
