@@ -81,7 +81,7 @@ def resumable(
                 write_json(path, about)
                 yield
                 write_json(path, {**about, "finished": True})
-            path.unlink()
+            clear_checkpoints(folder)
         except BaseException:
             if not has_checkpoints(folder):
                 path.unlink(missing_ok=True)
@@ -163,7 +163,7 @@ def resume(
                 f"there is no checkpoint in {folder} to go on from: gebt "
                 f"{', '.join(RESUMABLE)} leave one there until they have finished."
             )
-        print(f"Finished already: {folder}{os.sep}")
+        _tidy(folder)
         return
     from gebt.cli.app import app
     from gebt.files import read_json
@@ -173,13 +173,10 @@ def resume(
     if (theirs := call.text("gebt")) != __version__:
         raise ValueError(
             f"{folder} was begun by gebt {theirs}, and this is {__version__}. Go on "
-            f"with that version, or start again in another folder."
+            "with that version, or start again in another folder."
         )
-    if call.flag("finished"):  # killed while it tidied up
-        with results_folder(folder, [CALL], resume=True):
-            clear_checkpoints(folder)
-            (folder / CALL).unlink()
-        print(f"Finished already: {folder}{os.sep}")
+    if call.flag("finished"):
+        _tidy(folder)
         return
     words = call.content.get("words")
     if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
@@ -190,3 +187,10 @@ def resume(
     _earlier.set(call)
     line = [call.text("command", RESUMABLE), "--out", str(folder), *words]
     app(line, standalone_mode=False, prog_name="gebt")
+
+
+def _tidy(folder: Path) -> None:
+    """Say that a folder is whole; do what one that was killed at its end had not."""
+    with results_folder(folder, [], resume=True):
+        clear_checkpoints(folder)
+    print(f"Finished already: {folder}{os.sep}")

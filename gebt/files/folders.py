@@ -72,8 +72,9 @@ def results_folder(
         with _alone(folder):
             if not resume:
                 _clear(folder, names, spare)
-            for parent in {(folder / name).parent for name in names}:
-                sweep(parent, {Path(name).name for name in names}.__contains__)
+            ours = {RECORD, *(Path(name).name for name in names)}
+            for parent in {folder, *((folder / name).parent for name in names)}:
+                sweep(parent, ours.__contains__)
             record(folder, names)
             try:
                 yield
@@ -131,10 +132,17 @@ def has_checkpoints(folder: Path) -> bool:
 
 
 def clear_checkpoints(folder: Path) -> None:
-    """Delete those in a folder of results."""
+    """Delete those in a folder of results that is whole, `CALL` last.
+
+    Killed on the way, it has `CALL`, or a record of what is there.
+    """
     sweep((folder / CALL).parent, is_checkpoint)
     for path in _checkpoints(folder):
         path.unlink()
+    _record_what_is_there(folder, {CALL})
+    (folder / CALL).unlink(missing_ok=True)
+    with suppress(OSError):  # it holds something, or is not there
+        (folder / CALL).parent.rmdir()
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -153,7 +161,8 @@ def _clear(folder: Path, names: Collection[str], spare: Path | None) -> None:
     refuse_others(folder, names)
     earlier = _recorded(folder)
     if CALL in earlier:
-        clear_checkpoints(folder)
+        for path in _checkpoints(folder):
+            path.unlink()
     for path in (folder / name for name in earlier):
         if spare is None or path.resolve() != spare.resolve():
             path.unlink(missing_ok=True)
@@ -175,9 +184,9 @@ def _recorded(folder: Path) -> set[str]:
     return {line for line in lines if _OURS.fullmatch(line)}
 
 
-def _record_what_is_there(folder: Path) -> None:
+def _record_what_is_there(folder: Path, but: Collection[str] = ()) -> None:
     names = {name for name in _recorded(folder) if (folder / name).exists()}
-    if names:
+    if names := names - {*but}:
         _write(folder, names)
     else:
         (folder / RECORD).unlink()
