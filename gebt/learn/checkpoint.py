@@ -263,9 +263,8 @@ class Progress:
             state = unpacked(header.content["state"], tensors.content)
             self._learner.load_state_dict(state)
         except (ValueError, *_BROKEN) as error:
-            reason = str(error).partition("\n")[0]
             raise ValueError(
-                f"{self._path} is not a whole training: {shown(reason)}. Delete it."
+                f"{self._path} is not a whole training: {shown(str(error))}. Delete it."
             ) from error
         self._journal.earlier += Clock(*spent)
         self._journal.good = f"of epoch {self._learner.epoch}, {self._path}"

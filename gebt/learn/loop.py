@@ -183,6 +183,7 @@ class Learner:
         """What tells one training from another, in numbers and names."""
         return {
             "model": type(self.model).__name__,
+            "size": sum(p.numel() for p in self.model.parameters()),
             "task": self.task.name,
             "seed": self.seed,
             "fit": self.fit and self.fit.to_dict(),

@@ -199,7 +199,7 @@ class _Best(Hook):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken; who is told of epochs is told again."""
         self._best, self._best_epoch = state["best"], state["best_epoch"]
-        self._state = state["state"]
+        self._state = checked_state(self._learner.model, state["state"])
         for loss, val in state["history"].tolist():
             self._tell(loss, val)
 
@@ -248,6 +248,18 @@ def _output(
     model.eval()
     with torch.no_grad():
         return run(model, graph.x, adjacency, rows)
+
+
+def checked_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of a model's state out of a file, or an empty one.
+
+    Raises:
+        ValueError: if it is of another model.
+    """
+    ours = {name: t.shape for name, t in model.state_dict().items()}
+    if state and {name: t.shape for name, t in state.items()} != ours:
+        raise ValueError("the best model is of another shape")
+    return state
 
 
 def copy_state(model: nn.Module) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from gebt.learn.recipes import best_looks
 from gebt.learn.tasks import Task
 from gebt.learn.training import (
     Epoch,
+    checked_state,
     copy_state,
     evaluate,
     new_model,
@@ -167,9 +168,8 @@ class _Begun(Hook):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self._detector.load_state_dict(state["detector"])
-        self.epoch, self.state, self.best = (
-            state[n] for n in ("epoch", "state", "best")
-        )
+        self.epoch, self.best = state["epoch"], state["best"]
+        self.state = checked_state(self._model, state["state"])
 
 
 def _best_links(
