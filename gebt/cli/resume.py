@@ -15,13 +15,6 @@ from gebt._version import __version__
 from gebt.cli.common import results
 from gebt.cli.flags import current_call
 from gebt.cli.ranks import RANKS
-from gebt.files.folders import (
-    CALL,
-    clear_checkpoints,
-    has_checkpoints,
-    is_whole,
-    results_folder,
-)
 
 if TYPE_CHECKING:
     from gebt.files import Fields
@@ -67,6 +60,7 @@ def resumable(
             yield
         return
     from gebt.files import write_json
+    from gebt.files.folders import CALL, clear_checkpoints, has_checkpoints
     from gebt.learn.checkpoint import checkpoints
 
     earlier, about = _earlier.get(), _described(graph)
@@ -155,8 +149,10 @@ def resume(
 ) -> None:
     """Go on with a gebt run, search or retrain that was killed or interrupted.
 
-    It ends with the files that it would have had. Times and peak memory aside.
+    It ends with the files that it would have had, times and peak memory aside.
     """
+    from gebt.files.folders import CALL, is_whole
+
     if not (folder / CALL).is_file():
         if not is_whole(folder):
             raise ValueError(
@@ -191,6 +187,8 @@ def resume(
 
 def _tidy(folder: Path) -> None:
     """Say that a folder is whole; do what one that was killed at its end had not."""
+    from gebt.files.folders import clear_checkpoints, results_folder
+
     with results_folder(folder, [], resume=True):
         clear_checkpoints(folder)
     print(f"Finished already: {folder}{os.sep}")
