@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -66,7 +67,7 @@ def resumable(
     earlier, about = _earlier.get(), _described(graph)
     if earlier is not None:
         _check(earlier, about, folder)
-    hint = f"; gebt resume {folder} goes on"
+    hint = f"; gebt resume {shlex.quote(str(folder))} goes on"
     options |= {"hint": hint, "resume": earlier is not None}
     path = folder / CALL
     with results(folder, [*names, CALL], graph, **options):

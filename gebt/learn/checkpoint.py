@@ -153,7 +153,7 @@ class Journal:
             except OSError as error:
                 state = f"The last one, {self.good}, is whole" if self.good else ""
                 state = state or "There is none before it"
-                reason = error.strerror or str(error)
+                reason = error.strerror or str(error.__cause__ or error)
                 raise OSError(
                     f"the checkpoint {self.folder / name} cannot be written: {reason}. "
                     f"{state}. Make room and go on from there."
@@ -163,7 +163,7 @@ class Journal:
         self._took = self._last - start
 
     def stop_if_asked(self) -> None:
-        """Write, and end as Ctrl-C does, if that was pressed."""
+        """End as Ctrl-C does, if that was pressed."""
         if self.asked_to_stop:
             raise KeyboardInterrupt
 

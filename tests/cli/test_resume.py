@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(runner):
     path = runner.root / "full/out/checkpoint/training-0.safetensors"
     _, header = read_tensors(path, "training")
     epoch = dict(header.content["state"]["items"])["epoch"]
-    assert_refused(answer, "training-0.safetensors cannot be written: ")
+    assert_refused(answer, "training-0.safetensors cannot be written: ", "too large")
     assert f"The last one, of epoch {epoch}, out/" in answer.stderr
     assert runner.call("full", "resume", "out").returncode == 0
     same_files(runner.root / "full/out", runner.unbroken("search"))
