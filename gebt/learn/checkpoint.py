@@ -259,8 +259,10 @@ class Progress:
                 )
         spent = [header.number(name, 0) for name in ("seconds", "cpu_seconds")]
         finished = header.flag("finished")
+        device = self._learner.optimizer.param_groups[0]["params"][0].device
+        there = {name: tensor.to(device) for name, tensor in tensors.content.items()}
         try:
-            state = unpacked(header.content["state"], tensors.content)
+            state = unpacked(header.content["state"], there)
             self._learner.load_state_dict(state)
         except (ValueError, *_BROKEN) as error:
             raise ValueError(

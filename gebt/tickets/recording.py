@@ -65,7 +65,7 @@ class RecordingDetector(MaskDistanceDetector):
         """As the base class."""
         super().load_state_dict(state)
         self._packed = [
-            {group: mask.numpy() for group, mask in masks.items()}
+            {group: mask.cpu().numpy() for group, mask in masks.items()}
             for masks in state["packed"]
         ]
         self._reachable = dict(state["reachable"])

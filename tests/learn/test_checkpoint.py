@@ -147,6 +147,38 @@ def test_several_trainings_are_told_apart_by_their_order(graph, tmp_path):
     assert found[0] == scores and same(found[1], state) and same(found[2], masks)
 
 
+@pytest.mark.cuda
+def test_on_a_gpu_all_goes_on_where_it_was(graph, tmp_path):
+    graph = graph.to("cuda")
+
+    def both(on_epoch=None):
+        model = built(graph).cuda()
+        with torch.no_grad():
+            logits = model(graph.x, graph.adjacency)
+        how = {"epochs": 8, "weight_ratio": 0.5, "on_epoch": on_epoch}
+        student = train_student(model, graph, logits, **how)
+        penalty = ADMM(0.05, prune_ratio=0.3)
+        detector = RecordingDetector(1e-9)
+        how |= {"penalty": penalty, "detector": detector, "epochs": 9}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*did not settle")
+            ticket = find_ticket(model, graph, **how)
+        return student, ticket, detector.pairs()
+
+    student, ticket, pairs = both()
+    for at in (5, 9):  # of the student, then of the search
+        with pytest.raises(Broken), checkpoints(tmp_path, every=1):
+            both(breaking(at))
+    with checkpoints(tmp_path, every=1):
+        again, drawn, seen = both()
+    assert again.val == pytest.approx(student.val, abs=3)
+    assert len(seen) == len(pairs)
+    assert drawn.link_mask.device == ticket.link_mask.device
+    assert (drawn.link_mask == ticket.link_mask).float().mean() > 0.9
+    for name, weight in ticket.weights.items():
+        torch.testing.assert_close(drawn.weights[name], weight, atol=0.02, rtol=0.05)
+
+
 def test_another_training_is_refused_in_words(graph, tmp_path):
     with pytest.raises(Broken), checkpoints(tmp_path, every=1):
         train(built(graph), graph, epochs=4, on_epoch=breaking(3))
