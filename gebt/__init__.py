@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gebt.deploy.cost import Cost, measure_cost
     from gebt.deploy.storage import load_compact, save_compact
     from gebt.graph import Graph, LinkSplit, Split
+    from gebt.learn.checkpoint import checkpoints
     from gebt.learn.distilled import Distilled
     from gebt.learn.student import train_student
     from gebt.learn.tasks import LinkPrediction, MultiLabel, NodeClassification
@@ -51,6 +52,7 @@ _ROOMS = {
     "SparseMatrix": "sparse",
     "Split": "graph",
     "Ticket": "tickets.ticket",
+    "checkpoints": "learn.checkpoint",
     "compact": "deploy.compaction",
     "criterion": "prune.criteria",
     "datasets": "",

@@ -20,6 +20,7 @@ from gebt._version import __version__
 from gebt.cli.common import default_folder, load_graph, load_of, recipe_of, results
 from gebt.cli.flags import (
     Changes,
+    CheckpointEvery,
     DatasetFacts,
     DatasetName,
     DatasetNames,
@@ -52,6 +53,7 @@ from gebt.cli.flags import (
     folder_by_default,
 )
 from gebt.cli.ranks import RANKS
+from gebt.cli.resume import resumable, resume
 from gebt.cli.show import (
     counting,
     out_console,
@@ -117,6 +119,7 @@ def run(
     splits: Splits = None,
     root: Root = None,
     out: Out = None,
+    checkpoint_every: CheckpointEvery = None,
     force: Force = False,
     device: DeviceOption = Device.auto,
     quiet: Quiet = False,
@@ -138,7 +141,12 @@ def run(
     if one:
         check_new_model(drawn.criterion)
     named = model or recipe or ("paper" if one else "auto")
-    from gebt.experiments.cheapest import FILES, frontier_items, run_cheapest
+    from gebt.experiments.cheapest import (
+        FILES,
+        frontier_items,
+        read_frontier,
+        run_cheapest,
+    )
     from gebt.experiments.record import summary_table
     from gebt.experiments.run import RUN_FILES, Options, run_seeds
     from gebt.learn.recipes import choose_dense, recipes_for
@@ -163,7 +171,7 @@ def run(
         names += [f"seed-{each}/{name}" for each in asked for name in written]
     tables = []
     with (
-        results(folder, names, graph, force=force),
+        resumable(folder, names, graph, checkpoint_every, force=force),
         progress(seeds, quiet) as show,
     ):
         if one:
@@ -177,8 +185,9 @@ def run(
             ranks = [drawn.criterion] if drawn.criterion else None
             how: Any = {"max_drop": max_drop, "criteria": ranks, "on_epoch": show}
             how |= {"named": named, "objective": objective, "splits": each}
-            record, choice = run_cheapest(graph, learned, recipes, asked, folder, **how)
-            tables.append(frontier_items(choice.frontier, record.metric)[0])
+            record = run_cheapest(graph, learned, recipes, asked, folder, **how)
+            if frontier := read_frontier(folder):  # which the first rank has written
+                tables.append(frontier_items(frontier, record.metric)[0])
     if not quiet:
         for table in (*tables, summary_table(record)):
             print_table(table)
@@ -215,6 +224,7 @@ def search(
     split: OneSplit = None,
     root: Root = None,
     out: Out = None,
+    checkpoint_every: CheckpointEvery = None,
     force: Force = False,
     device: DeviceOption = Device.auto,
     quiet: Quiet = False,
@@ -230,7 +240,7 @@ def search(
     graph, learned = load_graph(dataset, root, device, task, split)
     folder = graph.world.told(out or default_folder(graph.name))
     names = ("ticket.safetensors", "history.csv", "distances.csv")
-    with results(folder, names, graph, force=force):
+    with resumable(folder, names, graph, checkpoint_every, force=force):
         network = pipeline.new_model(graph, recipe, learned, seed)
         with progress(1, quiet) as show:
             recorder = pipeline.Recorder(show)
@@ -256,6 +266,7 @@ def retrain(
     epochs: RetrainEpochs = None,
     root: Root = None,
     out: Out = None,
+    checkpoint_every: CheckpointEvery = None,
     force: Force = False,
     device: DeviceOption = Device.auto,
     quiet: Quiet = False,
@@ -273,15 +284,18 @@ def retrain(
     model = build_model(dict(ticket.model)).to(graph.adjacency.device)
     ticket.open(model, graph)  # a ticket that does not fit fails before any folder
     folder = graph.world.told(out or default_folder(graph.name))
-    name = ticket_path.name
+    name, how = ticket_path.name, {"force": force, "spare": ticket_path}
     with (
-        results(folder, RETRAIN_FILES, graph, force=force, spare=ticket_path),
+        resumable(folder, RETRAIN_FILES, graph, checkpoint_every, **how),
         progress(1, quiet) as show,
     ):
         record = retrain_alone(ticket, name, model, graph, task, epochs, folder, show)
     if not quiet:
         print_table(summary_table(record))
     tell_folder(folder, quiet)
+
+
+app.command()(resume)
 
 
 @app.command()

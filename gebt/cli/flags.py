@@ -4,6 +4,7 @@ All are checked before torch is loaded, which takes seconds.
 """
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import Field, dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import wraps
@@ -215,6 +216,7 @@ def flags(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def called(**given: Any) -> None:
+        _call.set((command.__name__, dict(given)))
         del given["plugin"]  # its callback has imported them
         for name, flags in groups.items():
             given[name] = hints[name](**{flag: given.pop(flag) for flag in flags})
@@ -226,6 +228,14 @@ def flags(command: Callable[..., None]) -> Callable[..., None]:
         [flag.replace(kind=Parameter.KEYWORD_ONLY) for flag in shown]
     )
     return called
+
+
+_call: ContextVar[tuple[str, dict[str, Any]]] = ContextVar("call")
+
+
+def current_call() -> tuple[str, dict[str, Any]]:
+    """The command that runs, and the value of every flag and argument by name."""
+    return _call.get()
 
 
 def _flags_of(kind: Any) -> list[Parameter]:
@@ -463,6 +473,17 @@ Force = Annotated[
     typer.Option(
         "--force",
         help="Take a folder that holds something; an earlier run's files in it go.",
+    ),
+]
+CheckpointEvery = Annotated[
+    int | None,
+    typer.Option(
+        help="Write a checkpoint, which [bold]gebt resume[/] goes on from, after every "
+        "N epochs of a training; 0 for none. [dim]default: every ten seconds or "
+        "less often[/]",
+        metavar="N",
+        min=0,
+        show_default=False,
     ),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where to run; auto takes a GPU.")]
