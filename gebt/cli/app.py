@@ -18,6 +18,7 @@ from gebt._registry import (
 )
 from gebt._version import __version__
 from gebt.cli.common import default_folder, load_graph, load_of, recipe_of, results
+from gebt.cli.config import CONFIG, Call
 from gebt.cli.flags import (
     Changes,
     DatasetFacts,
@@ -120,6 +121,7 @@ def run(
     force: Force = False,
     device: DeviceOption = Device.auto,
     quiet: Quiet = False,
+    call: Call,
 ) -> None:
     """Find the cheapest ticket that is no worse than the dense model, or draw one.
 
@@ -151,6 +153,10 @@ def run(
         )
     graph, learned = load_graph(dataset, root, device, task, split)
     recipes = [r.changed(**changes) for r in recipes_for(named, graph, learned)]
+    resolved = recipes[0].described() if len(recipes) == 1 else {}
+    resolved |= {"model": model, "recipe": recipe if model else named}
+    resolved |= drawn.options() if one else {"max_drop": max_drop}
+    resolved |= {"task": learned.name, "device": graph.adjacency.device.type}
     loaded = (load_graph(dataset, root, device, task, k)[0] for k in range(splits or 0))
     # All share the memory of the one.
     each = [replace(graph, name=other.name, split=other.split) for other in loaded]
@@ -158,7 +164,7 @@ def run(
     folder = graph.world.told(out or default_folder(graph.name))
     asked = range(seed, seed + seeds)
     written = RUN_FILES if one else FILES
-    names = ["metrics.json", *written]
+    names = ["metrics.json", CONFIG, *written]
     if seeds > 1:
         names += [f"seed-{each}/{name}" for each in asked for name in written]
     tables = []
@@ -179,6 +185,8 @@ def run(
             how |= {"named": named, "objective": objective, "splits": each}
             record, choice = run_cheapest(graph, learned, recipes, asked, folder, **how)
             tables.append(frontier_items(choice.frontier, record.metric)[0])
+        if graph.world.rank == 0:
+            call.save(folder / CONFIG, **resolved)
     if not quiet:
         for table in (*tables, summary_table(record)):
             print_table(table)

@@ -32,6 +32,7 @@ from gebt._registry import (
     parse_table,
     use_plugin,
 )
+from gebt.cli.config import Call, config_flag
 from gebt.options import RECIPES, Fit, Objective, chosen, option
 
 
@@ -200,22 +201,30 @@ def flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command ``--plugin``, and flags for the options that it takes.
 
     A parameter that is a dataclass, or `Changes`, becomes one flag for each field that
-    says what it is, and is built, so checked, from what was given.
+    says what it is, and is built, so checked, from what was given. One that is a `Call`
+    becomes ``--config``, and is given the values of all flags.
     """
     hints = get_type_hints(command, include_extras=True)
     shown: list[Parameter] = []
     groups: dict[str, list[str]] = {}
+    asks = [name for name, kind in hints.items() if kind is Call]
     for name, parameter in signature(command).parameters.items():
         found = _flags_of(hints[name])
         if found:
             groups[name] = [flag.name for flag in found]
-        shown += found or [parameter.replace(annotation=hints[name])]
+        if name not in asks:
+            shown += found or [parameter.replace(annotation=hints[name])]
     plugin = Parameter("plugin", Parameter.KEYWORD_ONLY, default=[], annotation=_Plugin)
     shown.append(plugin)
+    if asks:
+        shown.append(config_flag(shown[:]))
 
     @wraps(command)
     def called(**given: Any) -> None:
-        del given["plugin"]  # its callback has imported them
+        given.pop("config", None)  # its callback, and --plugin's, have done their work
+        call = Call(dict(given))
+        del given["plugin"]
+        given |= dict.fromkeys(asks, call)
         for name, flags in groups.items():
             given[name] = hints[name](**{flag: given.pop(flag) for flag in flags})
         command(**given)
