@@ -65,6 +65,7 @@ from gebt.cli.show import (
     tell_folder,
     tell_of_ticket,
 )
+from gebt.cli.sweep import sweep
 
 app = typer.Typer(
     name="gebt",
@@ -394,6 +395,9 @@ def report(
     from gebt.experiments.report import write_report
 
     print(f"Written: {write_report(folders, out or folders[0], root)}")
+
+
+app.command()(sweep)
 
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
