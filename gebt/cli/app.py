@@ -52,6 +52,7 @@ from gebt.cli.flags import (
     flags,
     folder_by_default,
 )
+from gebt.cli.plan import plan
 from gebt.cli.ranks import RANKS
 from gebt.cli.show import (
     counting,
@@ -398,6 +399,7 @@ def report(
 
 
 app.command()(sweep)
+app.command()(plan)
 
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
