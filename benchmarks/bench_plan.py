@@ -1,7 +1,7 @@
 """What `gebt plan` says of memory and time, against what is then measured.
 
-Forecast and each kind of epoch in a process of its own, one thread, CPU seconds: so the
-machine may be busy. The graph is read from a file, as a real one is.
+Forecast and each kind of epoch in a process of its own, one thread, the least CPU
+seconds of several: the machine may be busy. A graph is read from a file, as real ones are.
 
     python benchmarks/bench_plan.py [--epochs 5] [--folder DIR]
 
@@ -11,7 +11,6 @@ largest errors.
 
 import argparse
 import os
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -27,11 +26,9 @@ from gebt.deploy.cost import peak_memory
 from gebt.experiments.plan import KINDS, forecast, step_of
 
 CASES = (
-    *(("cora", "gcn", 16), ("cora", "gat", 8), ("cora", "gcn", 512)),
-    *(("tolokers", "gcn", 64), ("tolokers", "sage", 64)),
-    *((10**5, "gcn", 64), (10**6, "gcn", 64), (10**6, "gcn", 256)),
-    *((10**6, "sage", 64), (10**6, "gat", 8)),
-    *((5 * 10**6, "gcn", 64), (5 * 10**6, "sage", 64)),
+    *(("cora", "gcn", 16), ("tolokers", "gcn", 64), (10**5, "gcn", 64)),
+    *((10**6, "gcn", 64), (10**6, "gcn", 256), (10**6, "sage", 64)),
+    *((10**6, "gat", 8), (5 * 10**6, "gcn", 64), (5 * 10**6, "sage", 64)),
 )
 """Graph or links, model, hidden width."""
 
@@ -51,11 +48,11 @@ def measure(
     times = []
     with peak_memory(torch.device("cpu")) as peak:
         step = step_of(kind, graph, MODELS.find(model).changed(hidden=hidden))
-        for _ in range(epochs + 1):
+        while len(times) <= epochs or (len(times) < 50 and sum(times) < 1):
             start = time.process_time()
             step()
             times.append(time.process_time() - start)
-    return peak[0], statistics.median(times[1:])
+    return peak[0], min(times[1:])
 
 
 def main() -> None:

@@ -83,8 +83,10 @@ def _items(graph: str, model: str, rows: Sequence[Row]) -> Items:
             }
         )
         by_time.append(point(called, 1 / faster(mine), mine))
-        macs = fmean(float(row["macs_executed"]) / 1e6 for row in mine)
-        by_macs.append(point(called, macs, mine))
+        if macs := [
+            float(row["macs_executed"]) for row in mine if row["macs_executed"]
+        ]:
+            by_macs.append(point(called, fmean(macs) / 1e6, mine))
     yield from tabulated(
         f"{graph}, {model}: every combination, the fastest first",
         table,
@@ -94,12 +96,13 @@ def _items(graph: str, model: str, rows: Sequence[Row]) -> Items:
     )
     axes = {"inference time, dense = 1": by_time, "MACs executed, M": by_macs}
     for (label, points), kind in zip(axes.items(), ("time", "macs"), strict=True):
-        yield Figure(
-            f"sweep-{kind}-{model}",
-            f"{graph}, {model}: test score against {label}, mean and standard "
-            "deviation over seeds",
-            partial(scatter, {"": points}, label, "test score, %"),
-        )
+        if points:
+            yield Figure(
+                f"sweep-{kind}-{model}",
+                f"{graph}, {model}: test score against {label}, mean and standard "
+                "deviation over seeds",
+                partial(scatter, {"": points}, label, "test score, %"),
+            )
 
 
 def _frontier(each: Sequence[list[Row]]) -> list[list[Row]]:
