@@ -1,7 +1,7 @@
 """What `gebt plan` says of memory and time, against what is then measured.
 
 Forecast and each kind of epoch in a process of its own, one thread, the least CPU
-seconds of several: the machine may be busy. A graph is read from a file, as real ones are.
+seconds of several: the machine may be busy. Graphs are read from files, as real ones.
 
     python benchmarks/bench_plan.py [--epochs 5] [--folder DIR]
 

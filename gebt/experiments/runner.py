@@ -265,7 +265,8 @@ def _cell(
     return holds
 
 
-_NAME = re.compile(r"[\w.:=,+ /\\~-]{1,1000}")  # of a graph a path, too
+_NAME = re.compile(r"[\w.:=,+ -]{1,200}")
+_PATH = re.compile(r"[^\x00-\x1f$]{1,1000}")  # a graph's name may be one
 
 
 def _cells() -> dict[str, tuple[Callable[[str], bool], str]]:
@@ -278,7 +279,8 @@ def _cells() -> dict[str, tuple[Callable[[str], bool], str]]:
     score = _cell(float, 0, 100, "", "nan"), "a number from 0 to 100, nan or empty"
     time = _cell(float, 1e-9, 1e12), "a number above 0"
     return {
-        **dict.fromkeys(("dataset", "model", "method", "links", "group"), name),
+        "dataset": ((lambda text: bool(_PATH.fullmatch(text))), "a name or path"),
+        **dict.fromkeys(("model", "method", "links", "group"), name),
         **dict.fromkeys(("graph_ratio", "weight_ratio"), share),
         "seed": seed,
         **dict.fromkeys(("draw", "epoch"), epoch_or_none),
