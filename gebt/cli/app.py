@@ -18,6 +18,7 @@ from gebt._registry import (
 )
 from gebt._version import __version__
 from gebt.cli.common import default_folder, load_graph, load_of, recipe_of, results
+from gebt.cli.config import CONFIG, Call
 from gebt.cli.flags import (
     Changes,
     CheckpointEvery,
@@ -52,6 +53,7 @@ from gebt.cli.flags import (
     flags,
     folder_by_default,
 )
+from gebt.cli.plan import plan
 from gebt.cli.ranks import RANKS
 from gebt.cli.resume import resumable, resume
 from gebt.cli.show import (
@@ -66,6 +68,7 @@ from gebt.cli.show import (
     tell_folder,
     tell_of_ticket,
 )
+from gebt.cli.sweep import sweep
 
 app = typer.Typer(
     name="gebt",
@@ -123,6 +126,7 @@ def run(
     force: Force = False,
     device: DeviceOption = Device.auto,
     quiet: Quiet = False,
+    call: Call,
 ) -> None:
     """Find the cheapest ticket that is no worse than the dense model, or draw one.
 
@@ -159,6 +163,10 @@ def run(
         )
     graph, learned = load_graph(dataset, root, device, task, split)
     recipes = [r.changed(**changes) for r in recipes_for(named, graph, learned)]
+    resolved = recipes[0].described() if len(recipes) == 1 else {}
+    resolved |= {"model": model, "recipe": recipe if model else named}
+    resolved |= drawn.options() if one else {"max_drop": max_drop}
+    resolved |= {"task": learned.name, "device": graph.adjacency.device.type}
     loaded = (load_graph(dataset, root, device, task, k)[0] for k in range(splits or 0))
     # All share the memory of the one.
     each = [replace(graph, name=other.name, split=other.split) for other in loaded]
@@ -166,12 +174,12 @@ def run(
     folder = graph.world.told(out or default_folder(graph.name))
     asked = range(seed, seed + seeds)
     written = RUN_FILES if one else FILES
-    names = ["metrics.json", *written]
+    names = ["metrics.json", CONFIG, *written]
     if seeds > 1:
         names += [f"seed-{each}/{name}" for each in asked for name in written]
     tables = []
     with (
-        resumable(folder, names, graph, checkpoint_every, force=force),
+        resumable(folder, names, graph, call, checkpoint_every, force=force),
         progress(seeds, quiet) as show,
     ):
         if one:
@@ -188,6 +196,8 @@ def run(
             record = run_cheapest(graph, learned, recipes, asked, folder, **how)
             if frontier := read_frontier(folder):  # which the first rank has written
                 tables.append(frontier_items(frontier, record.metric)[0])
+        if graph.world.rank == 0:
+            call.save(folder / CONFIG, **resolved)
     if not quiet:
         for table in (*tables, summary_table(record)):
             print_table(table)
@@ -228,6 +238,7 @@ def search(
     force: Force = False,
     device: DeviceOption = Device.auto,
     quiet: Quiet = False,
+    call: Call,
 ) -> None:
     """Draw a joint ticket and write it, without retraining it."""
     dataset = own.named(dataset)
@@ -240,7 +251,7 @@ def search(
     graph, learned = load_graph(dataset, root, device, task, split)
     folder = graph.world.told(out or default_folder(graph.name))
     names = ("ticket.safetensors", "history.csv", "distances.csv")
-    with resumable(folder, names, graph, checkpoint_every, force=force):
+    with resumable(folder, names, graph, call, checkpoint_every, force=force):
         network = pipeline.new_model(graph, recipe, learned, seed)
         with progress(1, quiet) as show:
             recorder = pipeline.Recorder(show)
@@ -263,6 +274,7 @@ def search(
 @flags
 def retrain(
     ticket_path: TicketPath,
+    *,
     epochs: RetrainEpochs = None,
     root: Root = None,
     out: Out = None,
@@ -270,6 +282,7 @@ def retrain(
     force: Force = False,
     device: DeviceOption = Device.auto,
     quiet: Quiet = False,
+    call: Call,
 ) -> None:
     """Retrain a ticket with its inherited weights, compact it, and measure it."""
     from gebt.experiments.record import summary_table
@@ -286,7 +299,7 @@ def retrain(
     folder = graph.world.told(out or default_folder(graph.name))
     name, how = ticket_path.name, {"force": force, "spare": ticket_path}
     with (
-        resumable(folder, RETRAIN_FILES, graph, checkpoint_every, **how),
+        resumable(folder, RETRAIN_FILES, graph, call, checkpoint_every, **how),
         progress(1, quiet) as show,
     ):
         record = retrain_alone(ticket, name, model, graph, task, epochs, folder, show)
@@ -400,6 +413,10 @@ def report(
     from gebt.experiments.report import write_report
 
     print(f"Written: {write_report(folders, out or folders[0], root)}")
+
+
+app.command()(sweep)
+app.command()(plan)
 
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)

@@ -4,7 +4,6 @@ All are checked before torch is loaded, which takes seconds.
 """
 
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import Field, dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import wraps
@@ -33,6 +32,7 @@ from gebt._registry import (
     parse_table,
     use_plugin,
 )
+from gebt.cli.config import Call, config_flag
 from gebt.options import RECIPES, Fit, Objective, chosen, option
 
 
@@ -201,23 +201,30 @@ def flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command ``--plugin``, and flags for the options that it takes.
 
     A parameter that is a dataclass, or `Changes`, becomes one flag for each field that
-    says what it is, and is built, so checked, from what was given.
+    says what it is, and is built, so checked, from what was given. One that is a `Call`
+    becomes ``--config``, and is given the values of all flags.
     """
     hints = get_type_hints(command, include_extras=True)
     shown: list[Parameter] = []
     groups: dict[str, list[str]] = {}
+    asks = [name for name, kind in hints.items() if kind is Call]
     for name, parameter in signature(command).parameters.items():
         found = _flags_of(hints[name])
         if found:
             groups[name] = [flag.name for flag in found]
-        shown += found or [parameter.replace(annotation=hints[name])]
+        if name not in asks:
+            shown += found or [parameter.replace(annotation=hints[name])]
     plugin = Parameter("plugin", Parameter.KEYWORD_ONLY, default=[], annotation=_Plugin)
     shown.append(plugin)
+    if asks:
+        shown.append(config_flag(shown[:]))
 
     @wraps(command)
     def called(**given: Any) -> None:
-        _call.set((command.__name__, dict(given)))
-        del given["plugin"]  # its callback has imported them
+        given.pop("config", None)  # its callback, and --plugin's, have done their work
+        call = Call(command.__name__, dict(given))
+        del given["plugin"]
+        given |= dict.fromkeys(asks, call)
         for name, flags in groups.items():
             given[name] = hints[name](**{flag: given.pop(flag) for flag in flags})
         command(**given)
@@ -228,14 +235,6 @@ def flags(command: Callable[..., None]) -> Callable[..., None]:
         [flag.replace(kind=Parameter.KEYWORD_ONLY) for flag in shown]
     )
     return called
-
-
-_call: ContextVar[tuple[str, dict[str, Any]]] = ContextVar("call")
-
-
-def current_call() -> tuple[str, dict[str, Any]]:
-    """The command that runs, and the value of every flag and argument by name."""
-    return _call.get()
 
 
 def _flags_of(kind: Any) -> list[Parameter]:

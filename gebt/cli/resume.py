@@ -14,7 +14,7 @@ import typer
 
 from gebt._version import __version__
 from gebt.cli.common import results
-from gebt.cli.flags import current_call
+from gebt.cli.config import Call
 from gebt.cli.ranks import RANKS
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def resumable(
     folder: Path,
     names: Collection[str],
     graph: "Graph",
+    call: Call,
     every: int | None,
     **options: Any,
 ) -> Iterator[None]:
@@ -46,6 +47,7 @@ def resumable(
         folder: of the results.
         names: of the files that may be written.
         graph: whose results.
+        call: of the command.
         every: epochs between two checkpoints; 0 for none, None for the default.
         options: of `results`.
 
@@ -64,7 +66,7 @@ def resumable(
     from gebt.files.folders import CALL, clear_checkpoints, has_checkpoints
     from gebt.learn.checkpoint import checkpoints
 
-    earlier, about = _earlier.get(), _described(graph)
+    earlier, about = _earlier.get(), _described(graph, call)
     if earlier is not None:
         _check(earlier, about, folder)
     hint = f"; gebt resume {shlex.quote(str(folder))} goes on"
@@ -83,11 +85,11 @@ def resumable(
             raise
 
 
-def _described(graph: "Graph") -> dict[str, Any]:
+def _described(graph: "Graph", call: Call) -> dict[str, Any]:
     """What is called, and all that its results depend on."""
     import torch
 
-    command, flags = current_call()
+    flags = dict(call.flags)
     values = [v for value in flags.values() for v in _each(value)]
     files = [v for v in values if isinstance(v, Path) and v.is_file()]
     digests = {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
@@ -99,7 +101,7 @@ def _described(graph: "Graph") -> dict[str, Any]:
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
         "folder": os.getcwd(),
-        "command": command,
+        "command": call.command,
         "words": words_of(flags),
         "of": {f"the graph {graph.name}": graph.fingerprint(), **digests},
         "finished": False,
