@@ -114,7 +114,7 @@ _VALUES = st.one_of(
 @given(st.lists(_VALUES, max_size=5), _VALUES)
 def test_what_is_written_is_toml_that_reads_back(tmp_path_factory, several, one):
     path = tmp_path_factory.getbasetemp() / "written.toml"
-    Call({"a_list": several, "one": None, "none": None, "out": "x"}).save(path, one=one)
+    Call("run", {"a_list": several, "one": None, "none": None, "out": "x"}).save(path, one=one)
     found = tomllib.loads(path.read_text("utf-8"))
     expected = {"a-list": several, "one": one} if several else {"one": one}
     assert found == expected
@@ -122,7 +122,7 @@ def test_what_is_written_is_toml_that_reads_back(tmp_path_factory, several, one)
 
 
 def test_a_name_that_is_not_unicode_costs_no_run(tmp_path):
-    Call({"pot": Path("a\udcff")}).save(tmp_path / "x.toml")
+    Call("run", {"pot": Path("a\udcff")}).save(tmp_path / "x.toml")
     assert tomllib.loads((tmp_path / "x.toml").read_text()) == {"pot": "a?"}
 
 
