@@ -44,6 +44,7 @@ from gebt.cli.flags import (
     Splits,
     Tables,
     TaskName,
+    TensorBoard,
     TicketPath,
     WeightRatio,
     Widths,
@@ -64,6 +65,7 @@ from gebt.cli.show import (
     tell_folder,
     tell_of_ticket,
 )
+from gebt.cli.tensorboard import events
 
 app = typer.Typer(
     name="gebt",
@@ -119,6 +121,7 @@ def run(
     out: Out = None,
     force: Force = False,
     device: DeviceOption = Device.auto,
+    tensorboard: TensorBoard = False,
     quiet: Quiet = False,
 ) -> None:
     """Find the cheapest ticket that is no worse than the dense model, or draw one.
@@ -164,7 +167,8 @@ def run(
     tables = []
     with (
         results(folder, names, graph, force=force),
-        progress(seeds, quiet) as show,
+        progress(seeds, quiet) as shown,
+        events(tensorboard, folder, graph, shown) as show,
     ):
         if one:
             if len(recipes) > 1:
@@ -217,6 +221,7 @@ def search(
     out: Out = None,
     force: Force = False,
     device: DeviceOption = Device.auto,
+    tensorboard: TensorBoard = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw a joint ticket and write it, without retraining it."""
@@ -232,7 +237,10 @@ def search(
     names = ("ticket.safetensors", "history.csv", "distances.csv")
     with results(folder, names, graph, force=force):
         network = pipeline.new_model(graph, recipe, learned, seed)
-        with progress(1, quiet) as show:
+        with (
+            progress(1, quiet) as shown,
+            events(tensorboard, folder, graph, shown) as show,
+        ):
             recorder = pipeline.Recorder(show)
             with recorder.phase("search") as hook:
                 ticket, detector = pipeline.search(
@@ -258,6 +266,7 @@ def retrain(
     out: Out = None,
     force: Force = False,
     device: DeviceOption = Device.auto,
+    tensorboard: TensorBoard = False,
     quiet: Quiet = False,
 ) -> None:
     """Retrain a ticket with its inherited weights, compact it, and measure it."""
@@ -276,7 +285,8 @@ def retrain(
     name = ticket_path.name
     with (
         results(folder, RETRAIN_FILES, graph, force=force, spare=ticket_path),
-        progress(1, quiet) as show,
+        progress(1, quiet) as shown,
+        events(tensorboard, folder, graph, shown) as show,
     ):
         record = retrain_alone(ticket, name, model, graph, task, epochs, folder, show)
     if not quiet:

@@ -32,6 +32,7 @@ from gebt._registry import (
     parse_table,
     use_plugin,
 )
+from gebt.cli.tensorboard import check_tensorboard
 from gebt.options import RECIPES, Fit, Objective, chosen, option
 
 
@@ -466,6 +467,14 @@ Force = Annotated[
     ),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where to run; auto takes a GPU.")]
+TensorBoard = Annotated[
+    bool,
+    typer.Option(
+        "--tensorboard",
+        help="Write every epoch for TensorBoard, too, into the folder.",
+        callback=_checked(check_tensorboard),
+    ),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", help="Print nothing but the folder's name.")
 ]

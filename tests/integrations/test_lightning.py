@@ -17,11 +17,6 @@ from gebt.integrations.pyg import ApplyTicket
 pl = pytest.importorskip("lightning.pytorch", reason="Lightning is not installed")
 from gebt.integrations.lightning import EarlyBird, KeepMasks  # noqa: E402
 
-# Of Lightning itself: PyTorch deprecates what it calls, and one graph is a batch.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers.*", "ignore:.*LeafSpec.*"
-)
-
 
 class Lit(pl.LightningModule):
     """What a user of PyG and Lightning has."""
