@@ -19,7 +19,7 @@ _CARD = """---
 
 # {{ ticket }}
 
-A graph early-bird ticket ([You et al. 2022]({{ paper_url }})): which links of a graph
+A [graph early-bird ticket](https://arxiv.org/abs/2103.00794): which links of a graph
 and which weights of a model, {{ ticket.model["class"] }}, to keep. Load it by
 `gebt.Ticket.from_pretrained`.
 """
@@ -28,7 +28,6 @@ and which weights of a model, {{ ticket.model["class"] }}, to keep. Load it by
 _ABOUT: dict[str, Any] = {
     "library_name": "gebt",
     "tags": ["graph-neural-networks", "pruning"],
-    "paper_url": "https://arxiv.org/abs/2103.00794",
     "model_card_template": _CARD,
 }
 

@@ -406,7 +406,7 @@ class Ticket:
             **options: such as ``private``, ``token``, ``commit_message``.
 
         Returns:
-            The address of the commit.
+            The address of what it has uploaded.
         """
         from gebt.tickets.hub import HubTicket
 

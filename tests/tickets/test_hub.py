@@ -154,7 +154,7 @@ def test_a_ticket_goes_up_and_comes_down(ticket, hub, tmp_path, monkeypatch):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"{hub.url}/me/mine/commit/{Hub.commit}"
+    assert done.stdout.startswith(f"{hub.url}/me/mine/")
     assert {*hub.files} == {"README.md", "ticket.safetensors"}
     saved = (tmp_path / "ticket.safetensors").read_bytes()
     assert hub.files["ticket.safetensors"] == saved
