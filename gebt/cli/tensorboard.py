@@ -55,6 +55,7 @@ def events(
             if value == value:  # NaN is what is not known yet
                 writer.add_scalar(f"{name}/{tag}", value, epoch.epoch)
 
+    others = {*folder.iterdir()}
     with SummaryWriter(folder) as writer:
-        record(folder, [path.name for path in folder.glob("events.out.tfevents.*")])
+        record(folder, [path.name for path in folder.iterdir() if path not in others])
         yield told

@@ -86,6 +86,11 @@ class EarlyBird(Callback):
                 "`graph_ratio` and `weight_ratio` are both 0: there is nothing to "
                 "prune."
             )
+        if detector is not None and detector.history:
+            raise ValueError(
+                f"`detector` has already seen {len(detector.history)} updates. Give "
+                "each search a new one."
+            )
         self.ticket: Ticket | None = None
         self.detector = detector or MaskDistanceDetector()
         self._ratios = graph_ratio, weight_ratio

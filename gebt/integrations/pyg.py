@@ -72,7 +72,8 @@ def weigh(data: Data, score: Tensor, link: Tensor) -> None:
         score: (L,).
         link: (E,) of each edge, L for self-loops.
     """
-    factor = torch.cat([score, score.new_ones(1)]).to(link.device)[link]
+    padded = torch.cat([score, score.new_ones(1)]).to(link.device)
+    factor = padded.index_select(0, link)  # its gradient repeats on several threads
     name, own = weights_of(data)
     if own is None:
         data[name] = factor.to(data.x.dtype)

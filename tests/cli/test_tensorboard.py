@@ -50,8 +50,12 @@ def test_what_it_reads_is_what_the_tables_say(gebt_here, tmp_path):
     one, two = (tmp_path / "run" / f"seed-{seed}" for seed in (0, 1))
     check(scalars(tmp_path / "run"), expected(one) | expected(two, "-2"))
 
-    # An earlier run's events go with its other files.
+    # An earlier run's events go with its other files, and nobody else's.
+    other = tmp_path / "run" / "events.out.tfevents.of.another"
+    other.touch()
     assert gebt_here(*run, "--force").returncode == 0
+    assert gebt_here(*run, "--force").returncode == 0
+    other.unlink()
     check(scalars(tmp_path / "run"), expected(one) | expected(two, "-2"))
 
     assert gebt_here("search", "imports", "--out", "search", *few).returncode == 0

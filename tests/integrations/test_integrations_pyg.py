@@ -1,12 +1,20 @@
 """A ticket as a transform: PyG's layers give on the data what gebt's give on it."""
 
+from shutil import copytree
+
 import pytest
 import torch
 from helpers import built
 from torch import nn
 from torch_geometric.data import Data
+from torch_geometric.datasets import Planetoid
 from torch_geometric.nn import GCNConv
-from torch_geometric.transforms import AddSelfLoops, Compose, ToUndirected
+from torch_geometric.transforms import (
+    AddSelfLoops,
+    Compose,
+    NormalizeFeatures,
+    ToUndirected,
+)
 from torch_geometric.utils import contains_self_loops
 
 import gebt
@@ -140,6 +148,16 @@ def test_the_data_of_another_graph_is_refused(data, make_data):
     for wrong in (other, make_data(seed=1), make_data(nodes=90)):
         with pytest.raises(ValueError, match=r"drawn on the graph.*Load the graph it"):
             apply(wrong)
+
+
+@pytest.mark.parametrize("name", ["Cora", "CiteSeer"])
+def test_gebts_graph_is_planetoids_with_normalised_features(
+    name, planetoid_root, tmp_path
+):
+    copytree(planetoid_root / name / "raw", tmp_path / name / "raw")
+    data = Planetoid(str(tmp_path), name, transform=NormalizeFeatures())[0]
+    found = gebt.Graph.from_pyg(data).fingerprint()
+    assert found == gebt.load(name.lower(), planetoid_root).fingerprint()
 
 
 def test_several_kinds_of_nodes_are_refused(data):

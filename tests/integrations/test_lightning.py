@@ -209,6 +209,11 @@ def test_what_cannot_be_searched_is_refused(data, make_data):
     fit(Lit(), data, early_bird)
     with pytest.raises(ValueError, match="has drawn its ticket"):
         fit(Lit(), data, early_bird)
+    with pytest.raises(ValueError, match=r"`detector` has already seen \d+ updates"):
+        EarlyBird(detector=early_bird.detector)
+    several = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False)
+    with pytest.raises(ValueError, match="2 processes train"):
+        EarlyBird().setup(several, Lit(), "fit")
     with pytest.raises(ValueError, match="'last.weight', which Lit does not have"):
         fit(Lit(), data, KeepMasks({"last.weight": torch.ones(3, 16) > 0}))
 
