@@ -48,7 +48,7 @@ def events(
     def told(phase: str, epoch: "Epoch") -> None:
         if show is not None:
             show(phase, epoch)
-        begun[phase] += epoch.epoch == 1
+        begun[phase] += epoch.epoch == 1 or not begun[phase]
         name = phase if begun[phase] == 1 else f"{phase}-{begun[phase]}"
         distances = {f"distance_{k}": d for k, d in epoch.distances.items()}
         for tag, value in {"loss": epoch.loss, "val": epoch.val, **distances}.items():
