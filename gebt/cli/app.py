@@ -46,6 +46,7 @@ from gebt.cli.flags import (
     Splits,
     Tables,
     TaskName,
+    TensorBoard,
     TicketPath,
     WeightRatio,
     Widths,
@@ -69,6 +70,7 @@ from gebt.cli.show import (
     tell_of_ticket,
 )
 from gebt.cli.sweep import sweep
+from gebt.cli.tensorboard import events
 
 app = typer.Typer(
     name="gebt",
@@ -125,6 +127,7 @@ def run(
     checkpoint_every: CheckpointEvery = None,
     force: Force = False,
     device: DeviceOption = Device.auto,
+    tensorboard: TensorBoard = False,
     quiet: Quiet = False,
     call: Call,
 ) -> None:
@@ -180,7 +183,8 @@ def run(
     tables = []
     with (
         resumable(folder, names, graph, call, checkpoint_every, force=force),
-        progress(seeds, quiet) as show,
+        progress(seeds, quiet) as shown,
+        events(tensorboard, folder, graph, shown) as show,
     ):
         if one:
             if len(recipes) > 1:
@@ -237,6 +241,7 @@ def search(
     checkpoint_every: CheckpointEvery = None,
     force: Force = False,
     device: DeviceOption = Device.auto,
+    tensorboard: TensorBoard = False,
     quiet: Quiet = False,
     call: Call,
 ) -> None:
@@ -253,7 +258,10 @@ def search(
     names = ("ticket.safetensors", "history.csv", "distances.csv")
     with resumable(folder, names, graph, call, checkpoint_every, force=force):
         network = pipeline.new_model(graph, recipe, learned, seed)
-        with progress(1, quiet) as show:
+        with (
+            progress(1, quiet) as shown,
+            events(tensorboard, folder, graph, shown) as show,
+        ):
             recorder = pipeline.Recorder(show)
             with recorder.phase("search") as hook:
                 ticket, detector = pipeline.search(
@@ -281,6 +289,7 @@ def retrain(
     checkpoint_every: CheckpointEvery = None,
     force: Force = False,
     device: DeviceOption = Device.auto,
+    tensorboard: TensorBoard = False,
     quiet: Quiet = False,
     call: Call,
 ) -> None:
@@ -300,7 +309,8 @@ def retrain(
     name, how = ticket_path.name, {"force": force, "spare": ticket_path}
     with (
         resumable(folder, RETRAIN_FILES, graph, call, checkpoint_every, **how),
-        progress(1, quiet) as show,
+        progress(1, quiet) as shown,
+        events(tensorboard, folder, graph, shown) as show,
     ):
         record = retrain_alone(ticket, name, model, graph, task, epochs, folder, show)
     if not quiet:

@@ -33,6 +33,7 @@ from gebt._registry import (
     use_plugin,
 )
 from gebt.cli.config import Call, config_flag
+from gebt.cli.tensorboard import check_tensorboard
 from gebt.options import RECIPES, Fit, Objective, chosen, option
 
 
@@ -486,6 +487,14 @@ CheckpointEvery = Annotated[
     ),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where to run; auto takes a GPU.")]
+TensorBoard = Annotated[
+    bool,
+    typer.Option(
+        "--tensorboard",
+        help="Write every epoch for TensorBoard, too, into the folder.",
+        callback=_checked(check_tensorboard),
+    ),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", help="Print nothing but the folder's name.")
 ]

@@ -18,8 +18,9 @@ except ImportError:  # not a POSIX system: there the file itself is the lock
 
 RECORD, LOCK = ".gebt", ".gebt-lock"
 _OURS = re.compile(
-    r"(seed-\d+/)?[a-z]+(-\d+of\d+)?\.(safetensors|json|toml|csv|html)|figures/[\w.-]+\.(png|svg)"
+    r"(seed-\d+/)?[a-z]+(-\d+of\d+)?\.(safetensors|json|toml|csv|html)"
     r"|checkpoint/run\.json"
+    r"|figures/[\w.-]+\.(png|svg)|events\.out\.tfevents\.[\w.-]+"
 )
 """What a record may list: it was read from a file, and leads to deletions."""
 CALL = "checkpoint/run.json"

@@ -114,7 +114,9 @@ _VALUES = st.one_of(
 @given(st.lists(_VALUES, max_size=5), _VALUES)
 def test_what_is_written_is_toml_that_reads_back(tmp_path_factory, several, one):
     path = tmp_path_factory.getbasetemp() / "written.toml"
-    Call("run", {"a_list": several, "one": None, "none": None, "out": "x"}).save(path, one=one)
+    Call("run", {"a_list": several, "one": None, "none": None, "out": "x"}).save(
+        path, one=one
+    )
     found = tomllib.loads(path.read_text("utf-8"))
     expected = {"a-list": several, "one": one} if several else {"one": one}
     assert found == expected
