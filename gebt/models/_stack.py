@@ -349,6 +349,21 @@ class Stack(nn.Module, ABC, Generic[L]):
             nodes = nodes if factor is None else factor.nodes
         return h
 
+    def _step(
+        self,
+        layer: nn.Module,
+        factor: Any,
+        norm: nn.Module | None,
+        nodes: Tensor | None,
+        activated: bool,
+        h: Any,
+    ) -> Tensor:
+        """One layer, from what the activation before it gave to its own."""
+        h = layer(dropout(h, self.dropout, self.training, nodes, lazy=True), factor)
+        if norm is not None:
+            h = norm(h)
+        return self.activation(h) if activated else h
+
     @abstractmethod
     def sized(
         self, layers: Sequence[Layer], units: Sequence[Tensor]
@@ -466,21 +481,6 @@ class Stack(nn.Module, ABC, Generic[L]):
             out: Any = sum(weight.square().sum(dim=1) for weight in reader.weights())
             found.append((into * out).sqrt())
         return found
-
-    def _step(
-        self,
-        layer: nn.Module,
-        factor: Any,
-        norm: nn.Module | None,
-        nodes: Tensor | None,
-        activated: bool,
-        h: Any,
-    ) -> Tensor:
-        """One layer, from what the activation before it gave to its own."""
-        h = layer(dropout(h, self.dropout, self.training, nodes, lazy=True), factor)
-        if norm is not None:
-            h = norm(h)
-        return self.activation(h) if activated else h
 
 
 def live_units(layers: Sequence[Layer], norms: Collection[int] = ()) -> list[Tensor]:

@@ -133,8 +133,9 @@ class GATLayer(Layer):
         state = other.state_dict() | self.state_dict()
         if self.source is not None:
             units = self._units(self.weight)
-            both = [(units * state.pop(name)).sum(dim=2) for name in _VECTORS]
-            columns = torch.cat([units, torch.stack(both, dim=2)], dim=2)
+            vectors = [state.pop(name) for name in ("source", "target")]
+            scores = torch.stack([(units * v).sum(dim=2) for v in vectors], dim=2)
+            columns = torch.cat([units, scores], dim=2)
             state["weight"] = columns.flatten(1)
         other.load_state_dict(state)
         return other
@@ -223,9 +224,6 @@ class GATLayer(Layer):
         if self.inner_bias is not None:
             found = found | (self._units(self.inner_bias) != 0)
         return found
-
-
-_VECTORS = "source", "target"
 
 
 class GAT(Stack[GATLayer]):

@@ -273,14 +273,12 @@ class ResGCN(nn.Module):
             live: (H,) which channels do.
             changed: arguments that are others.
         """
-        *inner, ends = reads
-        stay = [k for k, read in enumerate(inner) if read.any()]
         width = int(live.sum())
-        numbers = [int(r.sum()) for r in (first, *(inner[k] for k in stay), ends)]
+        numbers = [int(read.sum()) for read in (first, *reads) if read.any()]
         shape = {
             "num_features": int(features.sum()),
             "hidden": width,
-            "layers": len(stay) + 1,
+            "layers": len(numbers) - 1,
             "dropout": self.dropout,
             "reads": numbers if any(n != width for n in numbers) else (),
         }
@@ -290,25 +288,20 @@ class ResGCN(nn.Module):
         small._stream().take(self._stream(), first, live)
         place = live.cumsum(0) - 1
         offset = torch.zeros_like(self._stream().bias)  # of blocks that are gone
-        norms = iter(small._norms())
-        layers = (layer for _, layer in small._blocks())
-        steps = [layer for _, layer in self._blocks()]
-        for k, (norm, read) in enumerate(zip(self._norms(), reads, strict=True)):
-            if k < len(steps) and k not in stay:
-                offset += steps[k].bias
+        outputs = torch.ones_like(self.output.bias, dtype=torch.bool)
+        steps = [*self.layers[1:], self.output]
+        left = zip(small._norms(), [*small.layers[1:], small.output], strict=True)
+        for norm, step, read in zip(self._norms(), steps, reads, strict=True):
+            if not read.any():
+                offset += step.bias
                 continue
+            narrow, own = next(left)
             channels = _channels(norm)[read]
             state = {n: t[read] if t.dim() else t for n, t in norm.state_dict().items()}
             state["running_mean"] = state["running_mean"] - offset[channels]
-            narrow = next(norms)
-            if isinstance(narrow, ChosenNorm):
-                state["channels"] = place[channels]
-            else:
-                state.pop("channels", None)
-            narrow.load_state_dict(state)
-            if k < len(steps):
-                next(layers).take(steps[k], read, live)
-        small.output.take(self.output, ends, torch.ones_like(self.output.bias) > 0)
+            state["channels"] = place[channels]
+            narrow.load_state_dict({n: state[n] for n in narrow.state_dict()})
+            own.take(step, read, outputs if step is self.output else live)
         return small
 
     def _stream(self) -> Any:
