@@ -16,10 +16,11 @@ from gebt.sparse import SparseMatrix
 def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
     """Drop what no output depends on; the outputs in evaluation mode stay the same.
 
-    What a model drops it knows itself, in its ``shrink``: `GCN`, `GIN` and `GraphSAGE`
-    batch norms, which become part of the weights, and hidden units that nothing reads
-    or that are constant (before a layer norm: that are both), and as all of gebt's the
-    input features that no weight reads, which leave ``x``, too. Edges of value 0 leave
+    What a model drops it knows itself, in its ``shrink``: stacks of layers batch norms,
+    which become part of the weights, and hidden units that nothing reads or that are
+    constant (before a layer norm: that are both), `GAT` whole heads of them; `ResGCN`
+    channels and blocks; and all the input features that no weight reads, which leave
+    ``x``, too. Edges of value 0 leave
     the adjacency of GCN and GIN; in the others they count as neighbours. Of what is
     left, wide weights of mostly zeros are multiplied as sparse matrices, where extra
     `fast` is installed and no gradient is wanted: `gebt.kernels.times_sparse_pays`.
