@@ -18,6 +18,7 @@ from gebt._registry import (
 )
 from gebt._version import __version__
 from gebt.cli.common import default_folder, load_graph, load_of, recipe_of, results
+from gebt.cli.export import export
 from gebt.cli.flags import (
     Changes,
     DatasetFacts,
@@ -387,6 +388,8 @@ def report(
 
     print(f"Written: {write_report(folders, out or folders[0], root)}")
 
+
+app.command()(export)
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
