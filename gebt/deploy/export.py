@@ -51,8 +51,9 @@ def export(
             does nothing else with it; dense or compact, not changed.
         graph: what it runs on.
         inputs: what the program takes. ``"none"``: nothing, the features and the
-            graph are in the file. ``"features"``: x (N, F), dense, of the same nodes.
-            ``"graph"``: x (n, F), dense, ``edge_index`` (2, e) int64 of sources and
+            graph are in the file. ``"features"``: x (N, F), dense, of the same nodes
+            and, after `compact`, of the graph's ``columns``. ``"graph"``: such x
+            (n, F), ``edge_index`` (2, e) int64 of sources and
             targets, in any order, and ``edge_weight`` (e,), of any graph of two or
             more nodes and edges, without self-loops and repeated edges.
 
@@ -71,6 +72,7 @@ def export(
             "and export the file in one process."
         )
     written_as, content_of = _FORMATS[path.suffix]
+    columns = graph.columns
     try:
         with _quiet():
             traced, outputs = _traced(model, graph, inputs, written_as)
@@ -86,6 +88,7 @@ def export(
                     "nodes": graph.num_nodes,
                     "links": graph.links_kept,
                     "features": graph.num_features,
+                    "columns": None if columns is None else columns.tolist(),
                     "metric": graph.metric,
                     "fingerprint": graph.fingerprint(),
                 },
