@@ -342,7 +342,7 @@ def _header_of_pt2(path: Path) -> str:
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise ValueError(f"{damaged} does not match its checksum")
-        names = [n for n in archive.namelist() if n.endswith(f"extra/{_MEMBER}")]
+        names = [n for n in archive.namelist() if n.endswith(f"/{_MEMBER}")]
         if not names:
             raise ValueError("gebt has not written it")
         return archive.read(names[0]).decode()

@@ -1,9 +1,13 @@
 """Exported files run where there is no gebt, and give what the model gives."""
 
+import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import threading
+from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +21,7 @@ import gebt
 from gebt import Graph, SparseMatrix
 from gebt.models import GAT, GCN, GIN, GraphSAGE, ResGCN
 
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 _ALL = ("none", "features", "graph")
 _DEEP = {"residual": True, "norm": "layer", "input_map": True, "output_map": True}
 MODELS = {
@@ -124,6 +129,7 @@ def written(folder: Path, suffix: str, graph: Graph) -> None:
         np.savez(folder / f"{inputs}.npz", *(t.numpy() for t in arrays))
 
 
+@pytest.mark.slow
 def test_a_pt2_file_runs_where_there_is_torch_alone(sparse_graph, tmp_path):
     written(tmp_path, ".pt2", sparse_graph)
     code = """
@@ -212,6 +218,41 @@ def test_the_file_says_what_it_holds_and_whether_it_is_whole(graph, tmp_path):
         gebt.read_export(path)
 
 
+def test_the_example_serves_what_the_file_holds(graph, tmp_path):
+    model, small = compacted("gcn", graph)
+    gebt.export(tmp_path / "model.pt2", model, small)
+    serve = runpy.run_path(str(EXAMPLES / "serve.py"))
+    scores = outputs(model, small).softmax(dim=1)
+    for fresh in (False, True):
+        predictions = serve["Predictions"](str(tmp_path / "model.pt2"), fresh)
+        with serve["server_of"](predictions, 0) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            client = HTTPConnection("127.0.0.1", server.server_port)
+
+            def answer(path: str, client: HTTPConnection = client) -> tuple[int, dict]:
+                client.request("GET", path)
+                response = client.getresponse()
+                return response.status, json.loads(response.read())
+
+            status, found = answer("/predict?node=7,0,119")
+            assert (status, found["nodes"]) == (200, [7, 0, 119])
+            expected = scores[[7, 0, 119]]
+            torch.testing.assert_close(torch.tensor(found["scores"]), expected)
+            assert found["classes"] == expected.argmax(dim=1).tolist()
+            for path, code in (
+                ("/predict?node=120", 400),
+                ("/predict?node=x", 400),
+                ("/predict", 400),
+                ("/", 404),
+            ):
+                status, found = answer(path)
+                assert status == code and found["error"], path
+            client.close()
+            server.shutdown()
+            thread.join()
+
+
 class Branching(nn.Module):
     """Its operations depend on numbers."""
 
@@ -233,6 +274,7 @@ def test_what_cannot_be_exported_is_told_in_words(graph, tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_file_and_refuses_in_one_line(
     graph, gebt_here, tmp_path
 ):
