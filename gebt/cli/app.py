@@ -19,6 +19,7 @@ from gebt._registry import (
 from gebt._version import __version__
 from gebt.cli.common import default_folder, load_graph, load_of, recipe_of, results
 from gebt.cli.config import CONFIG, Call
+from gebt.cli.export import export
 from gebt.cli.flags import (
     Changes,
     CheckpointEvery,
@@ -428,6 +429,7 @@ def report(
 app.command()(sweep)
 app.command()(plan)
 
+app.command()(export)
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")

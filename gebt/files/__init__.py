@@ -159,7 +159,7 @@ def read_tensors(
             f"{path} is not a readable {kind} file (truncated or corrupt: {reason}). "
             "Write it again."
         ) from error
-    header = Fields(_parsed(text, whole), whole)
+    header = Fields(parsed(text, whole), whole)
     if header.content.get("kind") != kind:
         raise ValueError(
             f"{path} is a safetensors file, but not a gebt {kind}: its header says "
@@ -425,11 +425,16 @@ def read_json(path: Path, kind: str) -> Fields:
     if not path.is_file():
         raise FileNotFoundError(f"there is no {kind} at {path}.")
     file = f"{path} is not a whole {kind}"
-    return Fields(_parsed(path.read_bytes(), file), file)
+    return Fields(parsed(path.read_bytes(), file), file)
 
 
-def _parsed(text: str | bytes, file: str) -> Any:
-    """Strict JSON: no NaN, and no name twice in an object."""
+def parsed(text: str | bytes, file: str) -> Any:
+    """Strict JSON: no NaN, and no name twice in an object.
+
+    Args:
+        text: UTF-8.
+        file: the sentence's subject, as of `Fields`.
+    """
     try:
         return json.loads(
             text if isinstance(text, str) else text.decode(),
