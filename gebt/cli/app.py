@@ -64,6 +64,7 @@ from gebt.cli.show import (
     tell_folder,
     tell_of_ticket,
 )
+from gebt.cli.verify import verify
 
 app = typer.Typer(
     name="gebt",
@@ -387,6 +388,8 @@ def report(
 
     print(f"Written: {write_report(folders, out or folders[0], root)}")
 
+
+app.command()(verify)
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
