@@ -5,7 +5,7 @@ DATASET ?= imports
 BIN = .venv/bin
 INSTALL = pip install --quiet --disable-pip-version-check
 
-.PHONY: train test test-fast test-lowest test-newest check docs bench
+.PHONY: train test test-fast test-lowest test-newest check docs dist bench
 
 train: .venv/installed
 	$(BIN)/gebt run $(DATASET)
@@ -32,6 +32,11 @@ check: .venv/installed
 docs: .venv/docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "Written: build/docs/index.html"
+
+# The wheel is built from the sdist.
+dist: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m build --quiet
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/end_to_end.py
