@@ -72,6 +72,7 @@ from gebt.cli.show import (
 )
 from gebt.cli.sweep import sweep
 from gebt.cli.tensorboard import events
+from gebt.cli.verify import verify
 
 app = typer.Typer(
     name="gebt",
@@ -426,10 +427,8 @@ def report(
     print(f"Written: {write_report(folders, out or folders[0], root)}")
 
 
-app.command()(sweep)
-app.command()(plan)
-
-app.command()(export)
+for command in (sweep, plan, export, verify):
+    app.command()(command)
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")

@@ -1,8 +1,12 @@
 """Hostile files: seeded mutants of whole ones are read, or refused in words.
 
-300 mutants in the suite; ``pytest tests/test_fuzz.py --fuzz 20000`` for more.
+A kind of file is an entry of `KINDS`. 300 mutants in the suite, of all kinds together;
+``pytest tests/files/test_fuzz.py --fuzz 100000`` for more.
 """
 
+import csv
+import gzip
+import io
 import json
 import math
 import random
@@ -13,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,8 @@ from gebt.cli.common import load_of
 from gebt.cli.flags import Device
 from gebt.experiments.report import page_of
 from gebt.experiments.run import Options, Recorder, retrain, run_seeds
-from gebt.files import _checksum, write_json
+from gebt.experiments.verify import contents_of
+from gebt.files import _checksum, write_csv, write_json
 from gebt.models import GAT, GCN, GraphSAGE, ResGCN, build_model
 
 pytestmark = pytest.mark.slow
@@ -105,6 +110,41 @@ def write_runs(folder: Path) -> None:
         "earlier": [{"torch": "1"}],
     }
     write_json(folder / "experiment" / "experiment.json", about)
+    shares = {"graph_ratio": 0.3, "weight_ratio": 0.5, "val": 70.0, "ms": 1.0}
+    dense = {"graph_ratio": 0.0, "weight_ratio": 0.0, "val": 71.5, "ms": 2.0}
+    tried = [
+        gebt.Candidate(criterion="dense", **dense),
+        gebt.Candidate(criterion="random", **shares),
+        gebt.Candidate(criterion="forest", **shares, retrained=71.0, chosen=True),
+    ]
+    write_csv(folder / "cheapest" / "frontier.csv", [asdict(each) for each in tried])
+    for name in ("metrics.json", "history.csv"):
+        shutil.copy(folder / "run" / name, folder / "cheapest")
+
+
+def write_tables(folder: Path) -> None:
+    """Edge lists and nodes of users, in the ways that they may be written."""
+    draw = random.Random(0)
+    ends = draw.sample([(a, b) for a in range(20) for b in range(a)], 60)
+    edges = [{"source": a, "target": b, "weight": (a + b) / 7} for a, b in ends]
+    nodes = [
+        {"id": i, "x0": i / 3, "x1": i % 5, "class": "abc"[i % 3]} for i in range(20)
+    ]
+    words = [f"node {i}, {chr(228)}" for i in range(20)]
+    named = [
+        {**e, "source": words[e["source"]], "target": words[e["target"]]} for e in edges
+    ]
+    write_csv(folder / "numbers" / "edges.csv", edges)
+    write_csv(folder / "numbers" / "nodes.csv", nodes)
+    write_csv(folder / "words" / "edges.csv", named)
+    write_csv(
+        folder / "words" / "nodes.csv", [n | {"id": words[n["id"]]} for n in nodes]
+    )
+    for name in ("edges", "nodes"):
+        text = (folder / "words" / f"{name}.csv").read_bytes()
+        tabs = table_of(table_in(text, ","), "\t")
+        (folder / "tabs").mkdir(exist_ok=True)
+        (folder / "tabs" / f"{name}.tsv.gz").write_bytes(gzip.compress(tabs, mtime=0))
 
 
 # --------------------------------------------------------------------- mutants
@@ -197,9 +237,9 @@ def other_tensor(tensor: Tensor, draw: random.Random) -> Tensor:
             value = draw.choice(EXTREMES)
             if not tensor.is_floating_point():
                 value = int(value) if math.isfinite(value) else 0
-                if tensor.dtype == torch.int32:
-                    value = max(-(2**31), min(2**31 - 1, value))
-                value = min(2**62, value)
+                boolean = tensor.dtype == torch.bool
+                ends = torch.iinfo(torch.int8 if boolean else tensor.dtype)
+                value = max(ends.min, min(ends.max, value))
             if flat.numel():
                 at = draw.choice([0, -1, draw.randrange(flat.numel())])
                 flat[slice(None) if draw.random() < 0.2 else at] = value
@@ -236,14 +276,76 @@ def mutated_tensors(content: bytes, draw: random.Random) -> bytes:
     return save(tensors, metadata={"gebt": text.encode(errors="ignore").decode()})
 
 
-def mutated(path: Path, draw: random.Random) -> bytes:
-    """A file's mutant, by what it is."""
-    content = path.read_bytes()
-    if path.suffix == ".safetensors":
-        return mutated_tensors(content, draw)
-    if path.suffix == ".json" and draw.random() < 0.75:
-        return text_of(json.loads(content), draw).encode(errors="ignore")
-    return damaged(content, draw)
+def mutated_json(content: bytes, draw: random.Random) -> bytes:
+    """A JSON file's mutant."""
+    if draw.random() < 0.25:
+        return damaged(content, draw)
+    return text_of(json.loads(content), draw).encode(errors="ignore")
+
+
+CELLS = [
+    *("", " ", "nan", "inf", "-inf", "1e999", "-1", "0", "1.5", "x", "True", "\0", '"'),
+    *("9" * 30, str(2**31), str(2**63), "1_000", "0x10", "1,2", "\n", "=1+1", "\u0661"),
+    "x" * 5000,
+]
+
+
+def table_in(content: bytes, delimiter: str) -> list[list[str]]:
+    """The rows of a table, its header first."""
+    text = io.StringIO(content.decode(), newline="")
+    return list(csv.reader(text, delimiter=delimiter))
+
+
+def table_of(rows: list[list[str]], delimiter: str) -> bytes:
+    """A table of rows."""
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode(errors="ignore")
+
+
+def mutated_table(content: bytes, draw: random.Random) -> bytes:
+    """A table's mutant: a cell, row or column that is another, gone, or there twice."""
+    if draw.random() < 0.25:
+        return damaged(content, draw)
+    delimiter = "\t" if b"\t" in content else ","
+    rows = table_in(content, delimiter)
+    at, column = draw.randrange(len(rows)), draw.randrange(len(rows[0]))
+    match draw.randrange(8):
+        case 0:
+            del rows[at]
+        case 1:
+            rows.insert(draw.randrange(len(rows)), rows[at])
+        case 2:
+            for row in rows:
+                del row[column]
+        case 3:
+            for row in rows:
+                row.append(row[column])
+        case 4:
+            rows[at] = rows[at][:column]
+        case 5:
+            other = draw.choice(CELLS)
+            for row in rows[1:]:
+                row[column] = other
+        case _:
+            rows[at][column] = draw.choice(CELLS)
+    return table_of(rows, delimiter)
+
+
+def mutated_gzip(content: bytes, draw: random.Random) -> bytes:
+    """Of what is in it, or of itself."""
+    if draw.random() < 0.25:
+        return damaged(content, draw)
+    return gzip.compress(mutated_table(gzip.decompress(content), draw), 1, mtime=0)
+
+
+MUTATORS = {
+    ".safetensors": mutated_tensors,
+    ".json": mutated_json,
+    ".csv": mutated_table,
+    ".gz": mutated_gzip,
+}
+"""By a file's suffix; any other is `damaged`."""
 
 
 # ------------------------------------------------------------------ what reads
@@ -251,6 +353,7 @@ def mutated(path: Path, draw: random.Random) -> bytes:
 
 def use_ticket(path: Path) -> None:
     """As `gebt cost` and `gebt retrain`, for one epoch; on a graph, if it can."""
+    contents_of(path)
     ticket = gebt.Ticket.load(path)
     check_count("epochs", ticket.options["epochs"])
     graph, task = load_of(ticket, None, Device.cpu)
@@ -266,6 +369,7 @@ def use_ticket(path: Path) -> None:
 
 def use_compact(path: Path) -> None:
     """As a user would."""
+    contents_of(path)
     model, graph = gebt.load_compact(path)
     with torch.no_grad():
         graph.restore(model(graph.x, graph.adjacency))
@@ -277,8 +381,17 @@ def use_compact(path: Path) -> None:
 
 
 def use_folder(path: Path) -> None:
-    """As `gebt report`, up to drawing."""
+    """As `gebt verify`, and `gebt report` up to drawing."""
+    contents_of(path)
     page_of(path.parent)
+
+
+def use_tables(path: Path) -> None:
+    """As `gebt run edges.csv --nodes nodes.csv --label class`."""
+    end = path.name.partition(".")[2]
+    folder = path.parent
+    spec = f"{folder}/edges.{end}:nodes={folder}/nodes.{end},label=class"
+    repr(gebt.load(spec))
 
 
 @contextmanager
@@ -294,23 +407,35 @@ def bounded() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
-    "ticket": (write_tickets, use_ticket),
-    "compact": (write_compacts, use_compact),
-    "folder": (write_runs, use_folder),
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file: how whole ones are written, and what reads one.
+
+    ``together`` are the files of a folder, which are read together.
+    """
+
+    write: Callable[[Path], None]
+    use: Callable[[Path], None]
+    together: bool = False
+
+
+KINDS = {
+    "ticket": Kind(write_tickets, use_ticket),
+    "compact": Kind(write_compacts, use_compact),
+    "folder": Kind(write_runs, use_folder, together=True),
+    "tables": Kind(write_tables, use_tables, together=True),
 }
 
 
 def prepare(kind: str, folder: Path) -> list[Path]:
     """Write the whole files of a kind and read each once: the files."""
-    write, use = KINDS[kind]
     folder.mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        write(folder)
+        KINDS[kind].write(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
-        use(path)
+        KINDS[kind].use(path)
     return files
 
 
@@ -319,14 +444,15 @@ def outcome(kind: str, files: list[Path], seed: int, folder: Path) -> str:
     draw = random.Random(seed)
     path = draw.choice(files)
     mutant = folder / path.parent.name / path.name
-    if kind == "folder":
+    if KINDS[kind].together:
         shutil.copytree(path.parent, mutant.parent, dirs_exist_ok=True)
     mutant.parent.mkdir(exist_ok=True)
-    mutant.write_bytes(mutated(path, draw))
+    mutate = MUTATORS.get(path.suffix, damaged)
+    mutant.write_bytes(mutate(path.read_bytes(), draw))
     try:
         with in_time(2), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            KINDS[kind][1](mutant)
+            KINDS[kind].use(mutant)
     except (ValueError, OSError) as error:
         return f"refused: {type(error).__name__} {error}".splitlines()[0]
     except (Exception, TooSlow) as error:
@@ -337,7 +463,7 @@ def outcome(kind: str, files: list[Path], seed: int, folder: Path) -> str:
 @pytest.mark.skipif(
     not Path("/proc/self/statm").is_file(), reason="limits memory as Linux does"
 )
-@pytest.mark.parametrize("kind", ["ticket", "compact", "folder"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_mutant_ends_in_anything_but_a_reading_or_words(kind, tmp_path, request):
     files = prepare(kind, tmp_path / "whole")
     folder = tmp_path / "mutants"
