@@ -14,7 +14,8 @@ def verify(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A ticket, compact model, record or table."
+            metavar="FILE",
+            help="A ticket, compact model, exported one, checkpoint, record or table.",
         ),
     ],
 ) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from torch import Tensor
 
 from gebt._provenance import in_words
+from gebt.deploy.export import read_export
 from gebt.deploy.storage import load_compact
 from gebt.experiments.cheapest import FRONTIER, read_frontier
 from gebt.experiments.record import facts, read_record
 from gebt.experiments.runner import columns_of, read_about, read_table, source_of
-from gebt.files import kind_of, read_tensors
+from gebt.files import kind_of, read_tensors, shown
+from gebt.learn.checkpoint import unpacked
 from gebt.models import can_build, describe_model
 from gebt.tickets.ticket import Ticket
 
@@ -104,6 +106,41 @@ def _piece(path: Path) -> Facts:
     }
 
 
+def _training(path: Path) -> Facts:
+    tensors, header = read_tensors(path, "training")
+    of = header.fields("of")
+    try:
+        unpacked(header.content.get("state"), tensors.content)
+    except (ValueError, TypeError, LookupError) as error:
+        raise ValueError(f"{path} is not a whole training: {shown(error)}.") from error
+    return {
+        "content": "as its checksum says",
+        "model": of.text("model"),
+        "task": of.text("task"),
+        "seed": f"{of.whole('seed', -(2**63), 2**64)}",
+        "state": "finished" if header.flag("finished") else "under way",
+        "spent": f"{header.number('seconds', 0):.1f} s",
+        "tensors": _finite(f"{path} is not a whole training", tensors.content),
+    }
+
+
+def _exported(path: Path) -> Facts:
+    header = read_export(path)
+    model, graph = header.fields("model"), header.fields("graph")
+    counts = {name: graph.whole(name, 0) for name in ("nodes", "links", "features")}
+    size = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    given = {"none": "nothing: the graph is in it", "features": "x"}
+    inputs = header.text("inputs")
+    return {
+        "holds": header.text("kind"),
+        "content": "as its checksums say",
+        "model": f"{model.text('class')}{_arguments(model.content)}",
+        "graph": f"{graph.text('name')}, {graph.text('fingerprint')[:12]}: {size}",
+        "takes": given.get(inputs, "x, edge_index, edge_weight"),
+        "written by": _by({name: header.text(name) for name in ("gebt", "torch")}),
+    }
+
+
 def _files(path: Path, kind: str) -> str:
     """Said when all have been read."""
     _, header = read_tensors(path, kind, checksum=False)
@@ -180,12 +217,15 @@ def _listed(options: Mapping[str, object]) -> str:
 _KINDS: dict[str, Callable[[Path], Facts]] = {
     "ticket": _ticket,
     "compact model": _compact,
+    "training": _training,
     "piece of a ticket": _piece,
     "piece of a compact model": _piece,
 }
 """Safetensors files, by what their headers say."""
 _NAMES: dict[str, Callable[[Path], Facts]] = {
     "*.safetensors": _tensors,
+    "*.pt2": _exported,
+    "*.onnx": _exported,
     "metrics.json": _record,
     "experiment.json": _experiment,
     "*.csv": _table,

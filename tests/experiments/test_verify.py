@@ -120,6 +120,45 @@ def test_pieces_of_several_ranks_are_all_read(folder, tmp_path):
         contents_of(path)
 
 
+@pytest.mark.parametrize("name", ["model.pt2", "model.onnx"])
+def test_an_exported_models_graph_and_class_are_told(folder, tmp_path, name):
+    if name.endswith("onnx"):
+        pytest.importorskip("onnxscript", reason="needs pip install 'gebt[export]'")
+    model, graph = gebt.load_compact(folder / "compact.safetensors")
+    gebt.export(tmp_path / name, model, graph)
+    facts = contents_of(tmp_path / name)
+    assert graph.fingerprint()[:12] in facts["graph"]
+    assert facts["model"].startswith("GCN(num_features=")
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match="is not a whole"):
+        contents_of(tmp_path / name)
+
+
+def test_a_checkpoints_training_is_told(tmp_path):
+    class Gone(Exception):
+        pass
+
+    def on_epoch(epoch):
+        if epoch.epoch == 3:
+            raise Gone
+
+    graph = gebt.load(GRAPH)
+    with pytest.raises(Gone), gebt.checkpoints(tmp_path, every=1):
+        gebt.train(GCN(8, 4, 3), graph, epochs=5, seed=7, on_epoch=on_epoch)
+    path = tmp_path / "training-0.safetensors"
+    facts = contents_of(path)
+    assert facts["holds"] == "training" and facts["state"] == "under way"
+    assert (facts["model"], facts["seed"]) == ("GCN", "7")
+    tensors, header = load_file(path), header_of(path)
+    tensors.pop(next(iter(tensors)))
+    del header["sha256"]
+    write_tensors(path, tensors, header)
+    with pytest.raises(ValueError, match="is not a whole training"):
+        contents_of(path)
+
+
 def test_a_class_that_gebt_cannot_build_is_said(tmp_path):
     class Mine(GCN):
         pass
