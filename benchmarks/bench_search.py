@@ -67,7 +67,8 @@ def step_of(kind: str, graph: gebt.Graph, hidden: int = HIDDEN) -> Callable[[], 
         weight.requires_grad_()
         parameters.append(weight)
     peer_optimizer = torch.optim.Adam(parameters, lr=0.01)
-    x, rows, y = graph.x, graph.split.train, graph.y[graph.split.train]
+    x = graph.x.to_dense() if isinstance(graph.x, gebt.SparseMatrix) else graph.x
+    rows, y = graph.split.train, graph.y[graph.split.train]
 
     def peer_step() -> None:
         loss = cross_entropy(peer(x, edges, weight)[rows], y)

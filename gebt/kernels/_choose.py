@@ -15,9 +15,9 @@ from torch import Tensor
 _MANY = 100_000
 """Entries from which numba's loops are faster: benchmarks/results/kernels-*.csv."""
 _TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_TRITON_IS_FASTER: tuple[str, ...] = ()
-"""Operations that Triton runs on CUDA although torch could: none until
-benchmarks/bench_cuda.py has shown that it is faster."""
+_TRITON_IS_FASTER: tuple[str, ...] = ("spmm", "sddmm", "edge_softmax")
+"""Operations that Triton runs on CUDA although torch could:
+benchmarks/results/cuda-kernels.csv."""
 _log = logging.getLogger("gebt")
 _asked: tuple[str, ...] = ()
 

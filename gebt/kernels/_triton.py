@@ -18,10 +18,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LONG = 1024
+LONG = 256
 """Entries above which a row is cut into chunks of as many."""
 _WIDEST = 256  # columns a program takes; a wider operand is cut
 _TILE = 1024  # numbers that a warp holds at once, 32 in each lane
+_SUMS = 512  # where it holds as many sums beside them: more wait for registers
 _MOST_ENTRIES = 32  # of a tile: most rows of a graph are shorter
 _MARKS = 128  # chunks that a long row marks at once
 
@@ -385,9 +386,11 @@ def _launch(
         if out is not None:
             carry = x.new_empty(pieces, width, dtype=sums)
 
+    numbers = _TILE if out is None else _SUMS
+
     def tile(warps: int) -> dict[str, Any]:
         shape = {
-            "BLOCK_E": warps * min(_TILE // block, _MOST_ENTRIES),
+            "BLOCK_E": warps * min(numbers // block, _MOST_ENTRIES),
             "BLOCK_F": block,
         }
         return {"F": width, "CHUNK": long, **shape, **_options(x, warps)}

@@ -327,8 +327,13 @@ class _Drawing(Hook):
         # A GPU is waited for once an epoch, when all that it has to do is queued.
         numbers = None if loss.is_cpu else _loss_and_finite(loss, ranked.values())
         watched = {group.name: self.masks[group.name] for group in self._watched}
-        reading = self.detector.update(watched, self._total)
-        value = float(loss) if numbers is None else _check(numbers.cpu(), ranked, epoch)
+        try:
+            reading = self.detector.update(watched, self._total)
+        finally:  # what diverged is named first: it leaves masks that cannot change
+            if numbers is None:
+                value = float(loss)
+            else:
+                value = _check(numbers.cpu(), ranked, epoch)
         if self._search.mask_weights and "weights" in self.masks:
             apply_masks(self._model, self.masks["weights"])
         self.distances.append({**reading.distances, "joint": reading.joint})

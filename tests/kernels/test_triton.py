@@ -361,14 +361,11 @@ def on_cuda(dtype: torch.dtype) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("operation", ["spmm", "sddmm", "edge_softmax"])
-def test_triton_runs_on_cuda_where_torch_cannot_or_where_it_is_faster(
-    operation, monkeypatch
-):
+def test_triton_runs_on_cuda_where_torch_cannot_or_where_it_is_faster(operation):
     full, half = on_cuda(torch.float32), on_cuda(torch.bfloat16)
-    assert "nobody has measured" in refuses_triton(operation, full, None)
-    assert refuses_triton(operation, half, "torch needs float32") is None
-    monkeypatch.setattr(_choose, "_TRITON_IS_FASTER", (operation,))
     assert refuses_triton(operation, full, None) is None
+    assert "nobody has measured" in refuses_triton("propagate", full, None)
+    assert refuses_triton("propagate", half, "torch needs float32") is None
     assert "for CUDA" in refuses_triton(operation, torch.ones(1), None)
 
 
