@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from helpers import TooSlow, assert_refused, header_of, in_time
 from safetensors.torch import load, save
 from torch import Tensor
@@ -31,7 +32,9 @@ from torch import Tensor
 import gebt
 from gebt._checks import check_count
 from gebt._registry import MODELS
+from gebt.cli.app import app
 from gebt.cli.common import load_of
+from gebt.cli.config import Call, read_run
 from gebt.cli.flags import Device
 from gebt.experiments.report import page_of
 from gebt.experiments.run import Options, Recorder, retrain, run_seeds
@@ -41,6 +44,8 @@ from gebt.models import GAT, GCN, GraphSAGE, ResGCN, build_model
 
 pytestmark = pytest.mark.slow
 
+RUN: Any = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
+USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # as gebt.cli.entry finds it
 GRAPH = "synthetic:N=60,E=350,F=8,C=3"
 DEEP: Any = []
 for _ in range(50):
@@ -174,6 +179,13 @@ def write_exports(folder: Path) -> None:
     folder = folder / "export"
     folder.mkdir()
     gebt.export(folder / "model.pt2", *gebt.compact(GCN(8, 4, 3), gebt.load(GRAPH)))
+
+
+def write_configs(folder: Path) -> None:
+    """The flags of a run, as that writes them."""
+    flags = {"dataset": GRAPH, "graph_ratio": 0.3, "weight_ratio": 0.5, "seeds": 2}
+    flags |= {"model": "gcn", "lr": 0.01, "hidden": 16, "quiet": False, "split": None}
+    Call("run", flags).save(folder / "run.toml")
 
 
 # --------------------------------------------------------------------- mutants
@@ -361,6 +373,20 @@ def mutated_table(content: bytes, draw: random.Random) -> bytes:
     return table_of(rows, delimiter)
 
 
+def mutated_toml(content: bytes, draw: random.Random) -> bytes:
+    """A file of flags whose mutant has other names, values, or letters."""
+    if draw.random() < 0.25:
+        return damaged(content, draw)
+    lines = [line.partition(" = ") for line in content.decode().splitlines()]
+    at = draw.randrange(len(lines))
+    values = [json.dumps(each, default=str) for each in HOSTILE]
+    value = draw.choice([*values, "nan", "inf", "1979-05-27", "{ a = 1 }", "0x10"])
+    key = lines[draw.randrange(len(lines))][0] if draw.random() < 0.2 else lines[at][0]
+    other = [key, " = ", value if draw.random() < 0.8 else lines[at][2]]
+    every = [*lines[:at], other, *lines[at + 1 :]]
+    return "\n".join(map("".join, every)).encode(errors="ignore")
+
+
 def mutated_gzip(content: bytes, draw: random.Random) -> bytes:
     """Of what is in it, or of itself."""
     if draw.random() < 0.25:
@@ -373,6 +399,7 @@ MUTATORS = {
     ".json": mutated_json,
     ".csv": mutated_table,
     ".gz": mutated_gzip,
+    ".toml": mutated_toml,
 }
 """By a file's suffix; any other is `damaged`."""
 
@@ -437,6 +464,15 @@ def use_export(path: Path) -> None:
     contents_of(path)
 
 
+def use_config(path: Path) -> None:
+    """As `gebt verify`, and `gebt run --config` up to running."""
+    read_run(path)
+    try:
+        RUN.make_context("run", ["--config", str(path)])
+    except USAGE_ERROR as error:  # which the command line tells in one line
+        raise ValueError(str(error)) from error
+
+
 @contextmanager
 def bounded() -> Iterator[None]:
     """Inside, at most 2 GiB more memory than now may be asked for."""
@@ -469,6 +505,7 @@ KINDS = {
     "tables": Kind(write_tables, use_tables, together=True),
     "checkpoint": Kind(write_checkpoints, use_checkpoint),
     "export": Kind(write_exports, use_export),
+    "config": Kind(write_configs, use_config),
 }
 
 
