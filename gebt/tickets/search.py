@@ -47,10 +47,9 @@ class Search:
 
     Attributes:
         method: ``"early"`` trains weights and link scores until the masks settle;
-            ``"init"``, Gem-Miner's, trains none: it finds weights of a new model, and
-            links, whose frozen sum is good, see `gebt.prune.at_init`. It takes all
-            epochs, ranks all weights together, and has none of the options of
-            training.
+            ``"init"``, Gem-Miner's, trains none: it chooses among the frozen weights
+            of a new model, and among links, see `gebt.prune.at_init`. It takes all
+            epochs, ranks all weights together, and has no option of training.
         criterion: which links to keep: ``"learned"`` with the weights, as the paper
             does, or by a criterion of `gebt.criterion`, known before the search.
         graph_lr: learning rate of learned link scores.
@@ -131,8 +130,10 @@ class Search:
         return cls(**found)
 
 
-_OF_TRAINING = ("graph_lr", "penalty", "update_weights", "alternate")
-_OF_TRAINING += ("mask_weights", "scope", "unit")
+_OF_TRAINING = (
+    *("graph_lr", "penalty", "update_weights", "alternate"),
+    *("mask_weights", "scope", "unit"),
+)
 """Options that a search at initialisation does not have."""
 _LATER = {"parts": 1, "method": "early"}
 """Options that files lack where they are usual: they were not there always."""
@@ -191,9 +192,9 @@ def find_ticket(
     fit, search = chosen(*both, given=options, of="find_ticket")
     task = task or NodeClassification()
     masks, hooks = begin(model, graph, task, search.keep)
-    how = (search, masks, seed)
-    ratios = graph_ratio, weight_ratio
-    groups = _groups(model, graph, task, *ratios, fit.epochs, *how)
+    how: Any = (search, masks, seed)
+    ratios = graph_ratio, weight_ratio, fit.epochs
+    groups = _groups(model, graph, task, *ratios, *how)
     drawing = _Drawing(model, groups, search, fit.epochs)
     first_weights = copy_state(model)
     epoch = 0
