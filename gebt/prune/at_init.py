@@ -11,8 +11,8 @@ Source: Sreenivasan et al. 2022, "Rare Gems" (Gem-Miner), with these departures:
 3. there are about a hundred steps, on the whole graph, for its 58,650 on batches: each
    gradient is divided by its root mean square, which small constants and few training
    nodes make small, and the pull of the L2 term is per search, not per step. With its
-   own rate and lambda = 1e-4 scores hardly moved; by Adam, which steps alike for large
-   and small gradients, the loss stayed at that of a guess;
+   own rate and lambda = 1e-4 scores hardly move; by Adam, with that in the gradient,
+   all of them fell;
 4. constants are 20 times as large, so that frozen sums of few can answer surely.
 
 The last two were chosen on the validation nodes of Cora and CiteSeer. As there, what
