@@ -16,10 +16,10 @@ from torch import Tensor
 
 from gebt.experiments.methods import Method, Outcome, Setting, controls
 from gebt.learn.loop import Learner, run
-from gebt.prune.at_init import check_layers, removed_after, signed_constants
+from gebt.prune.at_init import signed_constants
 from gebt.prune.links import GraphSparsifier, random_links, top_links
-from gebt.prune.masks import keep_top
-from gebt.prune.weights import apply_masks, prunable_weights
+from gebt.prune.masks import keep_top, removed_after
+from gebt.prune.weights import apply_masks, check_layers, prunable_weights
 from gebt.tickets.ticket import Ticket, Weights
 
 GEM = "gem-miner"

@@ -25,11 +25,10 @@ from gebt.graph import Graph
 from gebt.learn.tasks import Task
 from gebt.learn.training import copy_state, new_model, train
 from gebt.models.recipe import Recipe
-from gebt.prune.at_init import removed_after
 from gebt.prune.criteria import Context, score_links
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.links import links_by, random_links, top_links
-from gebt.prune.masks import keep_top
+from gebt.prune.masks import keep_top, removed_after
 from gebt.prune.penalties import ADMM
 from gebt.prune.weights import ModelPruner, prunable_weights
 from gebt.tickets.search import FROZEN_THRESHOLD, find_ticket

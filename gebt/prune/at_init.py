@@ -31,8 +31,8 @@ from gebt.graph import Graph
 from gebt.kernels.hashing import hashed
 from gebt.prune.groups import Group
 from gebt.prune.links import check_room, count_lost
-from gebt.prune.masks import keep_top
-from gebt.prune.weights import check_masks, prunable_weights
+from gebt.prune.masks import keep_top, removed_after
+from gebt.prune.weights import ModelPruner, check_layers, prunable_weights
 from gebt.sparse import SparseMatrix
 
 EVERY = 5
@@ -58,13 +58,8 @@ def rounds_of(epochs: int) -> int:
     return rounds
 
 
-def removed_after(ratio: float, done: int, rounds: int) -> float:
-    """Share removed after some of the rounds, each removing as much of what remains."""
-    return ratio if done == rounds else 1 - (1 - ratio) ** (done / rounds)
-
-
 def rounded(score: Tensor) -> Tensor:
-    """1 where a score is above one half, else 0; the gradient is that of the score."""
+    """1 where a score is above one half, else 0; the gradient is the score's own."""
     return (score > 0.5).to(score.dtype) + (score - score.detach())
 
 
@@ -161,8 +156,8 @@ class InitLinks(_AtInit):
         seed: of the first scores, and of the order of equal ones.
 
     Raises:
-        ValueError: if the graph is one rank's share, or has lost more links than the
-            ratio removes, or the epochs leave no room for a round.
+        ValueError: if the graph has lost more links than the ratio removes, or the
+            epochs leave no room for a round.
     """
 
     name = "graph"
@@ -170,11 +165,6 @@ class InitLinks(_AtInit):
     def __init__(self, graph: Graph, prune_ratio: float, *, epochs: int, seed: int = 0):
         there, dtype = graph.present, graph.adjacency.dtype
         super().__init__(there, prune_ratio, epochs, seed, dtype)
-        if graph.share is not None:
-            raise ValueError(
-                "a search at initialisation needs the whole graph, and this is one "
-                "rank's share. Search in one process."
-            )
         check_room(graph, count_lost(graph), prune_ratio)
         self._graph = graph
 
@@ -192,10 +182,7 @@ class InitLinks(_AtInit):
 
 
 class InitWeights(_AtInit):
-    """Weights by their scores, all ranked together; the model's become constants.
-
-    Each weight of the model turns into its sign times a constant of its parameter, in
-    place, and stays that.
+    """Weights by their scores, all together; the model's become constants, in place.
 
     Args:
         model: whose `prunable_weights`; new, best.
@@ -206,8 +193,8 @@ class InitWeights(_AtInit):
             counts towards the ratio, and is dropped by the new masks too.
 
     Raises:
-        ValueError: if the model computes its layers again in the backward, the ratio
-            drops fewer than ``keep`` has, or the epochs leave no room for a round;
+        ValueError: if the model computes its layers again in the backward, ``keep``
+            does not fit or has dropped more, or the epochs leave no room for a round;
             later, in a round that would leave nothing of a parameter.
     """
 
@@ -223,7 +210,7 @@ class InitWeights(_AtInit):
         keep: Mapping[str, Tensor] | None = None,
     ):
         weights, keep = prunable_weights(model), dict(keep or {})
-        check_masks(model, keep)
+        ModelPruner(model, prune_ratio, keep=keep)  # refuses what does not fit
         if getattr(model, "recompute", False):
             raise ValueError(
                 "with `recompute=True` the backward reads the model's own weights, not "
@@ -232,15 +219,8 @@ class InitWeights(_AtInit):
         there = torch.cat(
             [keep.get(n, torch.ones_like(w)).flatten() != 0 for n, w in weights.items()]
         )
-        some = next(iter(weights.values()))
-        super().__init__(there, prune_ratio, epochs, seed, some.dtype)
-        gone = there.numel() - int(there.count_nonzero())
-        if int(prune_ratio * there.numel()) < gone:
-            raise ValueError(
-                f"`keep` has dropped {gone} of {there.numel()} weights already, and a "
-                f"ratio of {prune_ratio:g} removes fewer. Remove more, or start from "
-                "the unpruned weights without `keep`."
-            )
+        [dtype, *_] = [weight.dtype for weight in weights.values()]
+        super().__init__(there, prune_ratio, epochs, seed, dtype)
         self._earlier = {n: m for n, m in keep.items() if n not in weights}
         self._frozen: dict[str, Tensor] = {}
         for name, weight in weights.items():
@@ -267,13 +247,3 @@ class InitWeights(_AtInit):
         parts = flat.split([weight.numel() for weight in self._frozen.values()])
         pairs = zip(self._frozen.items(), parts, strict=True)
         return {name: part.view_as(weight) for (name, weight), part in pairs}
-
-
-def check_layers(masks: Mapping[str, Tensor], ratio: float) -> None:
-    """Raise a ValueError if masks leave nothing of a parameter."""
-    for name, mask in masks.items():
-        if not mask.any():
-            raise ValueError(
-                f"a weight ratio of {ratio:g} leaves nothing of {name!r}, all of its "
-                f"{mask.numel()} weights go. Remove fewer."
-            )

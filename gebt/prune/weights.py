@@ -157,6 +157,16 @@ def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
             )
 
 
+def check_layers(masks: Mapping[str, Tensor], ratio: float) -> None:
+    """Raise a ValueError if masks leave nothing of a parameter."""
+    for name, mask in masks.items():
+        if not mask.any():
+            raise ValueError(
+                f"a weight ratio of {ratio:g} leaves nothing of {name!r}, all of its "
+                f"{mask.numel()} weights go. Remove fewer."
+            )
+
+
 def check_not_compiled(model: nn.Module) -> None:
     """Raise a ValueError if the model, or a part of it, is compiled by torch.
 

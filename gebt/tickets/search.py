@@ -284,6 +284,11 @@ def _groups(
             f"`weight_ratio` is {weight_ratio}, but with `update_weights=False` the "
             "weights' mask never changes. Set `weight_ratio=0`."
         )
+    if search.method == "init" and graph.share is not None:
+        raise ValueError(
+            'a search with `method="init"` needs the whole graph, and this is one '
+            "rank's share. Search in one process."
+        )
     links: Group
     at_init: Any = {"epochs": epochs, "seed": seed}
     if search.criterion != "learned":

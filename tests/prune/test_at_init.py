@@ -21,13 +21,12 @@ from gebt.models import GCN
 from gebt.prune.at_init import (
     InitLinks,
     InitWeights,
-    check_layers,
-    removed_after,
     rounded,
     rounds_of,
     signed_constants,
 )
-from gebt.prune.weights import ModelPruner, prunable_weights
+from gebt.prune.masks import removed_after
+from gebt.prune.weights import ModelPruner, check_layers, prunable_weights
 
 LOSS = torch.zeros(())
 
