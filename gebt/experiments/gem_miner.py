@@ -78,8 +78,9 @@ def _page(graph: str, tables: Tables) -> Items:
         )
         lines = [_line(name, mine[name]) for name in _DRAWN if mine[name]]
         title = f"{percent(links)} of the links removed"
-        panels.append(Panel(title, lines, levels_of({"dense": dense})))
-    if panels and any(panel.lines for panel in panels):
+        if lines:
+            panels.append(Panel(title, lines, levels_of({"dense": dense})))
+    if panels:
         yield Figure(
             f"gem-miner-{graph}",
             f"{graph}: test score against the weights kept, mean",
