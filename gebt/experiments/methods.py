@@ -28,7 +28,7 @@ from gebt.models.recipe import Recipe
 from gebt.prune.criteria import Context, score_links
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.links import links_by, random_links, top_links
-from gebt.prune.masks import keep_top
+from gebt.prune.masks import keep_top, removed_after
 from gebt.prune.penalties import ADMM
 from gebt.prune.weights import ModelPruner, prunable_weights
 from gebt.tickets.search import FROZEN_THRESHOLD, find_ticket
@@ -221,7 +221,7 @@ def imp(setting: Setting) -> Iterator[Outcome]:
     rounds = _rounds(setting)
     for done in range(1, rounds + 1):
         setting.train(model, setting.graph, masks)
-        ratio = _after(setting.weight_ratio, done, rounds)
+        ratio = removed_after(setting.weight_ratio, done, rounds)
         masks = ModelPruner(model, ratio, scope=setting.recipe.scope).masks()
         model.load_state_dict(first)
     val = setting.train(model, setting.graph, masks)
@@ -249,8 +249,8 @@ def ugs(setting: Setting) -> Iterator[Outcome]:
         ticket = whole.search(
             model,
             graph=graph,
-            graph_ratio=_after(setting.graph_ratio, done, rounds),
-            weight_ratio=_after(setting.weight_ratio, done, rounds),
+            graph_ratio=removed_after(setting.graph_ratio, done, rounds),
+            weight_ratio=removed_after(setting.weight_ratio, done, rounds),
             keep=masks,
         )
         graph = setting.graph.keep_links(ticket.link_mask)
@@ -309,11 +309,6 @@ def _random_masks(
 
 def _rounds(setting: Setting) -> int:
     return max(1, round(math.log(1 - setting.weight_ratio) / math.log(1 - _ROUND)))
-
-
-def _after(ratio: float, done: int, rounds: int) -> float:
-    """Share removed after some of the rounds, each removing as much of what remains."""
-    return ratio if done == rounds else 1 - (1 - ratio) ** (done / rounds)
 
 
 METHODS: dict[str, Method] = {

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gebt._registry import MODELS
+from gebt.experiments.at_init import AT_INIT
 from gebt.experiments.methods import Method, Outcome, Setting
 from gebt.experiments.unseen import without_test_nodes
 from gebt.graph import Graph, Split
@@ -307,5 +308,6 @@ STUDIES: Mapping[str, Method] = {
     "student": student,
     "drawn": drawn,
     "inductive": inductive,
+    **AT_INIT,
 }
 """Every such method, by name."""

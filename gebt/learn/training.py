@@ -210,6 +210,7 @@ def evaluate(
     part: Part = "test",
     *,
     adjacency: SparseMatrix | None = None,
+    weights: Mapping[str, Tensor] | None = None,
     task: Task | None = None,
 ) -> float:
     """The task's score of a model on one part of the split.
@@ -219,6 +220,7 @@ def evaluate(
         graph: with that part in its split.
         part: ``"train"``, ``"val"`` or ``"test"``.
         adjacency: to use instead of the graph's own.
+        weights: to use instead of the model's own parameters, by name.
         task: what is scored; by default one class per node.
 
     Returns:
@@ -228,18 +230,17 @@ def evaluate(
     check_choice("part", part, Part)
     check_graph(graph)
     take_dtype(model, graph.x.dtype)
-    return _score(model, graph, part, adjacency or graph.adjacency, task)
-
-
-def _score(
-    model: nn.Module, graph: Graph, part: Part, adjacency: SparseMatrix, task: Task
-) -> float:
-    output = _output(model, graph, part, adjacency, task)
+    output = _output(model, graph, part, adjacency or graph.adjacency, task, weights)
     return math.nan if output is None else task.score(output, graph, part)
 
 
 def _output(
-    model: nn.Module, graph: Graph, part: Part, adjacency: SparseMatrix, task: Task
+    model: nn.Module,
+    graph: Graph,
+    part: Part,
+    adjacency: SparseMatrix,
+    task: Task,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Tensor | None:
     """A model's output for a part, in evaluation mode; None where that is empty."""
     rows = task.rows(graph, part)
@@ -247,7 +248,7 @@ def _output(
         return None
     model.eval()
     with torch.no_grad():
-        return run(model, graph.x, adjacency, rows)
+        return run(model, graph.x, adjacency, rows, weights)
 
 
 def checked_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
