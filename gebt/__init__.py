@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gebt.learn.tasks import LinkPrediction, MultiLabel, NodeClassification
     from gebt.learn.training import evaluate, train
     from gebt.options import Fit
+    from gebt.prune.channels import ChannelPruner, drop_channels
     from gebt.prune.criteria import criterion
     from gebt.prune.detector import MaskDistanceDetector, Reading
     from gebt.prune.links import GraphSparsifier, random_links
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "ADMM": "prune.penalties",
     "Candidate": "tickets.choose",
+    "ChannelPruner": "prune.channels",
     "Choice": "tickets.choose",
     "Cost": "deploy.cost",
     "Distilled": "learn.distilled",
@@ -53,6 +55,7 @@ _ROOMS = {
     "Ticket": "tickets.ticket",
     "compact": "deploy.compaction",
     "criterion": "prune.criteria",
+    "drop_channels": "prune.channels",
     "datasets": "",
     "evaluate": "learn.training",
     "find_cheapest": "tickets.choose",

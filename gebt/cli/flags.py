@@ -32,7 +32,16 @@ from gebt._registry import (
     parse_table,
     use_plugin,
 )
-from gebt.options import RECIPES, Fit, Objective, chosen, option
+from gebt.options import (
+    EB_TRAIN,
+    RECIPES,
+    Fit,
+    Objective,
+    Precision,
+    Unit,
+    chosen,
+    option,
+)
 
 
 def _told(options: Any) -> list[Field[Any]]:
@@ -75,8 +84,22 @@ class Drawn:
     )
     window: int | None = option(
         None,
-        "Comparisons that must all be below the threshold. [dim]default: 3[/]",
+        "Comparisons that must all be below the threshold. [dim]default: 3; 5 for "
+        "channels[/]",
         "N",
+    )
+    unit: str | None = option(
+        None,
+        "What is removed of the weights: element, row, column; or channel, whole "
+        "hidden units, which --weight-ratio is then the share of (0.5 if it is not "
+        "given). [dim]default: element[/]",
+        "NAME",
+    )
+    precision: str | None = option(
+        None,
+        "What the search computes in: full, bf16 or bfp8, 8 bits with an exponent for "
+        "each row. [dim]default: full[/]",
+        "NAME",
     )
 
     parts: int | None = option(
@@ -90,6 +113,8 @@ class Drawn:
         if self.criterion is not None:
             object.__setattr__(self, "criterion", CRITERIA.check(self.criterion))
         all_of_it = self.options()
+        check_choice("unit", all_of_it["unit"], Unit)
+        check_choice("precision", all_of_it["precision"], Precision)
         check_ratio("graph_ratio", all_of_it["graph_ratio"])
         check_ratio("weight_ratio", all_of_it["weight_ratio"])
         if not (all_of_it["graph_ratio"] or all_of_it["weight_ratio"]):
@@ -106,11 +131,14 @@ class Drawn:
 
     def options(self) -> dict[str, Any]:
         """What was given, and the defaults of the rest."""
-        return {**_DRAWN, **self.given()}
+        channels = _CHANNELS if self.unit == "channel" else {}
+        return {**_DRAWN, **channels, **self.given()}
 
 
 _DRAWN = {"graph_ratio": 0.2, "weight_ratio": 0.9, "criterion": "learned"}
 _DRAWN |= {"threshold": 0.1, "window": 3, "parts": 1}
+_DRAWN |= {"unit": "element", "precision": "full"}
+_CHANNELS = {"weight_ratio": 0.5, "window": EB_TRAIN["window"]}
 
 
 def check_new_model(criterion: str | None) -> None:

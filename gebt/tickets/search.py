@@ -15,10 +15,12 @@ from gebt._registry import CRITERIA
 from gebt.graph import Graph
 from gebt.graph.parts import Parts
 from gebt.learn.loop import Learner, begin, check_finite, whole
+from gebt.learn.precision import lowered
 from gebt.learn.tasks import NodeClassification, Task, describe_task
 from gebt.learn.training import Epoch, copy_state, evaluate
 from gebt.models import describe_model
-from gebt.options import Fit, Scope, Unit, chosen
+from gebt.options import EB_TRAIN, Fit, Precision, Scope, Unit, chosen
+from gebt.prune.channels import PULL, ChannelPruner
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.groups import Group, Hook
 from gebt.prune.links import GraphSparsifier, RankedLinks, links_by
@@ -52,11 +54,14 @@ class Search:
         mask_weights: multiply the weights by their masks each epoch, as the paper's
             code does.
         scope: how weights are ranked, see `ModelPruner`.
-        unit: what is pruned of a weight, see `ModelPruner`.
+        unit: what is pruned of a weight, see `ModelPruner`; or ``"channel"``, whole
+            hidden units, see `ChannelPruner`: ``weight_ratio`` is the share of those.
+        precision: of the weights, activations and gradients, see
+            `gebt.learn.precision`.
         parts: of the graph, which each epoch goes through one by one; more than one
             where the whole does not fit, see `gebt.graph.parts`.
         detector: a new detector; its ``watch`` chooses the stop criterion among the
-            groups ``"graph"`` and ``"weights"``.
+            groups ``"graph"`` and ``"weights"``, or ``"channels"``.
         keep: boolean masks by parameter name of an earlier pruning; what they drop
             stays zero, counts towards the weights' ratio, and is dropped by the
             ticket's masks too; by default those that the graph carries. An earlier
@@ -76,6 +81,7 @@ class Search:
     mask_weights: bool = False
     scope: Scope = "global"
     unit: Unit = "element"
+    precision: Precision = "full"
     parts: int = 1
     detector: MaskDistanceDetector | None = None
     keep: Mapping[str, Tensor] | None = None
@@ -85,6 +91,7 @@ class Search:
         check_positive("graph_lr", self.graph_lr)
         check_choice("scope", self.scope, Scope)
         check_choice("unit", self.unit, Unit)
+        check_choice("precision", self.precision, Precision)
         CRITERIA.check(self.criterion)
         check_count("parts", self.parts)
         if self.penalty is not None and self.criterion != "learned":
@@ -97,8 +104,9 @@ class Search:
         """As numbers, names and objects of them; without masks and groups."""
         found = {each.name: getattr(self, each.name) for each in fields(self)}
         del found["keep"], found["groups"]
-        if self.parts == 1:  # files were written before there were parts
-            del found["parts"]
+        for name, usual in _LATER.items():
+            if found[name] == usual:
+                del found[name]
         described = {name: found[name].options() for name in _OBJECTS if found[name]}
         return found | described
 
@@ -113,6 +121,8 @@ class Search:
         return cls(**found)
 
 
+_LATER = {"parts": 1, "precision": "full"}
+"""Options that files lack where they are usual: they were not there always."""
 _OBJECTS: dict[str, Any] = {"detector": MaskDistanceDetector, "penalty": ADMM}
 
 
@@ -171,17 +181,18 @@ def find_ticket(
     first_weights = copy_state(model)
     epoch = 0
     if moves := search.update_weights or any(group.scores() for group in groups):
-        learner = Learner(
-            *(model, task, fit if search.update_weights else None),
-            seed=seed,
-            groups=groups,
-            hooks=[*hooks, drawing],
-            alternate=search.alternate,
-        )
         parts = Parts(graph, search.parts, seed) if search.parts > 1 else None
-        for _ in learner.epochs(parts or whole(graph), until=fit.epochs):
-            if on_epoch:
-                on_epoch(drawing.found(learner, graph, fit.epochs))
+        with lowered(model, search.precision, seed) as rounding:
+            learner = Learner(
+                *(model, task, fit if search.update_weights else None),
+                seed=seed,
+                groups=groups,
+                hooks=[*rounding, *hooks, drawing],
+                alternate=search.alternate,
+            )
+            for _ in learner.epochs(parts or whole(graph), until=fit.epochs):
+                if on_epoch:
+                    on_epoch(drawing.found(learner, graph, fit.epochs))
         epoch = learner.epoch
         if parts:
             _warn_unseen(parts)
@@ -261,6 +272,9 @@ def _groups(
         links = links_by(search.criterion, graph, model, graph_ratio, seed, task)
     if weight_ratio == 0:
         return [links]
+    if search.unit == "channel":
+        pull = PULL / graph.world.size  # each rank adds its own
+        return [links, ChannelPruner(model, weight_ratio, pull=pull)]
     how = {"scope": search.scope, "unit": search.unit, "keep": masks}
     return [links, ModelPruner(model, weight_ratio, **how)]
 
@@ -270,7 +284,8 @@ class _Drawing(Hook):
 
     def __init__(self, model: nn.Module, groups: Sequence[Group], search: Search):
         self.detector = search.detector or MaskDistanceDetector(
-            threshold=0.1 if search.update_weights else FROZEN_THRESHOLD
+            threshold=0.1 if search.update_weights else FROZEN_THRESHOLD,
+            **(EB_TRAIN if search.unit == "channel" else {}),
         )
         self.masks: dict[str, Mapping[str, Tensor]] = {}
         self.distances: list[dict[str, float]] = []
@@ -324,7 +339,8 @@ class _Drawing(Hook):
         """As the groups and the detector have them."""
         ratios = {group.name: group.prune_ratio for group in self._groups}
         search = replace(self._search, detector=self.detector)
-        both = ratios.get("graph", 0.0), ratios.get("weights", 0.0)
+        weights = ratios.get("weights", ratios.get("channels", 0.0))
+        both = ratios.get("graph", 0.0), weights
         return describe_search(task, *both, fit, search)
 
     def found(self, learner: Learner, graph: Graph, until: int) -> Epoch:
