@@ -209,7 +209,8 @@ EXPERIMENTS: Registry[Any] = Registry(
         name: f"gebt.experiments.{name}"
         for name in ("fig1", "fig2", "fig4", "fig6", "table2")
         + ("frontier", "draws", "inductive", "units")
-    },
+    }
+    | _at("experiments.eb_train", "eb-train"),
 )
 
 

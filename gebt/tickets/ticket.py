@@ -219,10 +219,7 @@ class Ticket:
         masks = dict(self.weight_masks)
         if self.channel_masks:
             for name, mask in masks_without(model, self.channel_masks).items():
-                earlier = masks.get(name)
-                masks[name] = (
-                    mask if earlier is None else mask & earlier.to(mask.device)
-                )
+                masks[name] = mask & masks.get(name, mask).to(mask.device)
         return masks
 
     def slim(self, model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
