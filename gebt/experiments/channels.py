@@ -1,6 +1,7 @@
 """EB-Train's method as the experiments run it: tickets of whole channels."""
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from gebt.experiments.methods import Outcome, Setting
 from gebt.graph import Graph, Split
 from gebt.learn.loop import Learner
-from gebt.learn.training import keep_best
+from gebt.learn.tasks import Part
+from gebt.learn.training import evaluate, keep_best
 from gebt.models.recipe import Recipe
 from gebt.options import EB_TRAIN, Fit
 from gebt.prune.channels import ChannelPruner, drop_channels
@@ -84,9 +86,10 @@ def eb_train(setting: Setting) -> Iterator[Outcome]:
 
     As many random channels of each layer with the same weights and links; and the
     ticket of a search in 8 bits. Beside the first, how far the masks of searches in few
-    bits, and of one by another dropout, equal its own.
+    bits, and of one by another dropout, equal its own, with their unpruned models'
+    scores; in the place of the dense model's, its own.
     """
-    ticket, seconds = _searched(setting, "full")
+    ticket, seconds, scores = _searched(setting, "full")
     shuffled = _shuffled(ticket.channel_masks, setting.seed)
     random = replace(ticket, masks={**ticket.masks, "channels": shuffled})
     others = {name: _searched(setting, name) for name in PRECISIONS}
@@ -96,16 +99,17 @@ def eb_train(setting: Setting) -> Iterator[Outcome]:
         {
             "links": name,
             "share": setting.graph_ratio,
-            "val": None,
-            "test": None,
-            "dense": float("nan"),
+            **of_model,
+            "dense": scores["test"],
             "cpu_seconds": round(spent, 4),
             "equal_links": _equal(ticket, other, "graph"),
             "equal_channels": _equal(ticket, other, "channels"),
         }
-        for name, (other, spent) in others.items()
+        for name, (other, spent, of_model) in others.items()
     ]
-    found = {TICKET: (ticket, seconds), RANDOM: (random, seconds), LOW: others["bfp8"]}
+    low, low_seconds, _ = others["bfp8"]
+    found = {TICKET: (ticket, seconds), RANDOM: (random, seconds)}
+    found[LOW] = low, low_seconds
     for name, (each, spent) in found.items():
         start = time.process_time()
         model = setting.model()
@@ -178,13 +182,19 @@ def _shuffled(masks: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
 
 def _searched(
     setting: Setting, precision: str, by: Setting | None = None
-) -> tuple[Ticket, float]:
-    """A ticket of a new model's channels, and its CPU seconds."""
+) -> tuple[Ticket, float, dict[str, float]]:
+    """A ticket of a new model's channels, its CPU seconds, its model's own scores."""
     start = time.process_time()
     options: Mapping[str, Any] = {"unit": "channel", "precision": precision}
     rule = MaskDistanceDetector(0.1, **EB_TRAIN)
-    ticket = (by or setting).search(setting.model(), detector=rule, **options)
-    return ticket, time.process_time() - start
+    model = setting.model()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "not every hidden layer")
+        ticket = (by or setting).search(model, detector=rule, **options)
+    spent = time.process_time() - start
+    parts: tuple[Part, ...] = ("val", "test")
+    scored = partial(evaluate, model, setting.graph, task=setting.task)
+    return ticket, spent, {part: round(scored(part), 3) for part in parts}
 
 
 def _equal(a: Ticket, b: Ticket, group: str) -> float:

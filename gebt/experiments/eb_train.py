@@ -69,7 +69,9 @@ def _page(graph: str, tables: Tables) -> Items:
             "model": model,
             "links / units removed": shares(*ratios),
             "search": name,
-            "links equal, %": _percent(found, "equal_links"),
+            "links equal, %": _percent(found, "equal_links")
+            if float(ratios[0])
+            else "-",
             "channels equal, %": _percent(found, "equal_channels"),
         }
         for model, *ratios, name, found in _by_search(tables.get("links", []))
