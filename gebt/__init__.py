@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gebt.datasets import load
     from gebt.deploy.compaction import compact
     from gebt.deploy.cost import Cost, measure_cost
+    from gebt.deploy.energy import measure_energy
     from gebt.deploy.storage import load_compact, save_compact
     from gebt.graph import Graph, LinkSplit, Split
     from gebt.learn.distilled import Distilled
@@ -65,6 +66,7 @@ _ROOMS = {
     "load": "datasets",
     "load_compact": "deploy.storage",
     "measure_cost": "deploy.cost",
+    "measure_energy": "deploy.energy",
     "models": "",
     "random_links": "prune.links",
     "save_compact": "deploy.storage",

@@ -239,7 +239,7 @@ class Ticket:
             ValueError: if the ticket has no masks of channels, or weights' as well.
         """
         if not self.channel_masks or self.weight_masks:
-            has = "weights' masks, too" if self.weight_masks else "none"
+            has = "weights' masks, too" if self.channel_masks else "none"
             raise ValueError(
                 "a ticket is slimmed by its masks of channels alone, and this one has "
                 f"{has}. Train it as `open` leaves it, masked."
