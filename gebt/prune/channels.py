@@ -157,10 +157,12 @@ def drop_channels(model: nn.Module, keep: Mapping[str, Tensor]) -> nn.Module:
     for name, mask in keep.items():
         if not mask.any():
             raise ValueError(f"`keep` leaves the layer {name} no channel. Remove less.")
+    device = next(model.parameters()).device
+    stay = {name: mask.to(device) for name, mask in keep.items()}
     if can_slim(model):
         slim: Any = model
-        return slim.slim([*keep.values()])
-    return drop_chains(model, keep)
+        return slim.slim([stay[name] for name in sizes])
+    return drop_chains(model, stay)
 
 
 @torch.no_grad()
