@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from gebt.deploy.compaction import compact
     from gebt.deploy.cost import Cost, measure_cost
     from gebt.deploy.energy import measure_energy
+    from gebt.deploy.export import export, read_export
     from gebt.deploy.storage import load_compact, save_compact
     from gebt.graph import Graph, LinkSplit, Split
+    from gebt.learn.checkpoint import checkpoints
     from gebt.learn.distilled import Distilled
     from gebt.learn.student import train_student
     from gebt.learn.tasks import LinkPrediction, MultiLabel, NodeClassification
@@ -54,11 +56,13 @@ _ROOMS = {
     "SparseMatrix": "sparse",
     "Split": "graph",
     "Ticket": "tickets.ticket",
+    "checkpoints": "learn.checkpoint",
     "compact": "deploy.compaction",
     "criterion": "prune.criteria",
     "drop_channels": "prune.channels",
     "datasets": "",
     "evaluate": "learn.training",
+    "export": "deploy.export",
     "find_cheapest": "tickets.choose",
     "find_ticket": "tickets.search",
     "keep_top": "prune.masks",
@@ -69,6 +73,7 @@ _ROOMS = {
     "measure_energy": "deploy.energy",
     "models": "",
     "random_links": "prune.links",
+    "read_export": "deploy.export",
     "save_compact": "deploy.storage",
     "slim": "prune.units",
     "train": "learn.training",
