@@ -43,7 +43,7 @@ def _page(graph: str, tables: Tables) -> Items:
                 {
                     "model": model,
                     "": _called(method, links),
-                    "links / units removed": shares(*ratios),
+                    "links / units removed": "-" if found == dense else shares(*ratios),
                     "drawn": drawn(found),
                     "test, %": mean_of(found),
                     "- dense": "-"
