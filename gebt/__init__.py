@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gebt.datasets import load
     from gebt.deploy.compaction import compact
     from gebt.deploy.cost import Cost, measure_cost
+    from gebt.deploy.energy import measure_energy
     from gebt.deploy.export import export, read_export
     from gebt.deploy.storage import load_compact, save_compact
     from gebt.graph import Graph, LinkSplit, Split
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from gebt.learn.tasks import LinkPrediction, MultiLabel, NodeClassification
     from gebt.learn.training import evaluate, train
     from gebt.options import Fit
+    from gebt.prune.channels import ChannelPruner, drop_channels
     from gebt.prune.criteria import criterion
     from gebt.prune.detector import MaskDistanceDetector, Reading
     from gebt.prune.links import GraphSparsifier, random_links
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "ADMM": "prune.penalties",
     "Candidate": "tickets.choose",
+    "ChannelPruner": "prune.channels",
     "Choice": "tickets.choose",
     "Cost": "deploy.cost",
     "Distilled": "learn.distilled",
@@ -56,6 +59,7 @@ _ROOMS = {
     "checkpoints": "learn.checkpoint",
     "compact": "deploy.compaction",
     "criterion": "prune.criteria",
+    "drop_channels": "prune.channels",
     "datasets": "",
     "evaluate": "learn.training",
     "export": "deploy.export",
@@ -66,6 +70,7 @@ _ROOMS = {
     "load": "datasets",
     "load_compact": "deploy.storage",
     "measure_cost": "deploy.cost",
+    "measure_energy": "deploy.energy",
     "models": "",
     "random_links": "prune.links",
     "read_export": "deploy.export",

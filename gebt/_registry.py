@@ -210,6 +210,7 @@ EXPERIMENTS: Registry[Any] = Registry(
         for name in ("fig1", "fig2", "fig4", "fig6", "table2")
         + ("frontier", "draws", "inductive", "units", "sweep")
     }
+    | _at("experiments.eb_train", "eb-train")
     | _at("experiments.gem_miner", "gem-miner"),
 )
 

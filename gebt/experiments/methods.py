@@ -26,7 +26,7 @@ from gebt.learn.tasks import Task
 from gebt.learn.training import copy_state, new_model, train
 from gebt.models.recipe import Recipe
 from gebt.prune.criteria import Context, score_links
-from gebt.prune.detector import MaskDistanceDetector
+from gebt.prune.detector import MaskDistanceDetector, Reading
 from gebt.prune.links import links_by, random_links, top_links
 from gebt.prune.masks import keep_top, removed_after
 from gebt.prune.penalties import ADMM
@@ -112,6 +112,7 @@ class Outcome:
         frozen_epochs: epochs on the full graph with frozen weights.
         rounds: graphs on the way to the pruned one, with the epochs on each.
         beside: what else was found with the model, rows of the table ``links``.
+        drawn: where there is no ticket, the detector's reading that it was drawn by.
     """
 
     links: str
@@ -125,6 +126,7 @@ class Outcome:
     frozen_epochs: int = 0
     rounds: Sequence[tuple[Graph, int]] = ()
     beside: Sequence[Mapping[str, Any]] = ()
+    drawn: Reading | None = None
 
 
 Method = Callable[[Setting], Iterator[Outcome]]

@@ -12,12 +12,14 @@ import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gebt._provenance import cores, provenance
@@ -465,20 +467,22 @@ def _method(name: str) -> Method:
 
 def _row(job: Job, setting: Setting, outcome: Outcome) -> Row:
     model, graph, ticket = outcome.model, outcome.graph, outcome.ticket
+    drawn = ticket or outcome.drawn
     test = evaluate(model, graph, "test", task=setting.task)
     fast, small = compact(model, graph)
     dense_ms, ms = latencies([(setting.model(), setting.graph), (fast, small)])
     kept = sum(int(w.count_nonzero()) for w in prunable_weights(model).values())
-    spent = [(setting.graph, outcome.full_epochs), (graph, outcome.epochs)]
-    spent += outcome.rounds
+    spent = [(setting.graph, outcome.full_epochs), *outcome.rounds]
     macs = sum(epochs * _epoch_macs(setting, at) for at, epochs in spent if epochs)
+    if outcome.epochs:
+        macs += outcome.epochs * _epoch_macs(setting, graph, model=deepcopy(model))
     if outcome.frozen_epochs:
         macs += outcome.frozen_epochs * _epoch_macs(setting, setting.graph, frozen=True)
     return {
         **asdict(job),
         "links": outcome.links,
-        "epoch": ticket.epoch if ticket else None,
-        "settled": ticket.settled if ticket else None,
+        "epoch": drawn.epoch if drawn else None,
+        "settled": drawn.settled if drawn else None,
         "untouched": round(ticket.share_untouched, 4) if ticket else None,
         "val": round(outcome.val, 3),
         "test": round(test, 3),
@@ -493,9 +497,15 @@ def _row(job: Job, setting: Setting, outcome: Outcome) -> Row:
     }
 
 
-def _epoch_macs(setting: Setting, graph: Graph, *, frozen: bool = False) -> int:
+def _epoch_macs(
+    setting: Setting,
+    graph: Graph,
+    *,
+    model: nn.Module | None = None,
+    frozen: bool = False,
+) -> int:
     """MACs of one training epoch with its validation; of a search if ``frozen``."""
-    model = setting.model()
+    model = model or setting.model()
     with FlopCounterMode(display=False) as counter:
         if frozen:
             one = replace(setting, draw=1, weight_ratio=0.0)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gebt._registry import MODELS
 from gebt.experiments.at_init import AT_INIT
+from gebt.experiments.channels import CNN, eb_train, eb_train_images
 from gebt.experiments.methods import Method, Outcome, Setting
 from gebt.experiments.unseen import without_test_nodes
 from gebt.graph import Graph, Split
@@ -46,13 +47,14 @@ _EPOCHS = 200  # of a dense model at least, so that it has learned all it can
 OWN_PATH, DEEP = "gcn-own", "gcn-res6"
 _SIX: Any = {"layers": 6, "residual": True, "norm": "batch"}
 VARIANTS: Mapping[str, Recipe] = {
+    CNN.model: CNN,
     OWN_PATH: replace(MODELS["gcn"], build=partial(GCN, residual=True)),
     DEEP: replace(MODELS["gcn-res"], build=partial(GCN, **_SIX)).changed(
         weight_decay=0.0, epochs=300, patience=60
     ),
 }
 """Recipes that experiments alone know: GCN with a path of each node's own features, and
-of six layers with batch norm, too."""
+of six layers with batch norm, too; a CNN for images of digits."""
 
 
 class Answers(nn.Module):
@@ -309,5 +311,7 @@ STUDIES: Mapping[str, Method] = {
     "drawn": drawn,
     "inductive": inductive,
     **AT_INIT,
+    "eb-train": eb_train,
+    "eb-train-images": eb_train_images,
 }
 """Every such method, by name."""

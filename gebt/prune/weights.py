@@ -68,6 +68,10 @@ class ModelPruner(Group):
         check_ratio("prune_ratio", prune_ratio)
         check_choice("scope", scope, Scope)
         check_choice("unit", unit, Unit)
+        if unit == "channel":
+            raise ValueError(
+                "a `ModelPruner` masks weights; whole channels are a `ChannelPruner`'s."
+            )
         self._weights = prunable_weights(model)
         self.prune_ratio = prune_ratio
         self.scope = scope

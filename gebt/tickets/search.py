@@ -17,11 +17,13 @@ from gebt.graph import Graph
 from gebt.graph.parts import Parts
 from gebt.learn.checkpoint import diverged
 from gebt.learn.loop import Learner, begin, check_finite, whole
+from gebt.learn.precision import lowered
 from gebt.learn.tasks import NodeClassification, Task, describe_task
 from gebt.learn.training import Epoch, copy_state, evaluate
 from gebt.models import describe_model
-from gebt.options import Fit, Scope, Unit, chosen
+from gebt.options import EB_TRAIN, Fit, Precision, Scope, Unit, chosen
 from gebt.prune.at_init import EVERY, InitLinks, InitWeights, rounds_of
+from gebt.prune.channels import PULL, ChannelPruner
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.groups import Group, Hook
 from gebt.prune.links import GraphSparsifier, RankedLinks, links_by
@@ -59,11 +61,14 @@ class Search:
         mask_weights: multiply the weights by their masks each epoch, as the paper's
             code does.
         scope: how weights are ranked, see `ModelPruner`.
-        unit: what is pruned of a weight, see `ModelPruner`.
+        unit: what is pruned of a weight, see `ModelPruner`; or ``"channel"``, whole
+            hidden units, see `ChannelPruner`: ``weight_ratio`` is the share of those.
+        precision: of the weights, activations and gradients, see
+            `gebt.learn.precision`.
         parts: of the graph, which each epoch goes through one by one; more than one
             where the whole does not fit, see `gebt.graph.parts`.
         detector: a new detector; its ``watch`` chooses the stop criterion among the
-            groups ``"graph"`` and ``"weights"``.
+            groups ``"graph"`` and ``"weights"``, or ``"channels"``.
         keep: boolean masks by parameter name of an earlier pruning; what they drop
             stays zero, counts towards the weights' ratio, and is dropped by the
             ticket's masks too; by default those that the graph carries. An earlier
@@ -84,6 +89,7 @@ class Search:
     mask_weights: bool = False
     scope: Scope = "global"
     unit: Unit = "element"
+    precision: Precision = "full"
     parts: int = 1
     detector: MaskDistanceDetector | None = None
     keep: Mapping[str, Tensor] | None = None
@@ -94,6 +100,7 @@ class Search:
         check_positive("graph_lr", self.graph_lr)
         check_choice("scope", self.scope, Scope)
         check_choice("unit", self.unit, Unit)
+        check_choice("precision", self.precision, Precision)
         CRITERIA.check(self.criterion)
         check_count("parts", self.parts)
         if self.penalty is not None and self.criterion != "learned":
@@ -132,10 +139,10 @@ class Search:
 
 _OF_TRAINING = (
     *("graph_lr", "penalty", "update_weights", "alternate"),
-    *("mask_weights", "scope", "unit"),
+    *("mask_weights", "scope", "unit", "precision"),
 )
 """Options that a search at initialisation does not have."""
-_LATER = {"parts": 1, "method": "early"}
+_LATER = {"parts": 1, "method": "early", "precision": "full"}
 """Options that files lack where they are usual: they were not there always."""
 _OBJECTS: dict[str, Any] = {"detector": MaskDistanceDetector, "penalty": ADMM}
 
@@ -201,18 +208,20 @@ def find_ticket(
     trains = search.update_weights and search.method == "early"
     if moves := trains or any(group.scores() for group in groups):
         parts = _Seen(graph, search.parts, seed) if search.parts > 1 else None
-        learner = Learner(
-            *(model, task, fit if trains else None),
-            seed=seed,
-            groups=groups,
-            hooks=[*hooks, parts] if parts else hooks,
-            alternate=search.alternate,
-        )
-        learner.add(drawing)
-        if on_epoch:
-            drawing.tell(learner, graph, on_epoch)
-        for _ in learner.epochs(parts.parts if parts else whole(graph), fit.epochs):
-            pass
+        with lowered(model, search.precision, seed) as rounding:
+            hooks += rounding
+            learner = Learner(
+                *(model, task, fit if trains else None),
+                seed=seed,
+                groups=groups,
+                hooks=[*hooks, parts] if parts else hooks,
+                alternate=search.alternate,
+            )
+            learner.add(drawing)
+            if on_epoch:
+                drawing.tell(learner, graph, on_epoch)
+            for _ in learner.epochs(parts.parts if parts else whole(graph), fit.epochs):
+                pass
         epoch = learner.epoch
         if parts:
             parts.check()
@@ -304,6 +313,9 @@ def _groups(
         return [links]
     if search.method == "init":
         return [links, InitWeights(model, weight_ratio, keep=masks, **at_init)]
+    if search.unit == "channel":
+        pull = PULL / graph.world.size  # each rank adds its own
+        return [links, ChannelPruner(model, weight_ratio, pull=pull)]
     how = {"scope": search.scope, "unit": search.unit, "keep": masks}
     return [links, ModelPruner(model, weight_ratio, **how)]
 
@@ -319,7 +331,8 @@ def _detector_of(search: Search, epochs: int) -> MaskDistanceDetector:
         last = EVERY * rounds_of(epochs)
         return MaskDistanceDetector(window=1, warmup=last)
     return MaskDistanceDetector(
-        threshold=0.1 if search.update_weights else FROZEN_THRESHOLD
+        threshold=0.1 if search.update_weights else FROZEN_THRESHOLD,
+        **(EB_TRAIN if search.unit == "channel" else {}),
     )
 
 
@@ -426,7 +439,8 @@ class _Drawing(Hook):
         """As the groups and the detector have them."""
         ratios = {group.name: group.prune_ratio for group in self._groups}
         search = replace(self._search, detector=self.detector)
-        both = ratios.get("graph", 0.0), ratios.get("weights", 0.0)
+        weights = ratios.get("weights", ratios.get("channels", 0.0))
+        both = ratios.get("graph", 0.0), weights
         return describe_search(task, *both, fit, search)
 
     def share_untouched(self) -> float:
