@@ -317,7 +317,8 @@ ExperimentName = Annotated[
     typer.Argument(
         help="fig1, fig2, fig4, fig6 or table2 of You et al. 2022, with baselines; "
         "frontier (what links cost a student), draws (when to draw), inductive (nodes "
-        "that training never saw) or units (whole hidden units).",
+        "that training never saw), units (whole hidden units) or ksm (one ticket, many "
+        "tasks).",
         callback=_checked(lambda _, name: EXPERIMENTS.check(name)),
     ),
 ]

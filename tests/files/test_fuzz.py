@@ -30,7 +30,7 @@ from gebt.cli.common import load_of
 from gebt.cli.flags import Device
 from gebt.experiments.report import page_of
 from gebt.experiments.run import Options, Recorder, retrain, run_seeds
-from gebt.files import _checksum, write_json
+from gebt.files import hash_of, write_json
 from gebt.models import GAT, GCN, GraphSAGE, ResGCN, build_model
 
 pytestmark = pytest.mark.slow
@@ -232,7 +232,7 @@ def mutated_tensors(content: bytes, draw: random.Random) -> bytes:
         other_tensors(tensors, draw)
     else:
         text = text_of(header, draw)
-    text = text.replace(header["sha256"], _checksum(tensors))
+    text = text.replace(header["sha256"], hash_of(tensors))
     return save(tensors, metadata={"gebt": text.encode(errors="ignore").decode()})
 
 
