@@ -79,12 +79,12 @@ register(
         "The classes are dealt to tasks, another deal for each seed. A GCN's ticket, "
         "20% of the links and 50% of the weights removed, is drawn and trained on the "
         "first task; each later task is learned over it. Soft masks: a factor for each "
-        "input of a weight and each of 8 groups of links; soft masks of outputs: for "
-        "each output of a weight. Binary masks (Piggyback): a bit for each weight. "
-        "Linear probe: the head alone. All of these train a head of the task's own and "
-        "leave the weights as they are. Fine-tuning trains all on, task after task, "
-        "each with its own head. Alone: a dense model of the task's own. Test score "
-        "at the best validation epoch; nothing is chosen on test.",
+        "input of a weight and each of 8 groups of links; no links: without these; of "
+        "outputs: for each output of a weight instead. Binary masks (Piggyback): a bit "
+        "for each weight. Linear probe: the head alone. All of these train a head of "
+        "the task's own and leave the weights as they are. Fine-tuning trains all on, "
+        "task after task, each with its own head. Alone: a dense model of the task's "
+        "own. Test score at the best validation epoch; nothing is chosen on test.",
         _jobs,
         _page,
     )

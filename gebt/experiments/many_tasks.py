@@ -13,7 +13,8 @@ from gebt.experiments.methods import Setting
 from gebt.graph import Graph, PrunedGraph
 from gebt.learn.classes import AmongClasses, split_classes
 from gebt.learn.training import copy_state, evaluate
-from gebt.tickets.adapt import adapt_ticket, head_of
+from gebt.models.heads import head_of
+from gebt.tickets.adapt import adapt_ticket
 from gebt.tickets.ticket import Ticket
 
 SOFT, NO_LINKS = "soft masks", "soft masks, no links"
@@ -109,10 +110,9 @@ def _tuned(
     small: PrunedGraph,
 ) -> Iterator[Row]:
     """By training on from the task before; the body is that of the last task."""
-    rows, heads = [], []
+    rows, heads, head = [], [], head_of(ticket.model)
     for place, task in enumerate(tasks, start=1):
         one = replace(setting, task=task)
-        head = head_of(ticket.model, one.task.num_outputs(small))
         seconds, val = 0.0, evaluate(model, small, "val", task=task)
         if place > 1:
             start = time.process_time()

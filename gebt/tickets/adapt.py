@@ -17,13 +17,13 @@ from gebt.learn.classes import AmongClasses
 from gebt.learn.tasks import NodeClassification, Task
 from gebt.learn.training import Epoch, train
 from gebt.models import build_model
+from gebt.models.heads import head_of, with_outputs
 from gebt.options import Fit, Unit, chosen
 from gebt.prune.soft import SoftMask, groups_by_degree
 from gebt.prune.weights import apply_masks, take_dtype
 from gebt.randomness import Draws
 from gebt.tickets.ticket import Ticket
 
-LINK_GROUPS = 8
 _LR = 0.1  # by the validation nodes of Cora's and CiteSeer's classes, of three rates
 _FORMAT = 1
 
@@ -61,6 +61,7 @@ class Adaptation:
         """Bytes of the tensors in its file: a bit for each binary factor."""
         return sum(t.numel() * t.element_size() for t in self._tensors().values())
 
+    @torch.no_grad()
     def open(self, ticket: Ticket, graph: Graph) -> tuple[nn.Module, Graph]:
         """The model of the task, and the ticket's graph, with the factors inside.
 
@@ -84,34 +85,31 @@ class Adaptation:
             )
         small = ticket.prune(graph)
         model = _body(ticket, self.num_outputs, small, self.own)
-        device, dtype = small.adjacency.device, small.adjacency.dtype
+        adjacency = small.adjacency
         parameters = dict(model.named_parameters())
-        with torch.no_grad():
-            for name, mask in self.masks.items():
-                parameters[name].mul_(mask.to(device))
+        for name, mask in self.masks.items():
+            if name not in parameters:
+                raise ValueError(f"a mask is for {name!r}, which the ticket lacks.")
+            parameters[name].mul_(mask.to(adjacency.device))
         if self.links.numel():
             group = groups_by_degree(small, self.links.numel())
-            links = self.links.to(device, dtype)
-            value = small.adjacency.times(links, group).value
-            adjacency = small.adjacency.with_value(value)
-            small = replace(small, adjacency=adjacency)
+            links = self.links.to(adjacency.device, adjacency.dtype)
+            value = adjacency.times(links, group).value
+            small = replace(small, adjacency=adjacency.with_value(value))
         return model.eval(), small
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file; all that is not a tensor is in its header."""
-        header = {
-            "kind": "adaptation",
-            "format": _FORMAT,
-            "shapes": {n: [*m.shape] for n, m in self.masks.items() if _is_binary(m)},
-            **{name: getattr(self, name) for name in _HEADER},
-        }
+        header = {"kind": "adaptation", "format": _FORMAT}
+        header |= {name: getattr(self, name) for name in _HEADER}
+        header["shapes"] = {name: [*mask.shape] for name, mask in self.masks.items()}
         write_tensors(Path(path), self._tensors(), header)
 
     def _tensors(self) -> dict[str, Tensor]:
         """What is in the file."""
         found = {f"own/{name}": tensor for name, tensor in self.own.items()}
         for name, mask in self.masks.items():
-            if _is_binary(mask):
+            if mask.dtype == torch.bool:
                 bits = np.packbits(mask.flatten().cpu().numpy())
                 found[f"bits/{name}"] = torch.from_numpy(bits)
             else:
@@ -129,14 +127,14 @@ class Adaptation:
         """
         tensors, header = read_tensors(Path(path), "adaptation")
         header.whole("format", _FORMAT, _FORMAT)
-        masks: dict[str, Tensor] = {
-            name: tensors.numbers(f"masks/{name}", (None, None))
-            for name in tensors.group("masks")
-        }
-        shapes = header.fields("shapes")
-        for name, bits in tensors.group("bits").items():
+        shapes, masks = header.fields("shapes"), {}
+        packed = tensors.group("bits")
+        for name in shapes:
             shape = shapes.wholes(name, 0)
-            count = math.prod(shape)
+            if name not in packed:
+                masks[name] = tensors.numbers(f"masks/{name}", shape)
+                continue
+            bits, count = packed[name], math.prod(shape)
             if bits.dtype != torch.uint8 or bits.shape != (-(-count // 8),):
                 tensors.fail(f"bits/{name}", f"be a bit for each of {count} factors")
             mask = np.unpackbits(bits.numpy(), count=count).astype(bool)
@@ -161,7 +159,7 @@ def adapt_ticket(
     *,
     unit: Unit | None = "row",
     binary: bool = False,
-    link_groups: int = LINK_GROUPS,
+    link_groups: int = 8,
     fit: Fit | None = None,
     seed: int = 0,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -202,13 +200,12 @@ def adapt_ticket(
     small = ticket.prune(graph)
     outputs = task.num_outputs(graph)
     model = _body(ticket, outputs, small, seed=seed)
-    head = head_of(ticket.model, outputs)
+    head = head_of(ticket.model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in head)
     group = groups_by_degree(small, link_groups) if link_groups else None
     soft = SoftMask(model, unit=unit, binary=binary, link_group=group)
-    how: Any = {"fit": fit, "seed": seed, "task": task, "on_epoch": on_epoch}
-    found = train(soft, small, **how)
+    found = train(soft, small, fit=fit, seed=seed, task=task, on_epoch=on_epoch)
     factors = {name: f.detach() for name, f in soft.factors().items()}
     links = factors.pop("links", torch.empty(0))
     if binary:
@@ -235,54 +232,18 @@ def _body(
     seed: int = 0,
 ) -> nn.Module:
     """The ticket's model with its pruned weights, and another head: given, or drawn."""
-    described = _described(ticket.model, outputs)
-    head = head_of(ticket.model, outputs)
-    model: nn.Module
+    described, head = with_outputs(ticket.model, outputs), head_of(ticket.model)
     if own is None:
         with Draws(seed).used():
-            model = build_model(described)
-        own = {n: t for n, t in model.state_dict().items() if n in head}
-    body = {n: t for n, t in ticket.weights.items() if n not in head}
-    state = {name: t.clone() for name, t in (body | dict(own)).items()}
+            fresh = build_model(described).state_dict()
+        own = {name: fresh[name] for name in head}
+    state = {n: t for n, t in ticket.weights.items() if n not in head} | dict(own)
+    state = {name: tensor.clone() for name, tensor in state.items()}
     model = build_model(described, state).to(graph.adjacency.device)
     take_dtype(model, graph.x.dtype)
     masks = {n: m for n, m in ticket.weight_masks.items() if n not in head}
     apply_masks(model, {n: m.to(graph.adjacency.device) for n, m in masks.items()})
     return model
-
-
-def head_of(described: Mapping[str, Any], outputs: int) -> set[str]:
-    """The parameters whose shape depends on the number of outputs.
-
-    Args:
-        described: the model, by `gebt.models.describe_model`.
-        outputs: how many it has.
-
-    Raises:
-        ValueError: if gebt cannot build such a model.
-    """
-    with torch.device("meta"):
-        one, other = (
-            build_model(_described(described, outputs + more)).state_dict()
-            for more in (0, 1)
-        )
-    return {name for name, tensor in one.items() if tensor.shape != other[name].shape}
-
-
-def _described(described: Mapping[str, Any], outputs: int) -> dict[str, Any]:
-    """The description of a model with so many outputs."""
-    arguments = described.get("arguments")
-    if arguments and "num_outputs" not in arguments:
-        raise ValueError(
-            f"a {described['class']} has no `num_outputs` to give each task a head of "
-            "its own. Let its constructor take it."
-        )
-    with_outputs = {**arguments, "num_outputs": outputs} if arguments else None
-    return {**described, "arguments": with_outputs}
-
-
-def _is_binary(mask: Tensor) -> bool:
-    return mask.dtype == torch.bool
 
 
 _HEADER = ("num_outputs", "ticket", "task", "classes", "val", "best_epoch")

@@ -121,6 +121,7 @@ def test_groups_are_about_equal_and_the_same_both_ways(graph, groups):
     assert 0 <= int(group.min()) <= int(group.max()) < groups
     for link in range(graph.num_links):
         assert group[graph.link == link].unique().numel() == 1
+    assert int(group.max()) == groups - 1  # so that a mask says how many there were
     counts = group.bincount(minlength=groups)
     assert counts.max() <= 3 * len(group) / groups
 

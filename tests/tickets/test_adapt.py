@@ -19,8 +19,8 @@ from gebt import (
     train,
 )
 from gebt.models import GAT, GCN, GIN, GraphSAGE, ResGCN
+from gebt.models.heads import head_of
 from gebt.models.recipe import CLASSES
-from gebt.tickets.adapt import head_of
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_every_model_has_a_head_of_its_own_for_each_task(graph, kind, options):
     arguments = {"num_features": 24, "hidden": 8, "num_outputs": 2, **options}
     model = kind(**arguments)
     ticket = ticket_of(graph, model)
-    head = head_of(ticket.model, 2)
+    head = head_of(ticket.model)
     assert head and head < {*model.state_dict()}
     task = AmongClasses([1, 2, 3])
     learned = adapt_ticket(ticket, graph, task, epochs=6)
@@ -271,6 +271,9 @@ def test_a_file_that_is_none_is_refused(graph, tmp_path):
     how = {"unit": "element", "binary": True, "epochs": 1}
     learned = adapt_ticket(ticket, graph, AmongClasses([2, 3]), **how)
     name = "layers.0.weight"
+    wrong = replace(learned, masks={"layers.9.weight": learned.masks[name]})
+    with pytest.raises(ValueError, match=r"for 'layers\.9\.weight', which the ticket"):
+        wrong.open(ticket, graph)
     wrong = replace(learned, masks={name: learned.masks[name].float() * torch.nan})
     wrong.save(tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="must be finite"):
