@@ -2,12 +2,14 @@
 
 import statistics
 from collections.abc import Sequence
+from functools import partial
 
 from gebt.experiments.many_tasks import ALONE, BITS, PROBE, TUNED, WAYS
-from gebt.experiments.rows import VERDICTS, Items
+from gebt.experiments.rows import VERDICTS, Items, point
 from gebt.experiments.runner import Experiment, Job, Tables, register
 from gebt.report.comparison import Row, against, mean_of, pick, scores, spread
-from gebt.report.page import tabulated
+from gebt.report.figures import scatter
+from gebt.report.page import Figure, tabulated
 
 GRAPH_RATIO, WEIGHT_RATIO = 0.2, 0.5
 
@@ -20,8 +22,8 @@ def _page(graph: str, tables: Tables) -> Items:
     rows = tables.get("tasks", [])
     later = {way: [r for r in pick(rows, way=way) if r["task"] != "1"] for way in WAYS}
     means = {way: _by_seed(found) for way, found in later.items() if found}
-    tasks = max((int(row["task"]) for row in rows), default=0)
-    table = []
+    tasks = sorted({int(row["task"]) for row in rows})
+    table, points = [], []
     for way, mine in means.items():
         row = {"way": way, "test": mean_of(mine)}
         row |= {
@@ -29,19 +31,26 @@ def _page(graph: str, tables: Tables) -> Items:
             for other in (PROBE, BITS, TUNED, ALONE)
             if other in means
         }
-        earlier = [r for r in pick(rows, way=way) if int(r["task"]) < tasks]
+        earlier = [r for r in pick(rows, way=way) if int(r["task"]) < tasks[-1]]
         row["earlier tasks at the end"] = _changes(_by_seed(earlier))
-        row["bytes a task"] = _bytes(mine)
+        row["bytes a task"] = f"{_mean(mine, 'bytes'):,.0f}"
         row["CPU s a task"] = mean_of(mine, "cpu_seconds")
         table.append(row)
+        points.append(point(way, _mean(mine, "bytes") / 1000, mine))
     yield from tabulated(
-        f"{graph}: {tasks} tasks, the mean of all but the first, the ticket's",
+        f"{graph}: {len(tasks)} tasks, the mean of all but the first, the ticket's",
         table,
         "Earlier tasks at the end: what their scores have changed by since they were "
         f"learned, all but the last. {VERDICTS}",
     )
+    if points:
+        yield Figure(
+            f"ksm-{graph}",
+            f"{graph}: test score against what is stored of a task",
+            partial(scatter, {"": points}, "kilobytes a task", "test, %"),
+        )
     each: list[dict[str, str]] = []
-    for task in range(1, tasks + 1):
+    for task in tasks:
         at = {way: pick(rows, way=way, task=task) for way in WAYS}
         cells = {way: mean_of(found) for way, found in at.items()}
         ended = mean_of(at[TUNED], "at_end")
@@ -68,8 +77,8 @@ def _changes(rows: Sequence[Row]) -> str:
     return "0 exactly" if values else "-"
 
 
-def _bytes(rows: Sequence[Row]) -> str:
-    return f"{statistics.fmean(scores(rows, 'bytes').values()):,.0f}"
+def _mean(rows: Sequence[Row], column: str) -> float:
+    return statistics.fmean(scores(rows, column).values())
 
 
 register(

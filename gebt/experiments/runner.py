@@ -288,10 +288,11 @@ def _cells() -> dict[str, tuple[Callable[[str], bool], str]]:
         "other": epoch,
         "watch": (("", "graph", "weights").__contains__, "graph, weights or empty"),
         "settled": (("True", "False", "").__contains__, "True, False or empty"),
-        **dict.fromkeys(("val", "test", "at_end"), score),
+        **dict.fromkeys(("val", "test"), score),
         "task": epoch,
         "bytes": (_cell(int, 0, most), "a whole number"),
         "dense": (_cell(float, 0, 100, "nan"), "a number from 0 to 100, or nan"),
+        "at_end": (_cell(float, 0, 100), "a number from 0 to 100"),
         "share": share,
         **dict.fromkeys(
             ("macs_paper", "macs_executed"),

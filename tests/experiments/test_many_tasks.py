@@ -15,7 +15,7 @@ from gebt.experiments.many_tasks import (
 from gebt.experiments.methods import Setting
 from gebt.experiments.runner import KEY
 from gebt.learn.tasks import NodeClassification
-from gebt.report.page import Table
+from gebt.report.page import Figure, Table
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,9 @@ def test_the_page_compares_the_ways():
                 row = {"way": way, "task": str(task), "test": str(test)}
                 row |= {"at_end": str(at_end), "bytes": "1200", "cpu_seconds": "2.0"}
                 rows.append({**head, **row, "val": "1"})
-    whole, each = experiment.page("toy", {"tasks": rows})
+    whole, figure, each = experiment.page("toy", {"tasks": rows})
     assert isinstance(whole, Table) and isinstance(each, Table)
+    assert isinstance(figure, Figure) and figure.draw().axes
     cells = {row[0]: dict(zip(whole.header, row, strict=True)) for row in whole.rows}
     assert [*cells] == [*WAYS]
     assert cells[ALONE]["test"].startswith(f"{53.5 + 2 * (len(WAYS) - 1)} ±")
