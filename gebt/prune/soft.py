@@ -1,7 +1,7 @@
 """Soft masks: of one frozen model, what each of many tasks uses, and how much of it."""
 
 import inspect
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,13 @@ class SoftMask(nn.Module):
 def _shape(weight: Tensor, unit: Unit) -> tuple[int, int]:
     rows, columns = weight.shape
     return 1 if unit == "column" else rows, 1 if unit == "row" else columns
+
+
+def are_factors(given: Tensor, of: Tensor) -> bool:
+    """Whether they are of a shape that factors of a weight have."""
+    return any(
+        given.shape == _shape(of, unit) for unit in get_args(Unit) if of.dim() == 2
+    )
 
 
 def groups_by_degree(graph: Graph, groups: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gebt._checks import check_not_negative
-from gebt.files import read_tensors, write_tensors
+from gebt.files import Tensors, read_tensors, write_tensors
 from gebt.graph import Graph
 from gebt.learn.classes import AmongClasses
 from gebt.learn.tasks import NodeClassification, Task
@@ -19,8 +19,8 @@ from gebt.learn.training import Epoch, train
 from gebt.models import build_model
 from gebt.models.heads import head_of, with_outputs
 from gebt.options import Fit, Unit, chosen
-from gebt.prune.soft import SoftMask, groups_by_degree
-from gebt.prune.weights import apply_masks, take_dtype
+from gebt.prune.soft import SoftMask, are_factors, groups_by_degree
+from gebt.prune.weights import apply_masks
 from gebt.randomness import Draws
 from gebt.tickets.ticket import Ticket
 
@@ -63,9 +63,7 @@ class Adaptation:
 
     @torch.no_grad()
     def open(self, ticket: Ticket, graph: Graph) -> tuple[nn.Module, Graph]:
-        """The model of the task, and the ticket's graph, with the factors inside.
-
-        The same bits, whatever other tasks were learned since.
+        """The task's model and graph, the same bits whatever was learned since.
 
         Args:
             ticket: that was adapted; not changed.
@@ -88,9 +86,10 @@ class Adaptation:
         adjacency = small.adjacency
         parameters = dict(model.named_parameters())
         for name, mask in self.masks.items():
-            if name not in parameters:
-                raise ValueError(f"a mask is for {name!r}, which the ticket lacks.")
-            parameters[name].mul_(mask.to(adjacency.device))
+            weight = parameters.get(name)
+            if weight is None or not are_factors(mask, weight):
+                raise ValueError(f"the ticket has no weight for the mask of {name!r}.")
+            weight.mul_(mask.to(adjacency.device))
         if self.links.numel():
             group = groups_by_degree(small, self.links.numel())
             links = self.links.to(adjacency.device, adjacency.dtype)
@@ -122,8 +121,7 @@ class Adaptation:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is truncated, corrupt, not an adaptation, or of a format
-                that this version does not know.
+            ValueError: if it is truncated, corrupt, or no adaptation of this format.
         """
         tensors, header = read_tensors(Path(path), "adaptation")
         header.whole("format", _FORMAT, _FORMAT)
@@ -142,7 +140,7 @@ class Adaptation:
         return cls(
             masks,
             tensors.numbers("links", (None,)),
-            tensors.group("own"),
+            {name: _own(tensors, name) for name in tensors.group("own")},
             header.whole("num_outputs", 1),
             header.text("ticket"),
             header.text("task"),
@@ -172,8 +170,8 @@ def adapt_ticket(
     outputs. So nothing that was learned before is forgotten.
 
     Args:
-        ticket: of a model that gebt can build; not changed. Its weights are those of
-            the draw, see `Ticket.with_weights` for such as were trained on.
+        ticket: of a model that gebt can build; not changed. `Ticket.with_weights` gives
+            one whose weights were trained on.
         graph: that the ticket was drawn on, whose split may be another.
         task: what is learned; by default one class per node. Some classes of the
             graph's are `AmongClasses`.
@@ -182,8 +180,7 @@ def adapt_ticket(
         binary: factors are 0 or 1.
         link_groups: how many groups of links, see `groups_by_degree`; 0 leaves them as
             they are.
-        fit: how it is trained; by default for as many epochs as the ticket, at a
-            learning rate of 0.1, without weight decay.
+        fit: by default the ticket's, at a learning rate of 0.1, without weight decay.
         seed: of the head's first weights and of dropout.
         on_epoch: called after each epoch.
         **options: fields of `Fit` to change, such as ``epochs=200``.
@@ -206,7 +203,7 @@ def adapt_ticket(
     group = groups_by_degree(small, link_groups) if link_groups else None
     soft = SoftMask(model, unit=unit, binary=binary, link_group=group)
     found = train(soft, small, fit=fit, seed=seed, task=task, on_epoch=on_epoch)
-    factors = {name: f.detach() for name, f in soft.factors().items()}
+    factors = {name: factor.detach() for name, factor in soft.factors().items()}
     links = factors.pop("links", torch.empty(0))
     if binary:
         factors = {name: factor != 0 for name, factor in factors.items()}
@@ -237,13 +234,17 @@ def _body(
         with Draws(seed).used():
             fresh = build_model(described).state_dict()
         own = {name: fresh[name] for name in head}
-    state = {n: t for n, t in ticket.weights.items() if n not in head} | dict(own)
-    state = {name: tensor.clone() for name, tensor in state.items()}
-    model = build_model(described, state).to(graph.adjacency.device)
-    take_dtype(model, graph.x.dtype)
+    state = {n: own.get(n, t).clone() for n, t in ticket.weights.items()}
+    model = build_model(described, state).to(graph.adjacency.device, graph.x.dtype)
     masks = {n: m for n, m in ticket.weight_masks.items() if n not in head}
     apply_masks(model, {n: m.to(graph.adjacency.device) for n, m in masks.items()})
     return model
+
+
+def _own(tensors: Tensors, name: str) -> Tensor:
+    found = tensors.content[f"own/{name}"]
+    whole = not found.is_floating_point()  # a norm's count of batches
+    return found if whole else tensors.numbers(f"own/{name}", found.shape)
 
 
 _HEADER = ("num_outputs", "ticket", "task", "classes", "val", "best_epoch")
