@@ -1,7 +1,7 @@
 """Soft masks: of one frozen model, what each of many tasks uses, and how much of it."""
 
 import inspect
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,11 @@ from torch.func import functional_call
 
 from gebt._checks import check_choice
 from gebt.graph import Graph
-from gebt.options import Unit
 from gebt.prune.weights import prunable_weights
 from gebt.sparse import SparseMatrix
 
+Sharing = Literal["element", "row", "column"]
+"""What of a weight shares a factor."""
 _MARGIN = 0.5
 """A unit is dropped whose number has fallen below minus this; it starts at 0."""
 _SLOPE = 4.0
@@ -56,7 +57,7 @@ class SoftMask(nn.Module):
         self,
         model: nn.Module,
         *,
-        unit: Unit | None = "row",
+        unit: Sharing | None = "row",
         binary: bool = False,
         link_group: Tensor | None = None,
     ):
@@ -68,7 +69,7 @@ class SoftMask(nn.Module):
         self.register_buffer("link_group", link_group, persistent=False)
         like = next(model.parameters())
         if unit is not None:
-            check_choice("unit", unit, Unit)
+            check_choice("unit", unit, Sharing)
             for name, weight in prunable_weights(model).items():
                 if not weight.requires_grad:
                     self._add(name, like.new_zeros(_shape(weight, unit)))
@@ -108,7 +109,7 @@ class SoftMask(nn.Module):
         return out if rows is None or self._chooses else out.index_select(0, rows)
 
 
-def _shape(weight: Tensor, unit: Unit) -> tuple[int, int]:
+def _shape(weight: Tensor, unit: Sharing) -> tuple[int, int]:
     rows, columns = weight.shape
     return 1 if unit == "column" else rows, 1 if unit == "row" else columns
 
@@ -116,7 +117,7 @@ def _shape(weight: Tensor, unit: Unit) -> tuple[int, int]:
 def are_factors(given: Tensor, of: Tensor) -> bool:
     """Whether they are of a shape that factors of a weight have."""
     return any(
-        given.shape == _shape(of, unit) for unit in get_args(Unit) if of.dim() == 2
+        given.shape == _shape(of, unit) for unit in get_args(Sharing) if of.dim() == 2
     )
 
 

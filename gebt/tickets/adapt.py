@@ -18,8 +18,8 @@ from gebt.learn.tasks import NodeClassification, Task
 from gebt.learn.training import Epoch, train
 from gebt.models import build_model
 from gebt.models.heads import head_of, with_outputs
-from gebt.options import Fit, Unit, chosen
-from gebt.prune.soft import SoftMask, are_factors, groups_by_degree
+from gebt.options import Fit, chosen
+from gebt.prune.soft import Sharing, SoftMask, are_factors, groups_by_degree
 from gebt.prune.weights import apply_masks
 from gebt.randomness import Draws
 from gebt.tickets.ticket import Ticket
@@ -83,8 +83,7 @@ class Adaptation:
             )
         small = ticket.prune(graph)
         model = _body(ticket, self.num_outputs, small, self.own)
-        adjacency = small.adjacency
-        parameters = dict(model.named_parameters())
+        adjacency, parameters = small.adjacency, dict(model.named_parameters())
         for name, mask in self.masks.items():
             weight = parameters.get(name)
             if weight is None or not are_factors(mask, weight):
@@ -155,7 +154,7 @@ def adapt_ticket(
     graph: Graph,
     task: Task | None = None,
     *,
-    unit: Unit | None = "row",
+    unit: Sharing | None = "row",
     binary: bool = False,
     link_groups: int = 8,
     fit: Fit | None = None,
