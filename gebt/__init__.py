@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gebt.deploy.storage import load_compact, save_compact
     from gebt.graph import Graph, LinkSplit, Split
     from gebt.learn.checkpoint import checkpoints
+    from gebt.learn.classes import AmongClasses, split_classes
     from gebt.learn.distilled import Distilled
     from gebt.learn.student import train_student
     from gebt.learn.tasks import LinkPrediction, MultiLabel, NodeClassification
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from gebt.prune.units import slim
     from gebt.prune.weights import ModelPruner
     from gebt.sparse import SparseMatrix
+    from gebt.tickets.adapt import Adaptation, adapt_ticket
     from gebt.tickets.choose import Candidate, Choice, find_cheapest
     from gebt.tickets.search import Search, find_ticket
     from gebt.tickets.ticket import Ticket
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 # Loaded at first use: the detector alone needs neither PyG nor the models.
 _ROOMS = {
     "ADMM": "prune.penalties",
+    "Adaptation": "tickets.adapt",
+    "AmongClasses": "learn.classes",
     "Candidate": "tickets.choose",
     "ChannelPruner": "prune.channels",
     "Choice": "tickets.choose",
@@ -56,6 +60,7 @@ _ROOMS = {
     "SparseMatrix": "sparse",
     "Split": "graph",
     "Ticket": "tickets.ticket",
+    "adapt_ticket": "tickets.adapt",
     "checkpoints": "learn.checkpoint",
     "compact": "deploy.compaction",
     "criterion": "prune.criteria",
@@ -76,6 +81,7 @@ _ROOMS = {
     "read_export": "deploy.export",
     "save_compact": "deploy.storage",
     "slim": "prune.units",
+    "split_classes": "learn.classes",
     "train": "learn.training",
     "train_student": "learn.student",
 }

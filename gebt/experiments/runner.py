@@ -28,6 +28,7 @@ from gebt.datasets import load
 from gebt.datasets.catalogue import splits_of
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs
+from gebt.experiments.many_tasks import many_tasks
 from gebt.experiments.methods import (
     METHODS,
     TICKET_BY,
@@ -61,7 +62,7 @@ class Job:
         model: the recipe's name; of those in `VARIANTS`, too.
         method: one of `METHODS` or `STUDIES`; `TICKET_BY` and a criterion; or
             ``"distances"``, which trains nothing but records every mask of a search of
-            100 epochs.
+            100 epochs; or ``"tasks"``, see `gebt.experiments.many_tasks`.
         graph_ratio: share of links to remove.
         weight_ratio: share of weights to remove.
         seed: of everything.
@@ -90,7 +91,7 @@ class Job:
 
 
 KEY = tuple(Job.__dataclass_fields__)
-_DONE = ("stops", "runs")  # a job that has rows in one of these is done
+_DONE = ("stops", "tasks", "runs")  # a job that has rows in one of these is done
 TABLES = ("trajectories", "matrix", "links", *_DONE)
 """Every table, in the order they are written in: those that say what is done last."""
 
@@ -284,7 +285,7 @@ def _cells() -> dict[str, tuple[Callable[[str], bool], str]]:
     time = _cell(float, 1e-9, 1e12), "a number above 0"
     return {
         "dataset": ((lambda text: bool(_PATH.fullmatch(text))), "a name or path"),
-        **dict.fromkeys(("model", "method", "links", "group"), name),
+        **dict.fromkeys(("model", "method", "links", "group", "way"), name),
         **dict.fromkeys(("graph_ratio", "weight_ratio"), share),
         "seed": seed,
         **dict.fromkeys(("draw", "epoch"), epoch_or_none),
@@ -292,7 +293,10 @@ def _cells() -> dict[str, tuple[Callable[[str], bool], str]]:
         "watch": (("", "graph", "weights").__contains__, "graph, weights or empty"),
         "settled": (("True", "False", "").__contains__, "True, False or empty"),
         **dict.fromkeys(("val", "test"), score),
+        "task": epoch,
+        "bytes": (_cell(int, 0, most), "a whole number"),
         "dense": (_cell(float, 0, 100, "nan"), "a number from 0 to 100, or nan"),
+        "at_end": (_cell(float, 0, 100), "a number from 0 to 100"),
         "share": share,
         **dict.fromkeys(
             ("macs_paper", "macs_executed"),
@@ -313,6 +317,7 @@ _NEEDED = {
     "matrix": ("group", "epoch", "other", "distance"),
     "links": ("links", "share", "val", "test", "dense", "cpu_seconds"),
     "stops": ("stop_graph", "stop_weights", "stop_joint"),
+    "tasks": ("way", "task", "val", "test", "at_end", "bytes", "cpu_seconds"),
     "runs": (
         *("links", "epoch", "settled", "val", "test"),
         *("macs_paper", "macs_executed", "macs_training"),
@@ -450,6 +455,8 @@ def _run(work: Work) -> Tables:
     try:
         if job.method == "distances":
             return _distances(job, setting)
+        if job.method == "tasks":
+            return {"tasks": [{**asdict(job), **row} for row in many_tasks(setting)]}
         runs, beside = [], []
         for outcome in _method(job.method)(setting):
             runs.append(_row(job, setting, outcome))

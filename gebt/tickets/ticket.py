@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gebt._checks import check_choice, check_ratio
 from gebt._registry import ASK_A_MODEL, CRITERIA
-from gebt.files import Fields, Tensors, shown
+from gebt.files import Fields, Tensors, hash_of, shown
 from gebt.graph import Graph, PrunedGraph, Share, check_graph
 from gebt.graph.pieces import read_pieces, scattered, write_pieces
 from gebt.learn.tasks import find_task
@@ -113,6 +113,23 @@ class Ticket:
             masks={**self.masks, "graph": {"link": mask}},
             scores={**self.scores, "graph": {"link": ones}},
         )
+
+    def with_weights(self, model: nn.Module) -> "Ticket":
+        """The same links and masks over weights that were trained on.
+
+        Args:
+            model: that `open` loaded; its state is copied.
+
+        Raises:
+            ValueError: if it is of another shape.
+        """
+        self._check_model(model)
+        state = {n: t.detach().clone() for n, t in model.state_dict().items()}
+        return replace(self, weights=state)
+
+    def fingerprint(self) -> str:
+        """A hash of all its tensors: masks, scores and weights."""
+        return hash_of(self._tensors())
 
     @property
     def links_kept(self) -> int:
@@ -358,11 +375,7 @@ class Ticket:
         Where its links are one rank's, all ranks write theirs, to a file each; `load`
         puts them together: see `gebt.graph.pieces`.
         """
-        tensors = {
-            f"{part}/{name}": tensor
-            for part, found in self._parts().items()
-            for name, tensor in found.items()
-        }
+        tensors = self._tensors()
         world, own = ALONE, {}
         if self.share is not None:
             world, own = self.share.world, {"links": self.share.links}
@@ -373,6 +386,14 @@ class Ticket:
             **{name: getattr(self, name) for name in _HEADER},
         }
         write_pieces(Path(path), world, own, tensors, header)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What is in the file, by its names there."""
+        return {
+            f"{part}/{name}": tensor
+            for part, found in self._parts().items()
+            for name, tensor in found.items()
+        }
 
     def _parts(self) -> dict[str, Mapping[str, Tensor]]:
         """What is in the file: names below each part's."""

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from gebt import checkpoints, find_ticket, train, train_student
-from gebt.files import _checksum
+from gebt.files import hash_of
 from gebt.learn.checkpoint import Clock, current, measured, packed, part, unpacked
 from gebt.learn.training import copy_state
 from gebt.models import GCN
@@ -207,7 +207,7 @@ def test_a_file_that_is_not_whole_is_refused_in_words(graph, tmp_path):
     for name in tensors:
         other = {**tensors, name: tensors[name].flatten()[:1].clone()}
         if tensors[name].numel() > 1:
-            words = {**header, "sha256": _checksum(other)}
+            words = {**header, "sha256": hash_of(other)}
             hostile.append(save(other, metadata={"gebt": json.dumps(words)}))
     for at in (0, 2):
         words = {**header, "state": {"items": header["state"]["items"][at : at + 2]}}
