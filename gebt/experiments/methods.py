@@ -112,6 +112,7 @@ class Outcome:
         frozen_epochs: epochs on the full graph with frozen weights.
         rounds: graphs on the way to the pruned one, with the epochs on each.
         beside: what else was found with the model, rows of the table ``links``.
+        task: that the model has learned; None for the setting's.
     """
 
     links: str
@@ -125,6 +126,7 @@ class Outcome:
     frozen_epochs: int = 0
     rounds: Sequence[tuple[Graph, int]] = ()
     beside: Sequence[Mapping[str, Any]] = ()
+    task: Task | None = None
 
 
 Method = Callable[[Setting], Iterator[Outcome]]

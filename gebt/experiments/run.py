@@ -30,8 +30,9 @@ from gebt.experiments.record import (
 from gebt.files import write_csv
 from gebt.graph import Graph
 from gebt.learn.checkpoint import Clock, current, part
+from gebt.learn.ordinal import InOrder
 from gebt.learn.tasks import Task
-from gebt.learn.training import Epoch, evaluate, new_model, train
+from gebt.learn.training import Epoch, absolute_error, evaluate, new_model, train
 from gebt.models.recipe import Recipe
 from gebt.options import Fit
 from gebt.prune.weights import prunable_weights
@@ -291,6 +292,7 @@ def retrain(
         Sides(**times),
         macs_of(sides, uncompacted),
         peak[0],
+        absolute_error=errors_of(uncompacted, task),
     )
     return Run(metrics, ticket, *found, recorder.rows)
 
@@ -310,6 +312,14 @@ def macs_of(sides: Pairs, uncompacted: Pairs) -> Macs:
         Sides(**{side: paper_macs(*pair) for side, pair in uncompacted.items()}),
         Sides(**{side: executed_macs(*pair) for side, pair in sides.items()}),
     )
+
+
+def errors_of(sides: Pairs, task: Task) -> Sides | None:
+    """Each side's absolute error on its graph; None where classes have no order."""
+    if not isinstance(task, InOrder):
+        return None
+    found = {s: absolute_error(*pair, task=task) for s, pair in sides.items()}
+    return Sides(**{s: None if math.isnan(e) else e for s, e in found.items()})
 
 
 def describe(ticket: Ticket, model: nn.Module) -> Drawn:

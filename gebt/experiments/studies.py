@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gebt._registry import MODELS
+from gebt.experiments import in_order
 from gebt.experiments.methods import Method, Outcome, Setting
 from gebt.experiments.unseen import without_test_nodes
 from gebt.graph import Graph, Split
@@ -42,16 +43,17 @@ DRAWN = (LEARNED, "random", "low-degree", "k-neighbour", "voi")
 """What links a search's weights get."""
 _EPOCHS = 200  # of a dense model at least, so that it has learned all it can
 
-OWN_PATH, DEEP = "gcn-own", "gcn-res6"
+OWN_PATH, DEEP, WIDE = "gcn-own", "gcn-res6", "gcn-64"
 _SIX: Any = {"layers": 6, "residual": True, "norm": "batch"}
 VARIANTS: Mapping[str, Recipe] = {
     OWN_PATH: replace(MODELS["gcn"], build=partial(GCN, residual=True)),
     DEEP: replace(MODELS["gcn-res"], build=partial(GCN, **_SIX)).changed(
         weight_decay=0.0, epochs=300, patience=60
     ),
+    WIDE: MODELS["gcn"].changed(hidden=64, dropout=0.2, epochs=200),
 }
-"""Recipes that experiments alone know: GCN with a path of each node's own features, and
-of six layers with batch norm, too."""
+"""Recipes that experiments alone know: GCN with a path of each node's own features, of
+six layers with batch norm, too, and of more units."""
 
 
 class Answers(nn.Module):
@@ -307,5 +309,8 @@ STUDIES: Mapping[str, Method] = {
     "student": student,
     "drawn": drawn,
     "inductive": inductive,
+    "targets": in_order.targets,
+    "ordered": in_order.ordered,
+    "transferred": in_order.transferred,
 }
 """Every such method, by name."""
