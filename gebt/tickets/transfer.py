@@ -87,8 +87,7 @@ def _with_head(ticket: Ticket, outputs: int, seed: int | None) -> Ticket:
     description = {**ticket.model, "arguments": arguments}
     with Draws(ticket.seed + 1 if seed is None else seed, build_model).used():
         model = build_model(description)
-    inside = f"{head(model)}."
-    new = {n: t for n, t in model.state_dict().items() if n.startswith(inside)}
+    new = {n: model.state_dict()[n] for n in head(model)}
     masks = {n: m for n, m in ticket.weight_masks.items() if n not in new}
     return replace(
         ticket,
@@ -99,16 +98,19 @@ def _with_head(ticket: Ticket, outputs: int, seed: int | None) -> Ticket:
     )
 
 
-def head(model: nn.Module) -> str:
-    """The name of the module that has a model's last matrix."""
-    return [*prunable_weights(model)][-1].rpartition(".")[0]
+def head(model: nn.Module) -> set[str]:
+    """The names of a model's last matrix and of what its module has beside it."""
+    last = [*prunable_weights(model)][-1]
+    module, dot, _ = last.rpartition(".")  # none of what is the model's own
+    beside = [n for n in model.state_dict() if dot and n.startswith(module + dot)]
+    return {last, *beside}
 
 
 def freeze(model: nn.Module) -> None:
-    """Let only a model's head learn, the module that has its last matrix.
+    """Let only a model's head learn: its last matrix, and the bias beside it.
 
     Batch norms still follow the mean and variance of what they see, as in training.
     """
-    inside = f"{head(model)}."
+    learns = head(model)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(inside))
+        parameter.requires_grad_(name in learns)
