@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gebt.datasets import load
     from gebt.deploy.compaction import compact
     from gebt.deploy.cost import Cost, measure_cost
+    from gebt.deploy.export import export, read_export
     from gebt.deploy.storage import load_compact, save_compact
     from gebt.graph import Graph, LinkSplit, Split
     from gebt.learn.checkpoint import checkpoints
@@ -63,6 +64,7 @@ _ROOMS = {
     "criterion": "prune.criteria",
     "datasets": "",
     "evaluate": "learn.training",
+    "export": "deploy.export",
     "find_cheapest": "tickets.choose",
     "find_ticket": "tickets.search",
     "freeze": "tickets.transfer",
@@ -73,6 +75,7 @@ _ROOMS = {
     "measure_cost": "deploy.cost",
     "models": "",
     "random_links": "prune.links",
+    "read_export": "deploy.export",
     "save_compact": "deploy.storage",
     "slim": "prune.units",
     "train": "learn.training",

@@ -55,7 +55,7 @@ def test_every_dependency_has_a_pin_and_a_lowest_version():
     extras = PROJECT["optional-dependencies"]
     wanted = [
         *PROJECT["dependencies"],
-        *(d for name in ("dev", "docs", *_in_dev(extras)) for d in extras[name]),
+        *(d for name in ("dev", "docs", "asv", *_in_dev(extras)) for d in extras[name]),
     ]
     names = [d.partition(">=")[0] for d in wanted if not d.startswith("gebt[")]
     lines = (ROOT / "constraints.txt").read_text().splitlines()

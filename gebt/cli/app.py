@@ -20,6 +20,7 @@ from gebt._registry import (
 from gebt._version import __version__
 from gebt.cli.common import default_folder, load_graph, load_of, recipe_of, results
 from gebt.cli.config import CONFIG, Call
+from gebt.cli.export import export
 from gebt.cli.flags import (
     Changes,
     CheckpointEvery,
@@ -75,6 +76,7 @@ from gebt.cli.show import (
 )
 from gebt.cli.sweep import sweep
 from gebt.cli.tensorboard import events
+from gebt.cli.verify import verify
 
 app = typer.Typer(
     name="gebt",
@@ -457,9 +459,8 @@ def report(
     print(f"Written: {write_report(folders, out or folders[0], root)}")
 
 
-app.command()(sweep)
-app.command()(plan)
-
+for command in (sweep, plan, export, verify):
+    app.command()(command)
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")

@@ -76,6 +76,15 @@ def _toml(value: Any) -> str:
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", r"\u007f")
 
 
+def read_run(path: Path) -> dict[str, Any]:
+    """The flags in a file of `gebt run`; `read_config`, and raises as that does."""
+    from gebt.cli.app import run
+
+    return read_config(
+        path, {_key(name): kind for name, kind in run.__annotations__.items()}
+    )
+
+
 def config_flag(others: list[Parameter]) -> Parameter:
     """The flag ``--config`` of a command with these flags and arguments."""
     kinds = {_key(each.name): each.annotation for each in others}

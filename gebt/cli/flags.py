@@ -193,7 +193,7 @@ class Changes(dict[str, Any]):
 
 
 ARGUMENTS = ["seeds", "seed", "split", "splits", "max_drop"]
-ARGUMENTS += ["recipe", "model", "objective", "label", "metric"]
+ARGUMENTS += ["recipe", "model", "objective", "label", "metric", "inputs"]
 """Names that the library's errors give to what is a flag here."""
 ARGUMENTS += [f.name for kind in (Drawn, *Changes.OF) for f in _told(kind)]
 

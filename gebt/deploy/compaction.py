@@ -67,8 +67,12 @@ def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
     counts = adjacency.value != 0
     if getattr(model, "ignores_zeros", False) and not counts.all():
         adjacency, link = adjacency.select(counts), link[counts]
-    x = _columns(graph.x, reads)
-    return small, replace(graph, x=x, adjacency=adjacency, link=link)
+    x, columns = graph.x, graph.columns
+    if not reads.all():
+        x = x.select_columns(reads) if isinstance(x, SparseMatrix) else x[:, reads]
+        left = reads.nonzero().squeeze(1)
+        columns = left if columns is None else columns[left]
+    return small, replace(graph, x=x, adjacency=adjacency, link=link, columns=columns)
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -87,9 +91,3 @@ def check_features(read: int, graph: Graph) -> None:
         raise ValueError(
             f"the model reads {read} features, but the graph has {graph.num_features}."
         )
-
-
-def _columns(x: Tensor | SparseMatrix, keep: Tensor) -> Tensor | SparseMatrix:
-    if keep.all():
-        return x
-    return x.select_columns(keep) if isinstance(x, SparseMatrix) else x[:, keep]

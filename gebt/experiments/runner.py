@@ -205,11 +205,13 @@ def read_tables(folder: Path) -> Tables:
         ValueError: if a table is none that gebt writes: names file, line and column.
     """
     paths = {name: folder / f"{name}.csv" for name in TABLES}
-    return {
-        name: read_table(path, (*KEY, *_NEEDED[name]))
-        for name, path in paths.items()
-        if path.is_file()
-    }
+    there = {name: path for name, path in paths.items() if path.is_file()}
+    return {name: read_table(path, columns_of(name)) for name, path in there.items()}
+
+
+def columns_of(table: str) -> tuple[str, ...]:
+    """Those that one of `TABLES` must have; of any other none."""
+    return (*KEY, *_NEEDED[table]) if table in TABLES else ()
 
 
 def read_table(path: Path, needed: Sequence[str]) -> list[Row]:

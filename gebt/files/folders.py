@@ -60,12 +60,11 @@ def results_folder(
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} exists and is not a folder.")
     if not (force or resume) and not is_free(folder):
-        begun = (folder / CALL).is_file()
+        go_on = f" To go on with that one: gebt resume {folder}."
         raise FileExistsError(
             f"the folder {folder} exists and is not empty. Choose another, or pass "
             "--force to replace the files of an earlier run in it."
-            + f" To go on with that one: gebt resume {folder}."
-            * begun
+            + (go_on if (folder / CALL).is_file() else "")
         )
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:

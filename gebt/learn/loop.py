@@ -226,8 +226,11 @@ class Learner:
         groups = self.optimizer.state_dict()["param_groups"]
         moved = _listed(self.optimizer.param_groups)
         for place, moments in state["optimizer"].items():
+            if moments.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+                raise ValueError(f"the optimiser's state has {', '.join(moments)}")
             for name, moment in moments.items():
-                if name != "step" and moment.shape != moved[place].shape:
+                shape = () if name == "step" else moved[place].shape
+                if moment.shape != shape:
                     raise ValueError(f"the optimiser's {name} is of another shape")
         own = {"state": state["optimizer"], "param_groups": groups}
         self.optimizer.load_state_dict(own)

@@ -330,8 +330,10 @@ class _Drawing(Hook):
         try:
             reading = self.detector.update(watched, self._total)
         finally:  # what diverged is named first: it leaves masks that cannot change
-            known = None if numbers is None else numbers.cpu()
-            value = float(loss) if known is None else _check(known, ranked, epoch)
+            if numbers is None:
+                value = float(loss)
+            else:
+                value = _check(numbers.cpu(), ranked, epoch)
         if self._search.mask_weights and "weights" in self.masks:
             apply_masks(self._model, self.masks["weights"])
         self.distances.append({**reading.distances, "joint": reading.joint})

@@ -681,3 +681,20 @@ def test_wide_weights_of_mostly_zeros_become_sparse_and_say_so(
         small.layers[1].pick_sparse_weights()
     torch.testing.assert_close(outputs(small, pruned), changed, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(changed, expected)
+
+
+def test_the_graph_says_which_features_are_left(sparse_graph, tmp_path):
+    model = GCN(sparse_graph.num_features, 4, 3)
+    gone = torch.rand(sparse_graph.num_features) < 0.4
+    with torch.no_grad():
+        model.layers[0].weight[gone] = 0
+    small, graph = gebt.compact(model, sparse_graph)
+    assert torch.equal(graph.columns, (~gone).nonzero().squeeze(1))
+    with torch.no_grad():
+        small.layers[0].weight[1] = 0
+    smaller, left = gebt.compact(small, graph)
+    assert torch.equal(left.x.to_dense(), sparse_graph.x.to_dense()[:, left.columns])
+    assert left.columns.numel() == graph.columns.numel() - 1
+    gebt.save_compact(tmp_path / "c", smaller, left)
+    assert torch.equal(gebt.load_compact(tmp_path / "c")[1].columns, left.columns)
+    assert sparse_graph.columns is None

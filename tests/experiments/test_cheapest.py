@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ from gebt.experiments.cheapest import (
 )
 from gebt.experiments.record import read_record, summary_table
 from gebt.experiments.report import page_of
+from gebt.files import write_csv
 from gebt.learn.tasks import NodeClassification
+from gebt.tickets.choose import Candidate
 
 pytestmark = pytest.mark.slow
 RECIPE = MODELS["gcn"].changed(epochs=30, hidden=8)
@@ -48,6 +51,18 @@ def test_every_file_is_there_and_agrees(ran):
     best = record.runs[record.best]
     assert ticket.links_kept == best.ticket.links_kept
     assert best.retrained.val == chosen.best
+
+
+def test_a_frontier_is_read_as_it_was_written(tmp_path):
+    gone = {"graph_ratio": 0.1 + 0.2, "weight_ratio": 0.9, "unit_ratio": 0.5}
+    none = dict.fromkeys(gone, 0.0)
+    times = {"ms": 1 / 3, "reference_ms": 2 / 3}
+    frontier = [
+        Candidate(criterion="dense", val=200 / 3, **none, **times),
+        Candidate(criterion="voi", val=70.1, retrained=1 / 7, chosen=True, **gone),
+    ]
+    write_csv(tmp_path / FRONTIER, [asdict(each) for each in frontier])
+    assert read_frontier(tmp_path) == frontier
 
 
 def test_a_tickets_training_includes_the_dense_models(ran):
