@@ -1,13 +1,16 @@
 """Classes in order: what is learned of them, pruned, and moved to another graph."""
 
+import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from gebt.experiments.in_order import ALONE, CHANCE, FROZEN, STARTS, TARGETS
-from gebt.experiments.rows import BEST, VERDICTS, Items, shares
+from gebt.experiments.rows import BEST, VERDICTS, Items, Point, point, shares
 from gebt.experiments.runner import Experiment, Job, Tables, register
 from gebt.experiments.studies import WIDE
-from gebt.report.comparison import Row, against, less, mean_of, pick
-from gebt.report.page import tabulated
+from gebt.report.comparison import Row, against, less, mean_of, pick, scores
+from gebt.report.figures import scatter
+from gebt.report.page import Figure, tabulated
 
 RATIOS = 0.5, 0.9
 _OF = "N=2000,E=10000,F=128,C=10"
@@ -32,9 +35,10 @@ def _jobs(dataset: str, seed: int) -> list[Job]:
 def _page(graph: str, tables: Tables) -> Items:
     rows = tables.get("runs", [])
     dense = pick(rows, method="targets")
+    of = {name: pick(dense, links=name) for name in TARGETS}
     yield from _compared(
         f"{graph}: what is learned of classes in order, dense",
-        {name: pick(dense, links=name) for name in TARGETS},
+        of,
         "ordinal",
         "Classification, median: its answer is the median of the distribution, as "
         f"ordinal's is. {VERDICTS}",
@@ -55,17 +59,32 @@ def _page(graph: str, tables: Tables) -> Items:
         "ticket",
         VERDICTS,
     )
-    moved = pick(rows, method="transferred")
+    mine = pick(rows, method="transferred")
     kinds = (ALONE, *(kind + frozen for frozen in ("", FROZEN) for kind in STARTS))
+    moved = {kind: pick(mine, links=kind) for kind in kinds}
     yield from _compared(
         f"{graph}: ordinal, begun with another graph's ticket",
-        {kind: pick(moved, links=kind) for kind in kinds},
+        moved,
         "ticket",
         "Alone: the dense model, trained here. The others have the masks of a ticket "
         f"of a graph of the next seed, {shares(*RATIOS)} removed, drawn with labels of "
         "54% of its nodes; all links are kept here. Random: fresh weights under the "
         f"same masks. Frozen: only the head is trained. {VERDICTS}",
     )
+    points = {
+        title: [_point(name, found) for name, found in kinds.items() if found]
+        for title, kinds in (("dense", of), ("tickets", tickets), ("moved", moved))
+    }
+    if any(points.values()):
+        yield Figure(
+            f"ordinal-{graph}",
+            f"{graph}: accuracy against absolute error",
+            partial(scatter, points, "error, classes", "test accuracy, %"),
+        )
+
+
+def _point(name: str, rows: Sequence[Row]) -> Point:
+    return point(name, statistics.fmean(scores(rows, _ERROR).values()), rows)
 
 
 def _compared(

@@ -100,7 +100,8 @@ def test_rows_have_the_error_and_pages_compare_it():
                 row = {key: str(v) for key, v in zip(KEY, job.key, strict=True)}
                 row |= {"links": links, "test": str(60 - n), "cpu_seconds": "1.0"}
                 rows.append(row | {"absolute_error": str(0.5 + 0.01 * n)})
-    dense, pruned, moved = ordinal.page(SMALL, {"runs": rows})
+    dense, pruned, moved, figure = ordinal.page(SMALL, {"runs": rows})
+    assert figure.draw().axes
     assert [row[0] for row in dense.rows] == [*TARGETS]
     # Ordinal is the third: two below the first, and two hundredths further off.
     assert dense.rows[0][2] == "0.50 ± 0.00"
