@@ -310,8 +310,8 @@ def _named(text: str) -> dict[str, Any]:
         values = []
     if option is None or not values:
         raise ValueError(
-            f"the task {text!r} is not known: behind the colon stands "
-            f"{option.name if option else 'nothing'} of {name!r}, in numbers."
+            f"there is no task {text!r}: {name} takes "
+            f"{f'{option.name}, in numbers,' if option else 'nothing'} behind a colon."
         )
     one = len(values) == 1 and not isinstance(option.default, tuple)
     return {"name": name, option.name: values[0] if one else values}

@@ -205,12 +205,12 @@ SMALL = "synthetic:N=300,E=1500,F=16,C=6,ordinal=1"
     "task, words",
     [
         ("hierarchical:0,0,1", "`coarse` has a coarse class for 3 classes"),
-        ("hierarchical:0,x", "behind the colon stands coarse of 'hierarchical'"),
+        ("hierarchical:0,x", "hierarchical takes coarse, in numbers, behind a colon"),
         ("hierarchical:0.5,1", "no option coarse"),
-        ("ordinal:", "behind the colon stands spread"),
+        ("ordinal:", "ordinal takes spread, in numbers"),
         ("ordinal:1,2", "no option spread"),
         ("ordinal:0", "`spread` must be positive"),
-        ("regression:3", "behind the colon stands nothing"),
+        ("regression:3", "regression takes nothing behind a colon"),
         ("ordnial", "Did you mean 'ordinal'"),
     ],
 )
