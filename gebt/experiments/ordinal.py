@@ -13,9 +13,9 @@ from gebt.report.figures import scatter
 from gebt.report.page import Figure, tabulated
 
 RATIOS = 0.5, 0.9
-_OF = "N=2000,E=10000,F=128,C=10"
+_OF = "N=1000,E=5000,F=64,C=10"
 GRAPHS = (
-    f"synthetic:{_OF},split=3-20-77,seed=0,ordinal=1",
+    f"synthetic:{_OF},split=4-20-76,seed=0,ordinal=1",
     f"synthetic:{_OF},split=20-20-60,seed=10,ordinal=1",
 )
 """Few labels, and many."""
