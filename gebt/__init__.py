@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from gebt.learn.checkpoint import checkpoints
     from gebt.learn.classes import AmongClasses, split_classes
     from gebt.learn.distilled import Distilled
+    from gebt.learn.ordinal import Hierarchical, Ordinal, Regression
     from gebt.learn.student import train_student
     from gebt.learn.tasks import LinkPrediction, MultiLabel, NodeClassification
-    from gebt.learn.training import evaluate, train
+    from gebt.learn.training import absolute_error, evaluate, train
     from gebt.options import Fit
     from gebt.prune.channels import ChannelPruner, drop_channels
     from gebt.prune.criteria import criterion
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from gebt.tickets.choose import Candidate, Choice, find_cheapest
     from gebt.tickets.search import Search, find_ticket
     from gebt.tickets.ticket import Ticket
+    from gebt.tickets.transfer import freeze, transfer
 
 # Loaded at first use: the detector alone needs neither PyG nor the models.
 _ROOMS = {
@@ -49,18 +51,22 @@ _ROOMS = {
     "Fit": "options",
     "Graph": "graph",
     "GraphSparsifier": "prune.links",
+    "Hierarchical": "learn.ordinal",
     "LinkPrediction": "learn.tasks",
     "LinkSplit": "graph",
     "MaskDistanceDetector": "prune.detector",
     "ModelPruner": "prune.weights",
     "MultiLabel": "learn.tasks",
     "NodeClassification": "learn.tasks",
+    "Ordinal": "learn.ordinal",
     "Reading": "prune.detector",
+    "Regression": "learn.ordinal",
     "Search": "tickets.search",
     "SparseMatrix": "sparse",
     "Split": "graph",
     "Ticket": "tickets.ticket",
     "adapt_ticket": "tickets.adapt",
+    "absolute_error": "learn.training",
     "checkpoints": "learn.checkpoint",
     "compact": "deploy.compaction",
     "criterion": "prune.criteria",
@@ -70,6 +76,7 @@ _ROOMS = {
     "export": "deploy.export",
     "find_cheapest": "tickets.choose",
     "find_ticket": "tickets.search",
+    "freeze": "tickets.transfer",
     "keep_top": "prune.masks",
     "kernels": "",
     "load": "datasets",
@@ -84,6 +91,7 @@ _ROOMS = {
     "split_classes": "learn.classes",
     "train": "learn.training",
     "train_student": "learn.student",
+    "transfer": "tickets.transfer",
 }
 
 __all__ = [*sorted(_ROOMS)]

@@ -172,7 +172,8 @@ MODELS: Registry[Any] = Registry(
 )
 TASKS: Registry[Any] = Registry(
     "task",
-    _at("learn.tasks", "node-classification", "multi-label", "link-prediction"),
+    _at("learn.tasks", "node-classification", "multi-label", "link-prediction")
+    | _at("learn.ordinal", "ordinal", "regression", "hierarchical"),
 )
 CRITERIA: Registry[Any] = Registry(
     "criterion",
@@ -208,7 +209,7 @@ EXPERIMENTS: Registry[Any] = Registry(
     {
         name: f"gebt.experiments.{name}"
         for name in ("fig1", "fig2", "fig4", "fig6", "table2")
-        + ("frontier", "draws", "inductive", "units", "sweep", "ksm")
+        + ("frontier", "draws", "inductive", "units", "sweep", "ksm", "ordinal")
     }
     | _at("experiments.eb_train", "eb-train")
     | _at("experiments.gem_miner", "gem-miner"),

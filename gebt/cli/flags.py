@@ -332,11 +332,13 @@ DatasetFacts = Annotated[
         callback=_checked(lambda _, name: check_dataset(name)),
     ),
 ]
-DatasetNames = Annotated[
-    list[str],
+GraphsOrDefault = Annotated[
+    list[str] | None,
     typer.Option(
-        help="Graph to run on; give it again for more.",
+        help="Graph to run on; give it again for more. [dim]default: the "
+        "experiment's, most often cora and citeseer[/]",
         metavar="NAME",
+        show_default=False,
         callback=_checked(lambda _, name: check_dataset(name)),
     ),
 ]
@@ -345,13 +347,37 @@ ExperimentName = Annotated[
     typer.Argument(
         help="fig1, fig2, fig4, fig6 or table2 of You et al. 2022, with baselines; "
         "frontier (what links cost a student), draws (when to draw), inductive (nodes "
-        "that training never saw), units (whole hidden units), eb-train (tickets of "
-        "whole channels; on digits of a CNN) or gem-miner (tickets before training).",
+        "that training never saw), units (whole hidden units); of its siblings family "
+        "(all of them), eb-train (tickets of whole channels; on digits of a CNN), "
+        "supertickets (several operators), gem-miner (tickets before training), ksm "
+        "(one ticket, many tasks) or ordinal (classes in order, and transfer).",
         callback=_checked(lambda _, name: EXPERIMENTS.check(name)),
     ),
 ]
 TicketPath = Annotated[
     Path, typer.Argument(metavar="TICKET", help="A ticket.safetensors file.")
+]
+TicketOrGraph = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TICKET|GRAPH",
+        help="A ticket.safetensors file; with --from, another graph to train on.",
+    ),
+]
+FromTicket = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="Ticket whose weights to begin with, drawn on a graph with the same "
+        "features. Links are chosen by its criterion, or all kept where that was "
+        "learned.",
+        metavar="TICKET",
+        show_default=False,
+    ),
+]
+Frozen = Annotated[
+    bool,
+    typer.Option("--frozen", help="With --from: train the model's head alone."),
 ]
 Model = Annotated[
     str,
@@ -389,10 +415,11 @@ TaskName = Annotated[
     typer.Option(
         "--task",
         help="node-classification, multi-label or link-prediction, for which links are "
-        "held out; by default what the labels say.",
+        "held out; of classes in order ordinal, regression or hierarchical; by default "
+        "what the labels say.",
         metavar="NAME",
         show_default=False,
-        callback=_checked(lambda _, name: TASKS.check(name)),
+        callback=_checked(lambda _, name: TASKS.check(name.partition(":")[0])),
     ),
 ]
 GraphRatios = Annotated[

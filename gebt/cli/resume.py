@@ -116,7 +116,7 @@ def words_of(flags: Mapping[str, Any]) -> list[str]:
             if name in _ARGUMENTS:
                 rest.append(str(each))
             elif name not in _NOT_KEPT:
-                flag = f"--{name.replace('_', '-')}"
+                flag = f"--{name.rstrip('_').replace('_', '-')}"
                 words += [flag] if each is True else [flag, str(each)]
     return [*words, "--", *rest]
 

@@ -113,6 +113,7 @@ class Outcome:
         rounds: graphs on the way to the pruned one, with the epochs on each.
         beside: what else was found with the model, rows of the table ``links``.
         drawn: where there is no ticket, the detector's reading that it was drawn by.
+        task: that the model has learned; None for the setting's.
     """
 
     links: str
@@ -127,6 +128,7 @@ class Outcome:
     rounds: Sequence[tuple[Graph, int]] = ()
     beside: Sequence[Mapping[str, Any]] = ()
     drawn: Reading | None = None
+    task: Task | None = None
 
 
 Method = Callable[[Setting], Iterator[Outcome]]

@@ -30,8 +30,9 @@ from gebt.experiments.record import (
 from gebt.files import write_csv
 from gebt.graph import Graph
 from gebt.learn.checkpoint import Clock, current, part
+from gebt.learn.ordinal import InOrder
 from gebt.learn.tasks import Task
-from gebt.learn.training import Epoch, evaluate, new_model, train
+from gebt.learn.training import Epoch, absolute_error, evaluate, new_model, train
 from gebt.models.recipe import Recipe
 from gebt.options import EB_TRAIN, Fit, Precision, Unit
 from gebt.prune.channels import drop_channels
@@ -303,6 +304,7 @@ def retrain(
         Sides(**times),
         macs_of(sides, uncompacted),
         peak[0],
+        absolute_error=errors_of(uncompacted, task),
     )
     return Run(metrics, ticket, *found, recorder.rows)
 
@@ -322,6 +324,14 @@ def macs_of(sides: Pairs, uncompacted: Pairs) -> Macs:
         Sides(**{side: paper_macs(*pair) for side, pair in uncompacted.items()}),
         Sides(**{side: executed_macs(*pair) for side, pair in sides.items()}),
     )
+
+
+def errors_of(sides: Pairs, task: Task) -> Sides | None:
+    """Each side's absolute error on its graph; None where classes have no order."""
+    if not isinstance(task, InOrder):
+        return None
+    found = {s: absolute_error(*pair, task=task) for s, pair in sides.items()}
+    return Sides(**{s: None if math.isnan(e) else e for s, e in found.items()})
 
 
 def describe(ticket: Ticket, model: nn.Module) -> Drawn:

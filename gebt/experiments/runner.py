@@ -41,8 +41,9 @@ from gebt.experiments.record import facts
 from gebt.experiments.studies import STUDIES, VARIANTS
 from gebt.files import Fields, read_json, shown, write_csv, write_json
 from gebt.graph import Graph
+from gebt.learn.ordinal import InOrder
 from gebt.learn.tasks import prepare, task_for
-from gebt.learn.training import evaluate, new_model, train
+from gebt.learn.training import absolute_error, evaluate, new_model, train
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.weights import prunable_weights
 from gebt.report.page import Figure, Table
@@ -106,6 +107,7 @@ class Experiment:
         how: what is trained and scored, on its page.
         jobs: its jobs for one graph and one seed.
         page: what was found on one graph, from the tables' rows of it.
+        graphs: what it runs on, unless it is told.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Experiment:
     how: str
     jobs: Callable[[str, int], list[Job]]
     page: Callable[[str, "Tables"], Iterator[Table | Figure | str]]
+    graphs: Sequence[str] = ("cora", "citeseer")
 
 
 def register(experiment: Experiment) -> None:
@@ -304,6 +307,7 @@ def _cells() -> dict[str, tuple[Callable[[str], bool], str]]:
         ),
         "macs_training": (_cell(float, 0, 1e30), "a number, at least 0"),
         **dict.fromkeys(("inference_ms", "dense_ms"), time),
+        "absolute_error": (_cell(float, 0, 1e12), "a number, at least 0"),
         "cpu_seconds": (_cell(float, 0, 1e12), "a number, at least 0"),
         "distance": (_cell(float, 0, 1e12), "a number, at least 0"),
         **dict.fromkeys(("stop_graph", "stop_weights", "stop_joint"), epoch_or_none),
@@ -474,8 +478,12 @@ def _method(name: str) -> Method:
 
 def _row(job: Job, setting: Setting, outcome: Outcome) -> Row:
     model, graph, ticket = outcome.model, outcome.graph, outcome.ticket
-    drawn = ticket or outcome.drawn
-    test = evaluate(model, graph, "test", task=setting.task)
+    drawn, task = ticket or outcome.drawn, outcome.task or setting.task
+    setting = replace(setting, task=task)
+    test = evaluate(model, graph, "test", task=task)
+    error: Row = {}
+    if isinstance(task, InOrder):
+        error["absolute_error"] = round(absolute_error(model, graph, task=task), 4)
     fast, small = compact(model, graph)
     dense_ms, ms = latencies([(setting.model(), setting.graph), (fast, small)])
     kept = sum(int(w.count_nonzero()) for w in prunable_weights(model).values())
@@ -501,6 +509,7 @@ def _row(job: Job, setting: Setting, outcome: Outcome) -> Row:
         "inference_ms": round(ms, 4),
         "dense_ms": round(dense_ms, 4),
         "cpu_seconds": round(outcome.seconds, 3),
+        **error,
     }
 
 

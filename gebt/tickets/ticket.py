@@ -324,7 +324,7 @@ class Ticket:
         check_graph(graph)
         ratio = self.options["graph_ratio"] if graph_ratio is None else graph_ratio
         check_ratio("graph_ratio", ratio)
-        _check_unseen(graph, self.model if model is None else describe_model(model))
+        check_unseen(graph, self.model if model is None else describe_model(model))
         name = CRITERIA.check(self.options.get("criterion", "learned"))
         if not ratio:
             return graph.present
@@ -498,7 +498,7 @@ class Ticket:
         return HubTicket.from_pretrained(name, **options).ticket
 
 
-def _check_unseen(graph: Graph, model: Mapping[str, Any]) -> None:
+def check_unseen(graph: Graph, model: Mapping[str, Any]) -> None:
     """Refuse a graph without links, or that a model, as described, cannot be for."""
     if not graph.link.numel():
         raise ValueError(f"the graph {graph.name!r} has no links to choose from.")
@@ -589,6 +589,10 @@ def _checked_options(options: Fields) -> dict[str, Any]:
         for name in ("k", "width"):
             if name in task:
                 task.whole(name, 1)
+        if "spread" in task:
+            task.number("spread", 0)
+        if "coarse" in task:
+            task.wholes("coarse", 0)
     else:
         options.text("task")
     if "criterion" in options.content:

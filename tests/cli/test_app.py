@@ -61,9 +61,9 @@ def test_metrics_hold_every_promised_number(digits_run):
     for run in metrics["runs"]:
         assert set(run) == {
             "seed", "dense", "ticket", "retrained", "seconds", "cpu_seconds",
-            "inference_ms", "macs", "peak_mib", "split", "model",
+            "inference_ms", "macs", "peak_mib", "split", "model", "absolute_error",
         }  # fmt: skip
-        assert run["split"] is run["model"] is None
+        assert run["split"] is run["model"] is run["absolute_error"] is None
         assert set(run["dense"]) == set(run["retrained"]) == {"val", "test"}
         assert 1 < run["dense"]["test"] <= 100, "accuracies are percent"
         assert run["ticket"]["links"] == 10_071

@@ -21,7 +21,7 @@ from gebt.datasets import load
 from gebt.experiments.report import page_of, write_report
 from gebt.experiments.run import Options, run_seeds
 from gebt.experiments.runner import KEY, _run
-from gebt.experiments.studies import DEEP
+from gebt.experiments.studies import DEEP, WIDE
 from gebt.files import write_csv, write_json
 from gebt.learn.tasks import NodeClassification
 from gebt.report.figures import at_least, scatter
@@ -60,7 +60,7 @@ def experiments(tmp_path_factory):
         for job in experiment.jobs("digits", 0):
             if (job.graph_ratio, job.weight_ratio) not in ratios:
                 continue
-            if job.draw not in (None, 5) or job.model not in ("gcn", DEEP):
+            if job.draw not in (None, 5) or job.model not in ("gcn", DEEP, WIDE):
                 continue
             if job not in found:
                 found[job] = _run((job, None, True, {}))
