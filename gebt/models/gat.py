@@ -354,6 +354,7 @@ class GAT(Stack[GATLayer]):
             "folded": folded,
         }
 
+    @torch.no_grad()
     def shrink(self) -> tuple["GAT", Tensor]:
         """As every `Stack`; where hardly a unit goes, without the features alone.
 
