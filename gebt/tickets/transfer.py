@@ -74,7 +74,7 @@ def _links(ticket: Ticket, graph: Graph) -> tuple[Tensor, float]:
     if criterion not in NOT_OF_OTHERS:
         return ticket.links_for(graph), ratio
     if ratio:
-        _log.warning(
+        _log.info(
             "the criterion %s knows the links of %s alone: all those of %s are kept",
             *(criterion, ticket.dataset["name"], graph.name),
         )

@@ -46,7 +46,8 @@ def test_the_weights_are_the_tickets_and_all_links_are_kept_and_it_is_said(
 ):
     one, other = graphs
     ticket = drawn(one)
-    moved = transfer(ticket, other)
+    with caplog.at_level("INFO", "gebt"):
+        moved = transfer(ticket, other)
     assert "all those of synthetic:" in caplog.text and OTHER[10:15] in caplog.text
     model = build_model(dict(moved.model))
     small = moved.open(model, other)
@@ -62,7 +63,8 @@ def test_the_weights_are_the_tickets_and_all_links_are_kept_and_it_is_said(
 def test_a_criterion_of_any_graph_chooses_the_links(graphs, caplog):
     one, other = graphs
     ticket = drawn(one, "low-degree")
-    moved = transfer(ticket, other)
+    with caplog.at_level("INFO", "gebt"):
+        moved = transfer(ticket, other)
     assert torch.equal(moved.link_mask, ticket.links_for(other))
     assert moved.links_kept == other.num_links - int(0.4 * other.num_links)
     assert not caplog.text
