@@ -27,6 +27,7 @@ from gebt._registry import (
     CRITERIA,
     EXPERIMENTS,
     MODELS,
+    SUPERNETS,
     TASKS,
     check_dataset,
     parse_table,
@@ -104,9 +105,21 @@ class Drawn:
         """What was given, by name."""
         return {name: v for name, v in vars(self).items() if v is not None}
 
-    def options(self) -> dict[str, Any]:
-        """What was given, and the defaults of the rest."""
-        return {**_DRAWN, **self.given()}
+    def options(self, model: str | None = None) -> dict[str, Any]:
+        """What was given, and the defaults of the rest, for a model.
+
+        Raises:
+            ValueError: if something was given that a supernet's search does not have.
+        """
+        if (model or "").lower() not in SUPERNETS:
+            return {**_DRAWN, **self.given()}
+        for name in ("threshold", "window", "parts"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"`--{name}` is not of a supernet's search, which ends with its "
+                    f"epochs: leave it out, or choose another model than {model}."
+                )
+        return {**_DRAWN, "graph_ratio": 0.0, **self.given()}
 
 
 _DRAWN = {"graph_ratio": 0.2, "weight_ratio": 0.9, "criterion": "learned"}
@@ -307,7 +320,8 @@ ExperimentName = Annotated[
     typer.Argument(
         help="fig1, fig2, fig4, fig6 or table2 of You et al. 2022, with baselines; "
         "frontier (what links cost a student), draws (when to draw), inductive (nodes "
-        "that training never saw) or units (whole hidden units).",
+        "that training never saw), units (whole hidden units) or supertickets "
+        "(operators side by side).",
         callback=_checked(lambda _, name: EXPERIMENTS.check(name)),
     ),
 ]

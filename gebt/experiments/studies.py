@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gebt._registry import MODELS
 from gebt.experiments.methods import Method, Outcome, Setting
+from gebt.experiments.operators import supertickets
 from gebt.experiments.unseen import without_test_nodes
 from gebt.graph import Graph, Split
 from gebt.learn.student import student_of, train_student
@@ -307,5 +308,6 @@ STUDIES: Mapping[str, Method] = {
     "student": student,
     "drawn": drawn,
     "inductive": inductive,
+    "supertickets": supertickets,
 }
 """Every such method, by name."""

@@ -21,6 +21,7 @@ from gebt.models.recipe import (
 )
 from gebt.models.resgcn import ResGCN
 from gebt.models.sage import GraphSAGE
+from gebt.models.supernet import OPERATORS, SuperGNN
 
 __all__ = [
     "CLASSES",
@@ -31,7 +32,9 @@ __all__ = [
     "GraphSAGE",
     "LinearLayer",
     "LinearStack",
+    "OPERATORS",
     "ResGCN",
+    "SuperGNN",
     "adapt",
     "build_model",
     "can_build",

@@ -1,0 +1,96 @@
+"""SuperTickets: several operators side by side, against each alone at its cost."""
+
+from functools import partial
+from statistics import fmean
+
+from gebt.experiments.operators import FRESH, RANDOM, SINGLE, SUPERNET, TICKET
+from gebt.experiments.rows import BEST, VERDICTS, Items, faster, millions, point
+from gebt.experiments.runner import Experiment, Job, Tables, register
+from gebt.models import OPERATORS
+from gebt.report.comparison import (
+    against,
+    best_by_validation,
+    mean_of,
+    percent,
+    pick,
+    scores,
+)
+from gebt.report.figures import scatter
+from gebt.report.page import Figure, tabulated
+
+RATIO = 0.5
+"""Of the weights of the units that stay, removed."""
+_PLAIN = ("cora", "citeseer", "pubmed", "synthetic")  # where norms do harm
+_JOINT = "joint-EB of the supernet"
+_ROWS = (TICKET, SUPERNET, FRESH, RANDOM, *SINGLE)
+
+
+def _jobs(dataset: str, seed: int) -> list[Job]:
+    plain = dataset.partition(":")[0] in _PLAIN
+    model = "super" if plain else "super-res"
+    both = Job(dataset, model, "supertickets", 0.0, RATIO, seed)
+    # Watched alone it is trained without controls of its links, which all stay.
+    joint = Job(dataset, model, "joint-EB", 0.0, RATIO, seed, watch="weights")
+    return [both, joint]
+
+
+def _page(graph: str, tables: Tables) -> Items:
+    rows = tables.get("runs", [])
+    mine = pick(rows, method="supertickets")
+    ticket = pick(mine, links=TICKET)
+    if not ticket:
+        return
+    found = {name: pick(mine, links=name) for name in _ROWS}
+    found[_JOINT] = pick(rows, method="joint-EB")
+    singles = [row for name in SINGLE for row in found[name]]
+    found["best single by validation"] = best_by_validation(singles)
+    table, points = [], []
+    for name, each in found.items():
+        if not each:
+            continue
+        table.append(
+            {
+                "": name,
+                "test": mean_of(each),
+                "ticket - this": "-" if name == TICKET else against(ticket, each),
+                "executed MACs, millions": millions(each, "macs_executed"),
+                "supernet / this, ms": f"{faster(each):.2f}x",
+                "training, CPU s": mean_of(each, "cpu_seconds"),
+            }
+        )
+        cost = fmean(float(row["macs_executed"]) / 1e6 for row in each)
+        points.append(point(name, cost, each))
+    yield from tabulated(
+        f"{graph}: a supernet's ticket, and single operators as dear", table, VERDICTS
+    )
+    left = pick(tables.get("links", []), method="supertickets")
+    yield from tabulated(
+        f"{graph}: share of each operator's hidden units that the ticket keeps",
+        [
+            {
+                name: percent(fmean(scores(pick(left, links=name), "share").values()))
+                for name in OPERATORS
+                if pick(left, links=name)
+            }
+        ],
+    )
+    yield Figure(
+        f"supertickets-{graph}",
+        f"{graph}: test score against executed multiply-accumulates",
+        partial(scatter, {"": points}, "executed MACs, millions", "test, %"),
+    )
+
+
+register(
+    Experiment(
+        "supertickets",
+        "operators side by side, of which a search leaves some, against each alone",
+        f"Tickets of {percent(RATIO)} of the weights of the units that stay. Single "
+        "operators have the least width at which a forward executes no fewer "
+        "multiply-accumulates than the compact ticket; on Cora and CiteSeer by their "
+        "own recipes, elsewhere with the supernet's layers, batch norm, dropout and "
+        f"training, and own paths. Training counts epochs as the supernet's. {BEST}",
+        _jobs,
+        _page,
+    )
+)
