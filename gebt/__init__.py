@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gebt.sparse import SparseMatrix
     from gebt.tickets.choose import Candidate, Choice, find_cheapest
     from gebt.tickets.search import Search, find_ticket
-    from gebt.tickets.supernet import find_super_ticket
+    from gebt.tickets.super_ticket import find_super_ticket
     from gebt.tickets.ticket import Ticket
 
 # Loaded at first use: the detector alone needs neither PyG nor the models.
@@ -57,7 +57,7 @@ _ROOMS = {
     "datasets": "",
     "evaluate": "learn.training",
     "find_cheapest": "tickets.choose",
-    "find_super_ticket": "tickets.supernet",
+    "find_super_ticket": "tickets.super_ticket",
     "find_ticket": "tickets.search",
     "keep_top": "prune.masks",
     "kernels": "",

@@ -18,7 +18,7 @@ from gebt.models import OPERATORS, SuperGNN
 from gebt.models.recipe import Recipe
 from gebt.prune.masks import keep_top
 from gebt.prune.weights import ModelPruner
-from gebt.tickets.supernet import find_super_ticket
+from gebt.tickets.super_ticket import find_super_ticket
 
 SUPERNET, TICKET, FRESH, RANDOM = "supernet", "ticket", "from scratch", "random units"
 SINGLE = ("gcn", "sage", "gin", "gat")

@@ -38,7 +38,7 @@ from gebt.prune.links import GraphSparsifier, links_by
 from gebt.prune.weights import prunable_weights
 from gebt.tickets.recording import RecordingDetector
 from gebt.tickets.search import find_ticket
-from gebt.tickets.supernet import find_super_ticket
+from gebt.tickets.super_ticket import find_super_ticket
 from gebt.tickets.ticket import Ticket
 
 OnEpoch = Callable[[str, Epoch], None]

@@ -4,15 +4,65 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gebt._checks import check_not_negative, check_positive, check_ratio
+from gebt.models import SuperGNN
+from gebt.models._layers import Features
+from gebt.models.operators import HOPS
 from gebt.options import Scope
 from gebt.prune.groups import Group
 from gebt.prune.weights import ModelPruner, apply_masks, prunable_weights
+from gebt.sparse import SparseMatrix
 
 RERANKED = 25
 """Epochs between two masks, and over which the pull on the scales grows."""
+
+
+@torch.no_grad()
+def unit_costs(model: SuperGNN, x: Features, adjacency: SparseMatrix) -> list[Tensor]:
+    """What a scale of one costs, for each of a model's ``scales()``.
+
+    `unit_macs`, times how large the outputs are that the scale multiplies: their root
+    mean square, of a layer's mean, or 1 behind a batch norm. Averages over neighbours
+    are smaller than maps of single nodes, and need larger scales for the same part in
+    the sum; without it the search keeps what is loud.
+
+    Args:
+        model: as it is, in evaluation mode.
+        x: (N, F).
+        adjacency: (N, N).
+    """
+    costs, h, matrices = [], x, model.matrices(adjacency)
+    for layer, macs in zip(model.stages(), unit_macs(model, x, adjacency), strict=True):
+        sizes = [float(out.square().mean().sqrt()) for out in layer.found(h, matrices)]
+        if isinstance(layer.scale, nn.BatchNorm1d):
+            sizes = [1.0] * len(sizes)
+        level = layer.spread(dict(zip(layer.widths, sizes, strict=True)))
+        costs.append(macs * level / level.mean().clamp(min=1e-30))
+        h = layer(h, matrices).relu()
+    return costs
+
+
+def unit_macs(model: SuperGNN, x: Features, adjacency: SparseMatrix) -> list[Tensor]:
+    """Multiply-accumulates of its own layer that each of ``scales()`` stands for.
+
+    Products with its weights, of sparse features the stored entries, and with the
+    matrix after them.
+    """
+    nodes, links = adjacency.shape[0], adjacency.pattern.nnz
+    read = x.numel() if isinstance(x, Tensor) else x.pattern.nnz
+    found = []
+    for layer in model.stages():
+        of = {
+            name: read * (1 + (name == "sage"))
+            + HOPS[name] * (links + nodes * (name != "sage"))
+            + 2 * nodes * (name == "gat")
+            for name in layer.widths
+        }
+        found.append(layer.spread(of) * (layer.outputs or 1))
+        read = nodes * sum(layer.widths.values())
+    return found
 
 
 class Operators(Group):
@@ -29,7 +79,7 @@ class Operators(Group):
 
     Args:
         model: a `SuperGNN`.
-        costs: of each entry of its ``scales()``.
+        costs: `unit_costs`, or others.
         prune_ratio: share of the weights to remove in the end, in [0, 1).
         epochs: that the search has; the share grows in equal steps, and is reached one
             step before the last.
@@ -61,7 +111,8 @@ class Operators(Group):
         self.epoch = 0
         self._steps = max(1, epochs // RERANKED - 1)
         mean = torch.cat([*costs]).mean()
-        self._costs = [each / mean for each in costs]
+        device = model.scales()[0].device
+        self._costs = [(each / mean).to(device) for each in costs]
         self._masks: dict[str, Tensor] = {}
         self._bind(model)
 
@@ -175,12 +226,15 @@ class Operators(Group):
         return [*self._stored.values()]
 
     def state_dict(self) -> dict[str, Any]:
-        """The stored weights, their masks, and the epoch."""
-        return {"epoch": self.epoch, "stored": self._stored, "masks": self._masks}
+        """The stored weights, their masks, the costs and the epoch."""
+        costs = {str(k): cost for k, cost in enumerate(self._costs)}
+        both = {"stored": self._stored, "masks": self._masks}
+        return {"epoch": self.epoch, "costs": costs, **both}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, of the same units."""
         self.epoch, self._masks = state["epoch"], dict(state["masks"])
+        self._costs = [*state["costs"].values()]
         for name, stored in state["stored"].items():
             self._stored[name].copy_(stored)
         for scale, before in zip(self._scales, self._before, strict=True):

@@ -149,17 +149,6 @@ def test_compact_gives_the_same_outputs_for_fewer_operations(make_graph, share, 
         assert executed_macs(fast, small) < executed_macs(model, graph) / 2
 
 
-def test_costs_of_units_add_up_to_what_a_forward_executes(sparse_graph):
-    # 16 everywhere: no operand is padded, and no product is done the other way round.
-    graph = sparse_graph
-    for name in OPERATORS:
-        model = SuperGNN(graph.num_features, 16, 16, layers=3, **alone(name, 16, 3))
-        costs = model.unit_macs(graph.x, graph.adjacency)
-        assert [len(cost) for cost in costs] == [16, 16, 1]
-        counted = sum(float(cost.sum()) for cost in costs)
-        assert counted == executed_macs(model, graph), name
-
-
 def test_what_cannot_be_built_is_refused_in_a_line():
     with pytest.raises(ValueError, match="layer 1 of 2 has no units of any operator"):
         SuperGNN(4, 3, 2, **{name: [0, 1] for name in OPERATORS})

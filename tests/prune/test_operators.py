@@ -4,11 +4,12 @@ import pytest
 import torch
 from helpers import same
 
+from gebt.deploy.cost import executed_macs
 from gebt.learn.loop import Learner, whole
 from gebt.learn.tasks import NodeClassification
-from gebt.models import SuperGNN
+from gebt.models import OPERATORS, SuperGNN
 from gebt.options import Fit
-from gebt.prune.operators import RERANKED, Operators
+from gebt.prune.operators import RERANKED, Operators, unit_costs, unit_macs
 from gebt.prune.weights import prunable_weights
 
 TASK = NodeClassification()
@@ -20,9 +21,39 @@ def model(graph):
     return SuperGNN(graph.num_features, 4, 3, dropout=0.0)
 
 
+def test_macs_of_units_add_up_to_what_a_forward_executes(sparse_graph):
+    # 16 everywhere: no operand is padded, and no product is done the other way round.
+    graph = sparse_graph
+    for name in OPERATORS:
+        widths = {each: [16, 16, 1] if each == name else [0] * 3 for each in OPERATORS}
+        model = SuperGNN(graph.num_features, 16, 16, layers=3, **widths)
+        macs = unit_macs(model, graph.x, graph.adjacency)
+        assert [len(each) for each in macs] == [16, 16, 1]
+        counted = sum(float(each.sum()) for each in macs)
+        assert counted == executed_macs(model, graph), name
+
+
+def test_costs_are_those_of_the_units_parts_in_the_sum(graph):
+    """An operator of twice the outputs costs twice as much at the same scale."""
+    model = SuperGNN(graph.num_features, 4, 3).eval()
+    before = unit_costs(model, graph.x, graph.adjacency)
+    macs = unit_macs(model, graph.x, graph.adjacency)
+    with torch.no_grad():
+        for parameter in model.layers[0].branches["hops"].parameters():
+            parameter.mul_(2)
+    after = unit_costs(model, graph.x, graph.adjacency)
+    hops = [each[0][-1] / each[0][0] for each in (before, after)]
+    torch.testing.assert_close(hops[1], 2 * hops[0])
+    for cost, of in zip(before, macs, strict=True):
+        torch.testing.assert_close((cost / of).mean(), cost.new_ones(()))
+    normed = SuperGNN(graph.num_features, 4, 3, norm="batch").eval()
+    costs = unit_costs(normed, graph.x, graph.adjacency)
+    assert torch.equal(costs[0], unit_macs(normed, graph.x, graph.adjacency)[0])
+
+
 def grouped(model, graph, **changed):
     given = {"prune_ratio": 0.5, "epochs": 100, "rho": 0.1, "threshold": 0.05} | changed
-    return Operators(model, model.unit_macs(graph.x, graph.adjacency), **given)
+    return Operators(model, unit_costs(model, graph.x, graph.adjacency), **given)
 
 
 def learner_of(model, *groups, **fit):
@@ -32,7 +63,7 @@ def learner_of(model, *groups, **fit):
 def test_the_gradient_is_that_of_the_loss_and_the_costs_written_out(graph, model):
     group = grouped(model, graph, rho=0.3)
     group.epoch = 4  # a fifth of the way to the whole pull
-    costs = model.unit_macs(graph.x, graph.adjacency)
+    costs = unit_costs(model, graph.x, graph.adjacency)
     mean = torch.cat(costs).mean()
     out = model(graph.x, graph.adjacency)[graph.split.train]
     pull = sum(

@@ -24,7 +24,7 @@ from gebt.options import Fit, Scope, chosen
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.groups import Group, Hook
 from gebt.prune.links import RankedLinks
-from gebt.prune.operators import Operators
+from gebt.prune.operators import Operators, unit_costs
 from gebt.tickets.search import Search, describe_search
 from gebt.tickets.ticket import Ticket
 
@@ -38,7 +38,7 @@ def find_super_ticket(
     graph: Graph,
     *,
     weight_ratio: float = 0.9,
-    rho: float = 1e-3,
+    rho: float = 1e-2,
     threshold: float = 0.05,
     scope: Scope = "global",
     groups: Sequence[Group] = (),
@@ -85,7 +85,7 @@ def find_super_ticket(
     model = deepcopy(model)
     begin(model, graph, task, None)
     operators = Operators(
-        *(model, model.unit_macs(graph.x, graph.adjacency), weight_ratio),
+        *(model, unit_costs(model.eval(), graph.x, graph.adjacency), weight_ratio),
         epochs=fit.epochs,
         rho=rho,
         threshold=threshold,

@@ -12,7 +12,7 @@ from gebt.learn.tasks import NodeClassification
 from gebt.models import GCN, OPERATORS, SuperGNN, build_model
 from gebt.options import Fit
 from gebt.prune.links import GraphSparsifier
-from gebt.tickets.supernet import EVERY, _Segment
+from gebt.tickets.super_ticket import EVERY, _Segment
 
 FIT = Fit(epochs=60, lr=0.05, weight_decay=1e-3, decay="all")
 HOW = {"rho": 0.05, "weight_ratio": 0.5, "fit": FIT}
@@ -53,9 +53,10 @@ def test_the_outcome_is_an_ordinary_model_and_a_ticket_that_opens_compacts_and_s
 def test_the_first_weights_are_those_that_the_units_began_with(graph, model):
     small, ticket = find_super_ticket(model, graph, **HOW)
     began = model.state_dict()
-    layers = [n for n in ticket.first_weights if re.match(r"layers.0.*\bweight$", n)]
-    assert len(layers) > 1
-    for name in layers[1:]:  # after the scales
+    maps = r"layers\.0\.branches\.\w+\.(own_)?weight"
+    layers = [name for name in ticket.first_weights if re.fullmatch(maps, name)]
+    assert layers
+    for name in layers:
         columns = {tuple(column.tolist()) for column in began[name].t()}
         found = ticket.first_weights[name].t()
         assert all(tuple(column.tolist()) in columns for column in found)
