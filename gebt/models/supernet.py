@@ -224,8 +224,7 @@ register(
     "super",
     SuperGNN,
     about="six operators side by side in two layers, for a search to choose from",
-    source="after You et al. 2022 (SuperTickets); chosen on Cora's and CiteSeer's "
-    "validation nodes",
+    source="after You et al. 2022 (SuperTickets); chosen on Cora's validation nodes",
     hidden=16,
     dropout=0.8,
     fit=Fit(lr=0.01, weight_decay=1e-3, decay="all", epochs=200),
