@@ -227,14 +227,13 @@ class Operators(Group):
 
     def state_dict(self) -> dict[str, Any]:
         """The stored weights, their masks, the costs and the epoch."""
-        costs = {str(k): cost for k, cost in enumerate(self._costs)}
-        both = {"stored": self._stored, "masks": self._masks}
-        return {"epoch": self.epoch, "costs": costs, **both}
+        weights = {"stored": self._stored, "masks": self._masks}
+        return {"epoch": self.epoch, "costs": self._costs, **weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken, of the same units."""
         self.epoch, self._masks = state["epoch"], dict(state["masks"])
-        self._costs = [*state["costs"].values()]
+        self._costs = [*state["costs"]]
         for name, stored in state["stored"].items():
             self._stored[name].copy_(stored)
         for scale, before in zip(self._scales, self._before, strict=True):
