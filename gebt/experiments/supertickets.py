@@ -58,8 +58,9 @@ def _page(graph: str, tables: Tables) -> Items:
                 "training, CPU s": mean_of(each, "cpu_seconds"),
             }
         )
-        cost = fmean(float(row["macs_executed"]) / 1e6 for row in each)
-        points.append(point(name, cost, each))
+        costs = [float(r["macs_executed"]) / 1e6 for r in each if r["macs_executed"]]
+        if costs:
+            points.append(point(name, fmean(costs), each))
     yield from tabulated(
         f"{graph}: a supernet's ticket, and single operators as dear", table, VERDICTS
     )
@@ -74,11 +75,12 @@ def _page(graph: str, tables: Tables) -> Items:
             }
         ],
     )
-    yield Figure(
-        f"supertickets-{graph}",
-        f"{graph}: test score against executed multiply-accumulates",
-        partial(scatter, {"": points}, "executed MACs, millions", "test, %"),
-    )
+    if points:
+        yield Figure(
+            f"supertickets-{graph}",
+            f"{graph}: test score against executed multiply-accumulates",
+            partial(scatter, {"": points}, "executed MACs, millions", "test, %"),
+        )
 
 
 register(
