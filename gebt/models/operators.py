@@ -13,6 +13,7 @@ from gebt.models.gat import GATLayer
 from gebt.models.gcn import gcn_matrix
 from gebt.models.sage import sage_matrix
 from gebt.sparse import Scaled, SparseMatrix
+from gebt.sparse.shard import Shard
 
 OPERATORS = ("gcn", "sage", "gin", "gat", "skip", "hops")
 """What may stand side by side: GCN, GraphSAGE, GIN, GAT of one head, a map of each node
@@ -130,6 +131,11 @@ def _averaged(adjacency: SparseMatrix) -> SparseMatrix:
     A sum over all neighbours is larger than the others' means, and a small scale would
     do: of operators that are compared by their scales it would win.
     """
+    if isinstance(adjacency, Shard):
+        raise ValueError(
+            "the GIN of a SuperGNN divides by the mean degree of the whole graph, of "
+            "which each rank has a part. Start it without torchrun, or leave `gin` out."
+        )
 
     def build() -> SparseMatrix:
         looped = _looped(adjacency)

@@ -147,7 +147,7 @@ class SuperGNN(nn.Module):
 
     @torch.no_grad()
     def with_units(self, keep: Sequence[Tensor]) -> Self:
-        """A copy of some units, which keep their weights; no outputs are the same.
+        """A copy of some units, which keep their weights; its outputs are others.
 
         Operators without any are gone.
 

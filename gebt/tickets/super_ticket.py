@@ -1,9 +1,9 @@
 """A supernet's search: which operators, how wide, which weights; the rest leaves.
 
 The units leave physically, so every ten epochs a smaller model goes on, with a learner
-of its own on the one loop. Adam's moments go with it: they are of the weights that
-stay, and without them each start would be ten steps of full length in directions of
-no certainty. Only dropout begins with another stream.
+of its own on the one loop. Adam's moments go with it: without them the first steps of
+each start would be of full length, in directions of no certainty. Only dropout begins
+with another stream.
 """
 
 import math
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gebt._checks import check_ratio
 from gebt._provenance import versions
 from gebt.graph import Graph
 from gebt.learn.loop import Learner, begin, check_finite, whole
@@ -56,7 +57,7 @@ def find_super_ticket(
 
     Args:
         model: with two operators or more in some layer; not changed.
-        graph: with a training split.
+        graph: with a training split; masks of weights that it carries are not kept.
         weight_ratio: share of the weights to remove of the units that stay, in [0, 1).
         rho: weight of the costs in the loss; the larger, the fewer units stay.
         threshold: of a scale below which its unit leaves.
@@ -81,9 +82,9 @@ def find_super_ticket(
     [fit] = chosen(fit or Fit(), given=options, of="find_super_ticket")
     task = task or NodeClassification()
     _check_choice_of_operators(model)
-    # Checks graph and model, and gives the model the features' dtype.
+    check_ratio("weight_ratio", weight_ratio)
     model = deepcopy(model)
-    begin(model, graph, task, None)
+    begin(model, graph, task, {})  # checks both, and gives it the features' dtype
     operators = Operators(
         *(model, unit_costs(model.eval(), graph.x, graph.adjacency), weight_ratio),
         epochs=fit.epochs,
@@ -102,7 +103,7 @@ def find_super_ticket(
             *(model, task, fit),
             seed=seed + _STREAMS * segment,
             groups=[*groups, operators],
-            hooks=begin(model, graph, task, None)[1],
+            hooks=begin(model, graph, task, {})[1],
         )
         told = _Segment(part, graph, done, fit.epochs, on_epoch)
         told.start(moments)

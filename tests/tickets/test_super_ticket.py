@@ -119,5 +119,5 @@ def test_what_cannot_be_searched_is_refused_in_a_line(graph):
     model = SuperGNN(graph.num_features, 4, graph.num_classes)
     with pytest.raises(ValueError, match="without units. Lower `rho`, 1e"):
         find_super_ticket(model, graph, rho=1e9, epochs=60, lr=0.1)
-    with pytest.raises(ValueError, match=r"`prune_ratio` is the share to remove"):
+    with pytest.raises(ValueError, match=r"`weight_ratio` is the share to remove"):
         find_super_ticket(model, graph, weight_ratio=1.0)
