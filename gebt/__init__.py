@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from gebt.datasets import load
     from gebt.deploy.compaction import compact
     from gebt.deploy.cost import Cost, measure_cost
+    from gebt.deploy.export import export, read_export
     from gebt.deploy.storage import load_compact, save_compact
     from gebt.graph import Graph, LinkSplit, Split
+    from gebt.learn.checkpoint import checkpoints
     from gebt.learn.distilled import Distilled
     from gebt.learn.student import train_student
     from gebt.learn.tasks import LinkPrediction, MultiLabel, NodeClassification
@@ -52,10 +54,12 @@ _ROOMS = {
     "SparseMatrix": "sparse",
     "Split": "graph",
     "Ticket": "tickets.ticket",
+    "checkpoints": "learn.checkpoint",
     "compact": "deploy.compaction",
     "criterion": "prune.criteria",
     "datasets": "",
     "evaluate": "learn.training",
+    "export": "deploy.export",
     "find_cheapest": "tickets.choose",
     "find_super_ticket": "tickets.super_ticket",
     "find_ticket": "tickets.search",
@@ -66,6 +70,7 @@ _ROOMS = {
     "measure_cost": "deploy.cost",
     "models": "",
     "random_links": "prune.links",
+    "read_export": "deploy.export",
     "save_compact": "deploy.storage",
     "slim": "prune.units",
     "train": "learn.training",

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, get_args
 
 _MANY = 12
@@ -48,6 +50,22 @@ def check_choice(name: str, value: str, choices: Any) -> None:
     if value not in get_args(choices):
         known = ", ".join(map(repr, get_args(choices)))
         raise ValueError(f"`{name}` must be one of {known}, got {value!r}.")
+
+
+def check_export(path: Path) -> None:
+    """Raise a ValueError unless gebt can write, or read, an exported file there."""
+    if path.suffix not in (".pt2", ".onnx"):
+        raise ValueError(
+            "an exported model is a .pt2 file, for torch, or an .onnx file, for ONNX "
+            f"Runtime and others; got {str(path)!r}."
+        )
+    if path.suffix == ".onnx":
+        absent = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+        if absent:
+            raise ValueError(
+                f"an .onnx file needs {' and '.join(absent)}: pip install "
+                "'gebt[export]'."
+            )
 
 
 def check_name(kind: str, name: str, known: Collection[str]) -> str:

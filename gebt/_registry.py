@@ -211,7 +211,7 @@ EXPERIMENTS: Registry[Any] = Registry(
     {
         name: f"gebt.experiments.{name}"
         for name in ("fig1", "fig2", "fig4", "fig6", "table2")
-        + ("frontier", "draws", "inductive", "units", "supertickets")
+        + ("frontier", "draws", "inductive", "units", "sweep", "supertickets")
     },
 )
 

@@ -16,6 +16,8 @@ Decay = Literal["first", "all"]
 Scope = Literal["global", "layer"]
 Unit = Literal["element", "row", "column"]
 Objective = Literal["inference", "training"]
+ExportInputs = Literal["none", "features", "graph"]
+"""What an exported program takes: nothing, x, or x and the edges."""
 RECIPES = ("auto", "paper", "tuned")
 """Which model is trained, and how, where no model is named."""
 

@@ -43,7 +43,7 @@ class Draws:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on where `state_dict` was taken."""
         for device, where in state.items():
-            self.stream(torch.device(device)).set_state(where)
+            self.stream(torch.device(device)).set_state(where.cpu())
 
     @contextmanager
     def used(self) -> Iterator[None]:

@@ -1,10 +1,12 @@
 """The benchmark scripts still fit the library: what they import is there."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.slow
 
@@ -22,3 +24,24 @@ def test_every_benchmark_imports():
         check=False,
     )
     assert found.returncode == 0, found.stderr
+
+
+def test_what_asv_times_runs():
+    threads = torch.get_num_threads()
+    try:
+        found = runpy.run_path(str(FOLDER / "asv" / "suite" / "speed.py"))
+    finally:
+        torch.set_num_threads(threads)
+    ran = 0
+    for kind in found.values():
+        if not isinstance(kind, type) or kind.__module__ != "<run_path>":
+            continue
+        each = kind()
+        getattr(each, "setup", lambda: None)()
+        for name in dir(each):
+            if name.startswith(("time_", "peakmem_", "timeraw_")):
+                answer = getattr(each, name)()
+                if name.startswith("timeraw_"):
+                    exec(answer, {})
+                ran += 1
+    assert ran >= 8

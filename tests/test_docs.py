@@ -75,7 +75,12 @@ def _shell(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", _params("^(torchrun .*)?gebt "))
-def test_commands_have_the_flags_and_names_that_pages_give_them(name):
+def test_commands_have_the_flags_and_names_that_pages_give_them(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for text in re.findall(r"```toml\n(.*?)```", TEXT[name], re.S):
+        (tmp_path / "run.toml").write_text(text)  # which --config reads
     for line in _shell(TEXT[name]):
         command, words = get_command(app), shlex.split(line)
         while hasattr(command, "commands"):

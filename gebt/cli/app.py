@@ -19,8 +19,11 @@ from gebt._registry import (
 )
 from gebt._version import __version__
 from gebt.cli.common import default_folder, load_graph, load_of, recipe_of, results
+from gebt.cli.config import CONFIG, Call
+from gebt.cli.export import export
 from gebt.cli.flags import (
     Changes,
+    CheckpointEvery,
     DatasetFacts,
     DatasetName,
     DatasetNames,
@@ -45,6 +48,7 @@ from gebt.cli.flags import (
     Splits,
     Tables,
     TaskName,
+    TensorBoard,
     TicketPath,
     WeightRatio,
     Widths,
@@ -52,7 +56,9 @@ from gebt.cli.flags import (
     flags,
     folder_by_default,
 )
+from gebt.cli.plan import plan
 from gebt.cli.ranks import RANKS
+from gebt.cli.resume import resumable, resume
 from gebt.cli.show import (
     counting,
     out_console,
@@ -65,6 +71,9 @@ from gebt.cli.show import (
     tell_folder,
     tell_of_ticket,
 )
+from gebt.cli.sweep import sweep
+from gebt.cli.tensorboard import events
+from gebt.cli.verify import verify
 
 app = typer.Typer(
     name="gebt",
@@ -118,9 +127,12 @@ def run(
     splits: Splits = None,
     root: Root = None,
     out: Out = None,
+    checkpoint_every: CheckpointEvery = None,
     force: Force = False,
     device: DeviceOption = Device.auto,
+    tensorboard: TensorBoard = False,
     quiet: Quiet = False,
+    call: Call,
 ) -> None:
     """Find the cheapest ticket that is no worse than the dense model, or draw one.
 
@@ -139,7 +151,12 @@ def run(
     if one:
         check_new_model(drawn.criterion)
     named = model or recipe or ("paper" if one else "auto")
-    from gebt.experiments.cheapest import FILES, frontier_items, run_cheapest
+    from gebt.experiments.cheapest import (
+        FILES,
+        frontier_items,
+        read_frontier,
+        run_cheapest,
+    )
     from gebt.experiments.record import summary_table
     from gebt.experiments.run import RUN_FILES, Options, run_seeds
     from gebt.learn.recipes import choose_dense, recipes_for
@@ -152,6 +169,10 @@ def run(
         )
     graph, learned = load_graph(dataset, root, device, task, split)
     recipes = [r.changed(**changes) for r in recipes_for(named, graph, learned)]
+    resolved = recipes[0].described() if len(recipes) == 1 else {}
+    resolved |= {"model": model, "recipe": recipe if model else named}
+    resolved |= drawn.options() if one else {"max_drop": max_drop}
+    resolved |= {"task": learned.name, "device": graph.adjacency.device.type}
     loaded = (load_graph(dataset, root, device, task, k)[0] for k in range(splits or 0))
     # All share the memory of the one.
     each = [replace(graph, name=other.name, split=other.split) for other in loaded]
@@ -159,13 +180,14 @@ def run(
     folder = graph.world.told(out or default_folder(graph.name))
     asked = range(seed, seed + seeds)
     written = RUN_FILES if one else FILES
-    names = ["metrics.json", *written]
+    names = ["metrics.json", CONFIG, *written]
     if seeds > 1:
         names += [f"seed-{each}/{name}" for each in asked for name in written]
     tables = []
     with (
-        results(folder, names, graph, force=force),
-        progress(seeds, quiet) as show,
+        resumable(folder, names, graph, call, checkpoint_every, force=force),
+        progress(seeds, quiet) as shown,
+        events(tensorboard, folder, graph, shown) as show,
     ):
         if one:
             if len(recipes) > 1:
@@ -178,8 +200,11 @@ def run(
             ranks = [drawn.criterion] if drawn.criterion else None
             how: Any = {"max_drop": max_drop, "criteria": ranks, "on_epoch": show}
             how |= {"named": named, "objective": objective, "splits": each}
-            record, choice = run_cheapest(graph, learned, recipes, asked, folder, **how)
-            tables.append(frontier_items(choice.frontier, record.metric)[0])
+            record = run_cheapest(graph, learned, recipes, asked, folder, **how)
+            if frontier := read_frontier(folder):  # which the first rank has written
+                tables.append(frontier_items(frontier, record.metric)[0])
+        if graph.world.rank == 0:
+            call.save(folder / CONFIG, **resolved)
     if not quiet:
         for table in (*tables, summary_table(record)):
             print_table(table)
@@ -217,9 +242,12 @@ def search(
     split: OneSplit = None,
     root: Root = None,
     out: Out = None,
+    checkpoint_every: CheckpointEvery = None,
     force: Force = False,
     device: DeviceOption = Device.auto,
+    tensorboard: TensorBoard = False,
     quiet: Quiet = False,
+    call: Call,
 ) -> None:
     """Draw a joint ticket and write it, without retraining it."""
     dataset = own.named(dataset)
@@ -232,9 +260,12 @@ def search(
     graph, learned = load_graph(dataset, root, device, task, split)
     folder = graph.world.told(out or default_folder(graph.name))
     names = ("ticket.safetensors", "history.csv", "distances.csv")
-    with results(folder, names, graph, force=force):
+    with resumable(folder, names, graph, call, checkpoint_every, force=force):
         network = pipeline.new_model(graph, recipe, learned, seed)
-        with progress(1, quiet) as show:
+        with (
+            progress(1, quiet) as shown,
+            events(tensorboard, folder, graph, shown) as show,
+        ):
             recorder = pipeline.Recorder(show)
             with recorder.phase("search") as hook:
                 ticket, network, pairs = pipeline.search(
@@ -255,12 +286,16 @@ def search(
 @flags
 def retrain(
     ticket_path: TicketPath,
+    *,
     epochs: RetrainEpochs = None,
     root: Root = None,
     out: Out = None,
+    checkpoint_every: CheckpointEvery = None,
     force: Force = False,
     device: DeviceOption = Device.auto,
+    tensorboard: TensorBoard = False,
     quiet: Quiet = False,
+    call: Call,
 ) -> None:
     """Retrain a ticket with its inherited weights, compact it, and measure it."""
     from gebt.experiments.record import summary_table
@@ -275,15 +310,19 @@ def retrain(
     model = build_model(dict(ticket.model)).to(graph.adjacency.device)
     ticket.open(model, graph)  # a ticket that does not fit fails before any folder
     folder = graph.world.told(out or default_folder(graph.name))
-    name = ticket_path.name
+    name, how = ticket_path.name, {"force": force, "spare": ticket_path}
     with (
-        results(folder, RETRAIN_FILES, graph, force=force, spare=ticket_path),
-        progress(1, quiet) as show,
+        resumable(folder, RETRAIN_FILES, graph, call, checkpoint_every, **how),
+        progress(1, quiet) as shown,
+        events(tensorboard, folder, graph, shown) as show,
     ):
         record = retrain_alone(ticket, name, model, graph, task, epochs, folder, show)
     if not quiet:
         print_table(summary_table(record))
     tell_folder(folder, quiet)
+
+
+app.command()(resume)
 
 
 @app.command()
@@ -389,6 +428,9 @@ def report(
 
     print(f"Written: {write_report(folders, out or folders[0], root)}")
 
+
+for command in (sweep, plan, export, verify):
+    app.command()(command)
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")

@@ -71,10 +71,16 @@ def load_graph(
         return prepare(graph, task), task
 
     graph, task = ranks.shared(read, on_gpu)
-    size = graph.adjacency.pattern.nnz + graph.x.shape[0] * graph.x.shape[1]
-    if size < _SMALL and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
+    use_threads(graph.adjacency.pattern.nnz + graph.x.shape[0] * graph.x.shape[1])
     return (graph.to("cuda") if on_gpu else graph), task
+
+
+def use_threads(entries: int) -> None:
+    """Take one thread for so many entries of features and adjacency, if few."""
+    import torch
+
+    if entries < _SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 @contextmanager

@@ -33,6 +33,8 @@ from gebt._registry import (
     parse_table,
     use_plugin,
 )
+from gebt.cli.config import Call, config_flag
+from gebt.cli.tensorboard import check_tensorboard
 from gebt.options import RECIPES, Fit, Objective, chosen, option
 
 
@@ -204,7 +206,7 @@ class Changes(dict[str, Any]):
 
 
 ARGUMENTS = ["seeds", "seed", "split", "splits", "max_drop"]
-ARGUMENTS += ["recipe", "model", "objective", "label", "metric"]
+ARGUMENTS += ["recipe", "model", "objective", "label", "metric", "inputs"]
 """Names that the library's errors give to what is a flag here."""
 ARGUMENTS += [f.name for kind in (Drawn, *Changes.OF) for f in _told(kind)]
 
@@ -213,22 +215,30 @@ def flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command ``--plugin``, and flags for the options that it takes.
 
     A parameter that is a dataclass, or `Changes`, becomes one flag for each field that
-    says what it is, and is built, so checked, from what was given.
+    says what it is, and is built, so checked, from what was given. One that is a `Call`
+    becomes ``--config``, and is given the values of all flags.
     """
     hints = get_type_hints(command, include_extras=True)
     shown: list[Parameter] = []
     groups: dict[str, list[str]] = {}
+    asks = [name for name, kind in hints.items() if kind is Call]
     for name, parameter in signature(command).parameters.items():
         found = _flags_of(hints[name])
         if found:
             groups[name] = [flag.name for flag in found]
-        shown += found or [parameter.replace(annotation=hints[name])]
+        if name not in asks:
+            shown += found or [parameter.replace(annotation=hints[name])]
     plugin = Parameter("plugin", Parameter.KEYWORD_ONLY, default=[], annotation=_Plugin)
     shown.append(plugin)
+    if asks:
+        shown.append(config_flag(shown[:]))
 
     @wraps(command)
     def called(**given: Any) -> None:
-        del given["plugin"]  # its callback has imported them
+        given.pop("config", None)  # its callback, and --plugin's, have done their work
+        call = Call(command.__name__, dict(given))
+        del given["plugin"]
+        given |= dict.fromkeys(asks, call)
         for name, flags in groups.items():
             given[name] = hints[name](**{flag: given.pop(flag) for flag in flags})
         command(**given)
@@ -479,7 +489,26 @@ Force = Annotated[
         help="Take a folder that holds something; an earlier run's files in it go.",
     ),
 ]
+CheckpointEvery = Annotated[
+    int | None,
+    typer.Option(
+        help="Write a checkpoint, which [bold]gebt resume[/] goes on from, after every "
+        "N epochs of a training; 0 for none. [dim]default: every ten seconds or "
+        "less often[/]",
+        metavar="N",
+        min=0,
+        show_default=False,
+    ),
+]
 DeviceOption = Annotated[Device, typer.Option(help="Where to run; auto takes a GPU.")]
+TensorBoard = Annotated[
+    bool,
+    typer.Option(
+        "--tensorboard",
+        help="Write every epoch for TensorBoard, too, into the folder.",
+        callback=_checked(check_tensorboard),
+    ),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", help="Print nothing but the folder's name.")
 ]

@@ -16,10 +16,11 @@ from gebt.sparse import SparseMatrix
 def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
     """Drop what no output depends on; the outputs in evaluation mode stay the same.
 
-    What a model drops it knows itself, in its ``shrink``: `GCN`, `GIN` and `GraphSAGE`
-    batch norms, which become part of the weights, and hidden units that nothing reads
-    or that are constant (before a layer norm: that are both), and as all of gebt's the
-    input features that no weight reads, which leave ``x``, too. Edges of value 0 leave
+    What a model drops it knows itself, in its ``shrink``: stacks of layers batch norms,
+    which become part of the weights, and hidden units that nothing reads or that are
+    constant (before a layer norm: that are both), `GAT` whole heads of them; `ResGCN`
+    channels and blocks; and all the input features that no weight reads, which leave
+    ``x``, too. Edges of value 0 leave
     the adjacency of GCN and GIN; in the others they count as neighbours. Of what is
     left, wide weights of mostly zeros are multiplied as sparse matrices, where extra
     `fast` is installed and no gradient is wanted: `gebt.kernels.times_sparse_pays`.
@@ -66,8 +67,12 @@ def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
     counts = adjacency.value != 0
     if getattr(model, "ignores_zeros", False) and not counts.all():
         adjacency, link = adjacency.select(counts), link[counts]
-    x = _columns(graph.x, reads)
-    return small, replace(graph, x=x, adjacency=adjacency, link=link)
+    x, columns = graph.x, graph.columns
+    if not reads.all():
+        x = x.select_columns(reads) if isinstance(x, SparseMatrix) else x[:, reads]
+        left = reads.nonzero().squeeze(1)
+        columns = left if columns is None else columns[left]
+    return small, replace(graph, x=x, adjacency=adjacency, link=link, columns=columns)
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -86,9 +91,3 @@ def check_features(read: int, graph: Graph) -> None:
         raise ValueError(
             f"the model reads {read} features, but the graph has {graph.num_features}."
         )
-
-
-def _columns(x: Tensor | SparseMatrix, keep: Tensor) -> Tensor | SparseMatrix:
-    if keep.all():
-        return x
-    return x.select_columns(keep) if isinstance(x, SparseMatrix) else x[:, keep]

@@ -55,7 +55,7 @@ def run_cheapest(
     criteria: Sequence[str] | None = None,
     on_epoch: OnEpoch | None = None,
     splits: Sequence[Graph] = (),
-) -> tuple[Record, Choice]:
+) -> Record:
     """`find_cheapest` for some seeds; what is written is whole after each.
 
     Args:
@@ -71,9 +71,6 @@ def run_cheapest(
         criteria: see `find_cheapest`.
         on_epoch: called with the phase and each of its epochs.
         splits: the graph with another split for each seed, see `run_seeds`.
-
-    Returns:
-        The record, and the choice of the seed that validates best.
     """
     asked: dict[str, Any] = {"recipe": named, "max_drop": max_drop}
     asked["objective"] = objective
@@ -81,7 +78,6 @@ def run_cheapest(
         asked |= recipes[0].described()
     # Untimed: with its first optimiser torch imports its compiler, over a second.
     train(new_model(graph, MODELS["gcn"], task, 0), graph, epochs=1, task=task)
-    choices: list[Choice] = []
 
     def one(at: Graph, seed: int) -> Run:
         recorder = Recorder(on_epoch)
@@ -89,14 +85,12 @@ def run_cheapest(
         how["objective"] = objective
         with peak_memory(at.adjacency.device) as peak:
             choice = find_cheapest(at, max_drop=max_drop, on_epoch=recorder.of, **how)
-        choices.append(choice)
         metrics = _measured(at, task, choice, seed, peak[0])
         found = choice.ticket, choice.model, choice.graph, recorder.rows
         rows = [asdict(each) for each in choice.frontier]
         return Run(metrics, *found, {FRONTIER: rows})
 
-    record = run_each(graph, task, asked, seeds, folder, one, splits)
-    return record, choices[record.best]
+    return run_each(graph, task, asked, seeds, folder, one, splits)
 
 
 def _measured(

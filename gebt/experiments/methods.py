@@ -20,13 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gebt._registry import ASK_A_MODEL
 from gebt.graph import Graph
 from gebt.learn.tasks import Task
 from gebt.learn.training import copy_state, new_model, train
 from gebt.models.recipe import Recipe
 from gebt.prune.criteria import Context, score_links
 from gebt.prune.detector import MaskDistanceDetector
-from gebt.prune.links import random_links, top_links
+from gebt.prune.links import links_by, random_links, top_links
 from gebt.prune.masks import keep_top
 from gebt.prune.penalties import ADMM
 from gebt.prune.weights import ModelPruner, prunable_weights
@@ -146,6 +147,32 @@ def joint(setting: Setting) -> Iterator[Outcome]:
     ticket = setting.search(setting.model())
     seconds = time.process_time() - start
     yield from _retrain(setting, ticket, "inherit", ticket.epoch, seconds)
+
+
+TICKET_BY = "ticket by "
+
+
+def ticket_by(setting: Setting, *, criterion: str) -> Iterator[Outcome]:
+    """One ticket whose links a criterion ranks, as `gebt run` draws it with ratios.
+
+    A criterion that asks a trained model is told by the dense one; the ticket's weights
+    are then those of a search that learns no links, as with every other fixed one.
+    """
+    start = time.process_time()
+    asks, before = criterion in ASK_A_MODEL, 0
+    ticket = setting.search(setting.model(), criterion="random" if asks else criterion)
+    if asks:
+        dense, before = setting.model(), setting.recipe.fit.epochs
+        setting.train(dense, setting.graph)
+        how: Any = (setting.graph_ratio, setting.seed, setting.task)
+        links = links_by(criterion, setting.graph, dense, *how)
+        ticket = ticket.with_links(links.masks()["link"])
+    model = setting.model()
+    small = ticket.open(model, setting.graph)
+    val = setting.train(model, small, ticket.weight_masks)
+    epochs = before + ticket.epoch, setting.recipe.fit.epochs
+    spent = time.process_time() - start
+    yield Outcome(criterion, model, small, val, *epochs, spent, ticket)
 
 
 def geb(setting: Setting, *, sgcn: bool = False) -> Iterator[Outcome]:

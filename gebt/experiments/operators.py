@@ -116,7 +116,8 @@ def _random_units(supernet: SuperGNN, ticket: SuperGNN, seed: int) -> nn.Module:
     keep = []
     for scale, left in zip(supernet.scales(), ticket.scales(), strict=True):
         chance = torch.rand(len(scale), generator=draw)
-        keep.append(keep_top(chance, 1 - (len(left) + 0.5) / (len(scale) + 0.5)))
+        gone = len(scale) - len(left)
+        keep.append(keep_top(chance, (gone + 0.5) / len(scale)))
     return supernet.with_units([each.to(supernet.scales()[0].device) for each in keep])
 
 

@@ -39,7 +39,9 @@ def page_of(folder: Path, root: str | Path | None = None) -> Page:
             sections = [Section("Results", ["No run of it has finished yet."])]
         title = f"{experiment.name}: {experiment.about}"
         where = in_words(facts(about, source_of(about)))
-        return Page(title, f"{quick}{where}", sections)
+        changes = facts(about, "changes").items()
+        changed = "".join(f"{name} {value}; " for name, value in changes)
+        return Page(title, f"{quick}{changed}{where}", sections)
     if (folder / FILE).is_file():
         return run_page(folder, root)
     if not folder.is_dir():

@@ -16,6 +16,7 @@ from gebt._registry import MODELS
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs, peak_memory
 from gebt.deploy.storage import save_compact
+from gebt.experiments.record import FILE as RECORD
 from gebt.experiments.record import (
     Drawn,
     Macs,
@@ -24,10 +25,11 @@ from gebt.experiments.record import (
     Record,
     Scores,
     Sides,
+    read_record,
 )
 from gebt.files import write_csv
 from gebt.graph import Graph
-from gebt.learn.recipes import Clock
+from gebt.learn.checkpoint import Clock, current, part
 from gebt.learn.tasks import Task
 from gebt.learn.training import Epoch, evaluate, new_model, train
 from gebt.models import SuperGNN
@@ -408,6 +410,9 @@ def run_each(
 ) -> Record:
     """Run some seeds; what is written is whole after each.
 
+    With `checkpoints` that were there, those that the record in the folder has are not
+    run again.
+
     Args:
         graph: prepared for the task.
         task: what is learned.
@@ -418,26 +423,33 @@ def run_each(
         one: what a seed on a graph gives.
         splits: the graph with another split for each seed, see `run_seeds`.
     """
-    runs: list[Run] = []
+    journal = current()
     asked = {**options, "seed": seeds.start, "seeds": len(seeds)}
     if splits:
         asked["splits"] = len(splits)
+    done: list[Measured] = []
+    if journal is not None and journal.resumed and (folder / RECORD).is_file():
+        done += read_record(folder).runs
     for place, seed in enumerate(seeds):
-        run = one(splits[place] if splits else graph, seed)
-        if splits:
-            run = replace(run, metrics=replace(run.metrics, split=place))
-        runs.append(run)
-        if len(seeds) > 1:
-            runs[-1].save(folder / f"seed-{seed}")
-        record = collect(graph, task, asked, runs)
-        runs[record.best].save(folder)
-        if graph.world.rank == 0:
-            record.write(folder)
-    return record
+        if place < len(done):
+            continue
+        with part(f"seed-{seed}"):
+            run = one(splits[place] if splits else graph, seed)
+            if splits:
+                run = replace(run, metrics=replace(run.metrics, split=place))
+            done.append(run.metrics)
+            if len(seeds) > 1:
+                run.save(folder / f"seed-{seed}")
+            record = collect(graph, task, asked, done)
+            if record.best == place:
+                run.save(folder)
+            if graph.world.rank == 0:
+                record.write(folder)
+    return collect(graph, task, asked, done)
 
 
 def collect(
-    graph: Graph, task: Task, options: Mapping[str, Any], runs: Sequence[Run]
+    graph: Graph, task: Task, options: Mapping[str, Any], runs: Sequence[Measured]
 ) -> Record:
     """The record of some runs, at least one.
 
@@ -447,9 +459,8 @@ def collect(
         options: what was asked for, numbers and names.
         runs: those that are done.
     """
-    metrics = tuple(run.metrics for run in runs)
     names = graph.name, task.name, task.metric(graph)
-    return Record(*names, options, provenance(), metrics)
+    return Record(*names, options, provenance(), tuple(runs))
 
 
 def retrain_alone(
@@ -475,7 +486,7 @@ def retrain_alone(
         "seed": ticket.seed,
         "seeds": 1,
     }
-    record = collect(graph, task, asked, [run])
+    record = collect(graph, task, asked, [run.metrics])
     if graph.world.rank == 0:
         write_csv(folder / "history.csv", run.history)
         record.write(folder)

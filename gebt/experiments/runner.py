@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,14 @@ from gebt.datasets import load
 from gebt.datasets.catalogue import splits_of
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs
-from gebt.experiments.methods import METHODS, Outcome, Setting
+from gebt.experiments.methods import (
+    METHODS,
+    TICKET_BY,
+    Method,
+    Outcome,
+    Setting,
+    ticket_by,
+)
 from gebt.experiments.record import facts
 from gebt.experiments.studies import STUDIES, VARIANTS
 from gebt.files import Fields, read_json, shown, write_csv, write_json
@@ -50,8 +57,9 @@ class Job:
     Attributes:
         dataset: the graph's name.
         model: the recipe's name; of those in `VARIANTS`, too.
-        method: one of `METHODS` or `STUDIES`, or ``"distances"``, which trains nothing
-            but records every mask of a search of 100 epochs.
+        method: one of `METHODS` or `STUDIES`; `TICKET_BY` and a criterion; or
+            ``"distances"``, which trains nothing but records every mask of a search of
+            100 epochs.
         graph_ratio: share of links to remove.
         weight_ratio: share of weights to remove.
         seed: of everything.
@@ -116,6 +124,7 @@ def reproduce(
     graphs: Sequence[str],
     seeds: int,
     quick: bool = False,
+    changes: Mapping[str, Any] | None = None,
     root: str | Path | None = None,
     workers: int | None = None,
     on_done: Callable[[int, int], None] | None = None,
@@ -129,6 +138,7 @@ def reproduce(
         seeds: how many, from 0; where a graph has several splits, and the name does
             not say which, each seed has another.
         quick: 20 epochs at most, to see that all works; the figures mean nothing.
+        changes: of the recipes, see `Recipe.changed`.
         root: of the datasets.
         workers: parallel processes; by default as many as there are cores.
         on_done: called with how many jobs are done and how many there are.
@@ -142,7 +152,8 @@ def reproduce(
     # Loaded here first: a wrong name fails at once, a download is done once.
     names = list(dict.fromkeys(load(graph, root).name for graph in graphs))
     jobs = [j for g in names for s in range(seeds) for j in experiment.jobs(g, s)]
-    options = {"experiment": experiment.name, "quick": quick}
+    options: dict[str, Any] = {"experiment": experiment.name, "quick": quick}
+    options["changes"] = dict(changes or {})
     before = read_about(folder)
     tables = _earlier(before, folder, options)
     done = {_key(row) for table in _DONE for row in tables.get(table, [])}
@@ -160,7 +171,8 @@ def reproduce(
         earlier = before.content.get("earlier") or []
         about["earlier"] = [*earlier, facts(before, source_of(before))]
     write_json(folder / "experiment.json", about)
-    work = [(job, str(root) if root else None, quick) for job in missing]
+    given = str(root) if root else None, quick, options["changes"]
+    work = [(job, *given) for job in missing]
     with _results(workers, work) as results:
         for found in results:
             for table in (t for t in TABLES if t in found or t in tables):
@@ -190,11 +202,13 @@ def read_tables(folder: Path) -> Tables:
         ValueError: if a table is none that gebt writes: names file, line and column.
     """
     paths = {name: folder / f"{name}.csv" for name in TABLES}
-    return {
-        name: read_table(path, (*KEY, *_NEEDED[name]))
-        for name, path in paths.items()
-        if path.is_file()
-    }
+    there = {name: path for name, path in paths.items() if path.is_file()}
+    return {name: read_table(path, columns_of(name)) for name, path in there.items()}
+
+
+def columns_of(table: str) -> tuple[str, ...]:
+    """Those that one of `TABLES` must have; of any other none."""
+    return (*KEY, *_NEEDED[table]) if table in TABLES else ()
 
 
 def read_table(path: Path, needed: Sequence[str]) -> list[Row]:
@@ -254,6 +268,7 @@ def _cell(
 
 
 _NAME = re.compile(r"[\w.:=,+ -]{1,200}")
+_PATH = re.compile(r"[^\x00-\x1f$]{1,1000}")  # a graph's name may be one
 
 
 def _cells() -> dict[str, tuple[Callable[[str], bool], str]]:
@@ -266,7 +281,8 @@ def _cells() -> dict[str, tuple[Callable[[str], bool], str]]:
     score = _cell(float, 0, 100, "", "nan"), "a number from 0 to 100, nan or empty"
     time = _cell(float, 1e-9, 1e12), "a number above 0"
     return {
-        **dict.fromkeys(("dataset", "model", "method", "links", "group"), name),
+        "dataset": ((lambda text: bool(_PATH.fullmatch(text))), "a name or path"),
+        **dict.fromkeys(("model", "method", "links", "group"), name),
         **dict.fromkeys(("graph_ratio", "weight_ratio"), share),
         "seed": seed,
         **dict.fromkeys(("draw", "epoch"), epoch_or_none),
@@ -332,10 +348,11 @@ def _earlier(about: Fields | None, folder: Path, options: Mapping[str, Any]) -> 
     if about is None:
         return {}
     for option, value in options.items():
-        if about.content[option] != value:
+        before = about.content.get(option, {})  # older files know no changes
+        if before != value:
             raise ValueError(
-                f"{folder} holds {option} = {about.content[option]!r}, this is "
-                f"{value!r}. Choose another folder."
+                f"{folder} holds {option} = {shown(before)}, this is {value!r}. Choose "
+                "another folder."
             )
     return read_tables(folder)
 
@@ -345,10 +362,12 @@ def _as_read(rows: Sequence[Row]) -> list[Row]:
     return [{c: "" if v is None else str(v) for c, v in r.items()} for r in rows]
 
 
+Work = tuple[Job, str | None, bool, Mapping[str, Any]]
+"""A job, the root of the datasets, whether it shall be quick, a recipe's changes."""
+
+
 @contextmanager
-def _results(
-    workers: int, work: Sequence[tuple[Job, str | None, bool]]
-) -> Iterator[Iterator[Tables]]:
+def _results(workers: int, work: Sequence[Work]) -> Iterator[Iterator[Tables]]:
     """What jobs give, in the order in which they finish, from parallel processes."""
     if not work:
         yield iter(())
@@ -406,11 +425,11 @@ def _split(job: Job) -> int | None:
     return job.seed % splits if splits > 1 else None
 
 
-def _run(work: tuple[Job, str | None, bool]) -> Tables:
+def _run(work: Work) -> Tables:
     """One job, in a process of its own."""
-    job, root, quick = work
+    job, root, quick, changes = work
     graph = _load(job.dataset, root, _split(job))
-    recipe = VARIANTS.get(job.model) or MODELS.find(job.model)
+    recipe = (VARIANTS.get(job.model) or MODELS.find(job.model)).changed(**changes)
     if quick:
         recipe = replace(
             recipe, fit=replace(recipe.fit, epochs=min(20, recipe.fit.epochs))
@@ -430,12 +449,18 @@ def _run(work: tuple[Job, str | None, bool]) -> Tables:
         if job.method == "distances":
             return _distances(job, setting)
         runs, beside = [], []
-        for outcome in {**METHODS, **STUDIES}[job.method](setting):
+        for outcome in _method(job.method)(setting):
             runs.append(_row(job, setting, outcome))
             beside += [{**asdict(job), **row} for row in outcome.beside]
     except ValueError as error:
         raise ValueError(f"{job}: {error}") from error
     return {"links": beside, "runs": runs} if beside else {"runs": runs}
+
+
+def _method(name: str) -> Method:
+    if name.startswith(TICKET_BY):
+        return partial(ticket_by, criterion=name.removeprefix(TICKET_BY))
+    return {**METHODS, **STUDIES}[name]
 
 
 def _row(job: Job, setting: Setting, outcome: Outcome) -> Row:

@@ -53,6 +53,9 @@ def _page(graph: str, tables: Tables) -> Items:
                 "": name,
                 "test": mean_of(each),
                 "ticket - this": "-" if name == TICKET else against(ticket, each),
+                "from scratch - this": "-"
+                if name == FRESH
+                else against(found[FRESH], each),
                 "executed MACs, millions": millions(each, "macs_executed"),
                 "supernet / this, ms": f"{faster(each):.2f}x",
                 "training, CPU s": mean_of(each, "cpu_seconds"),

@@ -135,31 +135,17 @@ def read_tensors(
         FileNotFoundError: if there is no such file.
         ValueError: if it is truncated, corrupt, or of another kind.
     """
-    if not path.is_file():
-        inside = ", ".join(sorted(file.name for file in path.glob("*.safetensors")))
-        raise FileNotFoundError(
-            f"there is no {kind} file at {path}"
-            + (f", which is a folder. Name a file in it: {inside}." if inside else ".")
-        )
     whole = f"{path} is not a whole {kind}"
     tensors = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("gebt", "{}")
-            for name in file.keys():  # noqa: SIM118
-                if (dtype := file.get_slice(name).get_dtype()) not in _DTYPES:
-                    raise ValueError(
-                        f"{whole}: the tensor {shown(name)} is of {dtype}, which gebt "
-                        "does not write. Write it again."
-                    )
-                tensors[name] = file.get_tensor(name)
-    except SafetensorError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path} is not a readable {kind} file (truncated or corrupt: {reason}). "
-            "Write it again."
-        ) from error
-    header = Fields(_parsed(text, whole), whole)
+    with _opened(path, kind) as file:
+        header = _header(file, whole)
+        for name in file.keys():  # noqa: SIM118
+            if (dtype := file.get_slice(name).get_dtype()) not in _DTYPES:
+                raise ValueError(
+                    f"{whole}: the tensor {shown(name)} is of {dtype}, which gebt "
+                    "does not write. Write it again."
+                )
+            tensors[name] = file.get_tensor(name)
     if header.content.get("kind") != kind:
         raise ValueError(
             f"{path} is a safetensors file, but not a gebt {kind}: its header says "
@@ -171,6 +157,42 @@ def read_tensors(
             "its checksum). Write it again."
         )
     return Tensors(tensors, whole), header
+
+
+def kind_of(path: Path) -> str:
+    """What a file of `write_tensors` says that it is, by its header alone.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is truncated, corrupt, or not gebt's.
+    """
+    with _opened(path, "safetensors") as file:
+        header = _header(file, f"{path} is not a whole file of gebt")
+    return header.text("kind")
+
+
+@contextmanager
+def _opened(path: Path, kind: str) -> Iterator[Any]:
+    """A safetensors file."""
+    if not path.is_file():
+        inside = ", ".join(sorted(file.name for file in path.glob("*.safetensors")))
+        raise FileNotFoundError(
+            f"there is no {kind} file at {path}"
+            + (f", which is a folder. Name a file in it: {inside}." if inside else ".")
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} is not a readable {kind} file (truncated or corrupt: {reason}). "
+            "Write it again."
+        ) from error
+
+
+def _header(file: Any, whole: str) -> "Fields":
+    return Fields(parsed((file.metadata() or {}).get("gebt", "{}"), whole), whole)
 
 
 _DTYPES = (
@@ -425,11 +447,16 @@ def read_json(path: Path, kind: str) -> Fields:
     if not path.is_file():
         raise FileNotFoundError(f"there is no {kind} at {path}.")
     file = f"{path} is not a whole {kind}"
-    return Fields(_parsed(path.read_bytes(), file), file)
+    return Fields(parsed(path.read_bytes(), file), file)
 
 
-def _parsed(text: str | bytes, file: str) -> Any:
-    """Strict JSON: no NaN, and no name twice in an object."""
+def parsed(text: str | bytes, file: str) -> Any:
+    """Strict JSON: no NaN, and no name twice in an object.
+
+    Args:
+        text: UTF-8.
+        file: the sentence's subject, as of `Fields`.
+    """
     try:
         return json.loads(
             text if isinstance(text, str) else text.decode(),

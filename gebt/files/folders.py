@@ -1,12 +1,13 @@
 """Folders of results: which files in one are gebt's, and who is writing there now.
 
 ``.gebt`` in a folder lists the files that gebt wrote: what it does not list is never
-deleted. ``.gebt-lock`` is held as long as a command writes.
+deleted. ``.gebt-lock`` is held as long as a command writes. ``checkpoint/`` holds what
+`gebt resume` goes on from, as long as there is something to go on with.
 """
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,9 +18,16 @@ except ImportError:  # not a POSIX system: there the file itself is the lock
 
 RECORD, LOCK = ".gebt", ".gebt-lock"
 _OURS = re.compile(
-    r"(seed-\d+/)?[a-z]+(-\d+of\d+)?\.(safetensors|json|csv|html)|figures/[\w.-]+\.(png|svg)"
+    r"(seed-\d+/)?[a-z]+(-\d+of\d+)?\.(safetensors|json|toml|csv|html)"
+    r"|checkpoint/run\.json"
+    r"|figures/[\w.-]+\.(png|svg)|events\.out\.tfevents\.[\w.-]+"
 )
 """What a record may list: it was read from a file, and leads to deletions."""
+CALL = "checkpoint/run.json"
+"""Of what command the checkpoints are; there from their start to the command's end."""
+_CHECKPOINT = re.compile(r"([a-z]+-\d+-)?(training-\d+\.safetensors|measured\.json)")
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}")
+"""What a file of that name is called while it is written."""
 
 
 @contextmanager
@@ -52,9 +60,11 @@ def results_folder(
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} exists and is not a folder.")
     if not (force or resume) and not is_free(folder):
+        go_on = f" To go on with that one: gebt resume {folder}."
         raise FileExistsError(
             f"the folder {folder} exists and is not empty. Choose another, or pass "
             "--force to replace the files of an earlier run in it."
+            + (go_on if (folder / CALL).is_file() else "")
         )
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -62,6 +72,9 @@ def results_folder(
         with _alone(folder):
             if not resume:
                 _clear(folder, names, spare)
+            ours = {RECORD, *(Path(name).name for name in names)}
+            for parent in {folder, *((folder / name).parent for name in names)}:
+                sweep(parent, ours.__contains__)
             record(folder, names)
             try:
                 yield
@@ -82,6 +95,12 @@ def is_free(folder: Path) -> bool:
     return all(path.name in (RECORD, LOCK) for path in folder.iterdir())
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether every file is there that a command in it was to write."""
+    names = _recorded(folder)
+    return bool(names) and all((folder / name).exists() for name in names)
+
+
 def refuse_others(folder: Path, names: Collection[str]) -> None:
     """Raise a FileExistsError if a file of a name is there that gebt did not write."""
     for name in set(names) - _recorded(folder):
@@ -94,6 +113,44 @@ def refuse_others(folder: Path, names: Collection[str]) -> None:
             )
 
 
+def is_checkpoint(name: str) -> bool:
+    """Whether a file in the folder of checkpoints of that name is one."""
+    return _CHECKPOINT.fullmatch(name) is not None
+
+
+def sweep(folder: Path, ours: Callable[[str], bool]) -> None:
+    """Delete what a killed process was writing; the caller sees that no other is."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and ours(found[1]):
+            path.unlink()
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether there are some in a folder of results."""
+    return any(_checkpoints(folder))
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Delete those in a folder of results that is whole, `CALL` last.
+
+    Killed on the way, it has `CALL`, or a record of what is there.
+    """
+    sweep((folder / CALL).parent, is_checkpoint)
+    for path in _checkpoints(folder):
+        path.unlink()
+    _record_what_is_there(folder, {CALL})
+    (folder / CALL).unlink(missing_ok=True)
+    with suppress(OSError):  # it holds something, or is not there
+        (folder / CALL).parent.rmdir()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    inside = (folder / CALL).parent
+    there = inside.iterdir() if inside.is_dir() else ()
+    return [path for path in there if is_checkpoint(path.name)]
+
+
 def record(folder: Path, names: Collection[str]) -> None:
     """Put files that gebt writes on the record of their folder."""
     _write(folder, {*_recorded(folder), *names})
@@ -103,6 +160,9 @@ def _clear(folder: Path, names: Collection[str], spare: Path | None) -> None:
     """Delete what an earlier run wrote; refuse where a name is someone else's."""
     refuse_others(folder, names)
     earlier = _recorded(folder)
+    if CALL in earlier:
+        for path in _checkpoints(folder):
+            path.unlink()
     for path in (folder / name for name in earlier):
         if spare is None or path.resolve() != spare.resolve():
             path.unlink(missing_ok=True)
@@ -124,9 +184,9 @@ def _recorded(folder: Path) -> set[str]:
     return {line for line in lines if _OURS.fullmatch(line)}
 
 
-def _record_what_is_there(folder: Path) -> None:
+def _record_what_is_there(folder: Path, but: Collection[str] = ()) -> None:
     names = {name for name in _recorded(folder) if (folder / name).exists()}
-    if names:
+    if names := names - {*but}:
         _write(folder, names)
     else:
         (folder / RECORD).unlink()

@@ -47,6 +47,8 @@ class Graph:
         name: what the graph is called in reports.
         order: (N,) int64, which of the given graph's nodes each row is, after
             `reorder`; None in the given order.
+        columns: (F,) int64, which of the given graph's features each column of x is,
+            after `compact`; None for all of them.
         metric: how predicted classes are scored, ``"accuracy"`` or, of two classes,
             ``"ROC-AUC"`` or ``"AP"``, average precision. The data set's, so that all
             its parts are scored alike.
@@ -64,6 +66,7 @@ class Graph:
     order: Tensor | None = None
     metric: Metric = "accuracy"
     share: "Share | None" = None
+    columns: Tensor | None = None
 
     @property
     def world(self) -> World:
@@ -493,6 +496,7 @@ class Graph:
             y=None if self.y is None else self.y.to(device),
             split=None if self.split is None else moved(self.split, device),
             order=None if self.order is None else self.order.to(device),
+            columns=None if self.columns is None else self.columns.to(device),
             share=None if self.share is None else self.share.to(device),
         )
 

@@ -32,7 +32,8 @@ def pack(graph: Graph) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors[f"{name}/crow"] = matrix.pattern.crow
         tensors[f"{name}/col"] = matrix.pattern.col
         tensors[f"{name}/value"] = matrix.value
-    for name, tensor in (("y", graph.y), ("order", graph.order)):
+    for name in ("y", "order", "columns"):
+        tensor = getattr(graph, name)
         if tensor is not None:
             tensors[name] = tensor
     if graph.split is not None:
@@ -72,6 +73,9 @@ def unpack(tensors: Tensors, header: Fields) -> Graph:
         order = tensors.index("order", (nodes,), nodes).long()
         if order.unique().numel() < nodes:
             tensors.fail("order", "name every node once")
+    columns = None
+    if "columns" in tensors:
+        columns = tensors.index("columns", (x.shape[1],), _LARGEST).long()
     return Graph(
         x=x,
         adjacency=adjacency,
@@ -82,6 +86,7 @@ def unpack(tensors: Tensors, header: Fields) -> Graph:
         name=about.text("name"),
         order=order,
         metric=metric,
+        columns=columns,
     )
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gebt.files import is_finite
 from gebt.graph import Graph, check_graph, masks_of
+from gebt.learn.checkpoint import current, diverged
 from gebt.learn.distributed import over_ranks
 from gebt.learn.tasks import Task
 from gebt.options import Fit
@@ -54,6 +56,8 @@ class Learner:
     ):
         self.model = model
         self.task = task
+        self.fit = fit
+        self.seed = seed
         self.groups = groups
         self.hooks = (*groups, *hooks)
         self.epoch = 0
@@ -70,6 +74,10 @@ class Learner:
         self._scores = _listed([each for group in pruned for each in group.scores()])
         self._beside, self._aside, self._added = scores, dict[int, Tensor](), 0
         self._draws = Draws(seed, model, task)
+
+    def add(self, hook: Hook) -> None:
+        """One more, after the others."""
+        self.hooks = (*self.hooks, hook)
 
     def drawing(self) -> AbstractContextManager[None]:
         """Inside, what model and task draw comes from the learner's own streams."""
@@ -126,6 +134,8 @@ class Learner:
     def epochs(self, batches: Batches, until: int) -> Iterator[Tensor]:
         """Learn until so many epochs are complete, or a hook has seen enough.
 
+        With `checkpoints` it goes on where it was there, and yields what is left.
+
         Yields:
             The loss of each epoch, a scalar: of the first forward on each batch, the
             mean. Who reads it waits for a GPU.
@@ -133,7 +143,25 @@ class Learner:
         Raises:
             ValueError: if the loss stops being finite; on a GPU who reads it sees that.
         """
-        while self.epoch < until:
+        journal = current()
+        if journal is None:
+            yield from self._epochs(batches, until)
+            return
+        progress = journal.training(self, until)
+        if progress.finished:
+            return
+        journal.learning = True
+        try:
+            for loss in self._epochs(batches, until):
+                yield loss
+                progress.after_epoch()
+            progress.finish()
+        finally:
+            journal.learning = False
+
+    def _epochs(self, batches: Batches, until: int) -> Iterator[Tensor]:
+        stop = False
+        while self.epoch < until and not stop:
             self.model.train()
             losses = []
             for graph, following in pairwise(chain(batches(self.epoch), [None])):
@@ -146,29 +174,67 @@ class Learner:
             loss = loss.detach()
             if loss.is_cpu:
                 check_finite(loss, self.epoch)
-            stop = [hook.after_epoch(self.epoch, loss) for hook in self.hooks]
+            stop = any([hook.after_epoch(self.epoch, loss) for hook in self.hooks])
             yield loss
-            if any(stop):
-                return
+        for hook in self.hooks:
+            hook.at_end()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on later, by a learner made alike."""
+    def described(self) -> dict[str, Any]:
+        """What tells one training from another, in numbers and names."""
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "hooks": [hook.state_dict() for hook in self.hooks],
-            "draws": self._draws.state_dict(),
-            "epoch": self.epoch,
+            "model": type(self.model).__name__,
+            "size": sum(p.numel() for p in self.model.parameters()),
+            "task": self.task.name,
+            "seed": self.seed,
+            "fit": self.fit and self.fit.to_dict(),
+            "groups": [group.name for group in self.groups],
         }
 
+    def is_finite(self) -> bool:
+        """Whether all that is learned is."""
+        learned = [*self.model.state_dict().values(), *self._beside]
+        return all(is_finite(t.detach()) for t in learned if t.is_floating_point())
+
+    def state_dict(self, *, finished: bool = False) -> dict[str, Any]:
+        """Everything needed to go on later, by a learner made alike.
+
+        Args:
+            finished: leave out what only those need that learn on.
+        """
+        state = {
+            "model": self.model.state_dict(),
+            "hooks": [hook.state_dict() for hook in self.hooks],
+            "epoch": self.epoch,
+        }
+        if finished:
+            return state
+        moments = self.optimizer.state_dict()["state"]
+        return {**state, "optimizer": moments, "draws": self._draws.state_dict()}
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            ValueError: if it was taken of something else; or what the parts raise.
+        """
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch = state["epoch"]
         for hook, theirs in zip(self.hooks, state["hooks"], strict=True):
             hook.load_state_dict(theirs)
+        if "optimizer" not in state:
+            return
+        groups = self.optimizer.state_dict()["param_groups"]
+        moved = _listed(self.optimizer.param_groups)
+        for place, moments in state["optimizer"].items():
+            if moments.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+                raise ValueError(f"the optimiser's state has {', '.join(moments)}")
+            for name, moment in moments.items():
+                shape = () if name == "step" else moved[place].shape
+                if moment.shape != shape:
+                    raise ValueError(f"the optimiser's {name} is of another shape")
+        own = {"state": state["optimizer"], "param_groups": groups}
+        self.optimizer.load_state_dict(own)
         self._draws.load_state_dict(state["draws"])
-        self.epoch = state["epoch"]
 
 
 _BLIND = (
@@ -242,9 +308,7 @@ def check_finite(loss: Tensor, epoch: int) -> float:
     """The loss as a number, or a ValueError that says when it diverged."""
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise ValueError(
-            f"the loss became {value} in epoch {epoch}. Try a smaller learning rate."
-        )
+        raise diverged(f"the loss became {value}", epoch)
     return value
 
 

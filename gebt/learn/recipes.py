@@ -1,6 +1,5 @@
 """Which model to train on a graph: by name, as published, or chosen on validation."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from gebt._registry import MODELS
 from gebt.graph import Graph
+from gebt.learn.checkpoint import Clock
 from gebt.learn.tasks import LinkPrediction, Task
 from gebt.learn.training import Epoch, copy_state, new_model, train
 from gebt.models import GCN
@@ -119,27 +119,6 @@ def _macs(recipe: Recipe, graph: Graph, task: Task) -> int:
         total += (stored if first else nodes * inputs) * outputs
         total += entries * outputs
     return total
-
-
-@dataclass(frozen=True)
-class Clock:
-    """A moment, or the time between two: seconds by the wall and of the CPU."""
-
-    wall: float
-    cpu: float
-
-    @classmethod
-    def now(cls) -> "Clock":
-        """This moment, after a GPU, if one is in use, has done what it was given."""
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-        return cls(time.perf_counter(), time.process_time())
-
-    def __sub__(self, other: "Clock") -> "Clock":
-        return Clock(self.wall - other.wall, self.cpu - other.cpu)
-
-    def __add__(self, other: "Clock") -> "Clock":
-        return Clock(self.wall + other.wall, self.cpu + other.cpu)
 
 
 @dataclass(frozen=True)

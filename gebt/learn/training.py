@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from gebt._checks import check_choice
 from gebt.graph import Graph, check_graph
+from gebt.learn.checkpoint import diverged
 from gebt.learn.loop import Batches, Learner, begin, check_finite, run, whole
 from gebt.learn.tasks import NodeClassification, Part, Task, is_empty
 from gebt.models.recipe import Recipe
 from gebt.options import Fit, chosen
+from gebt.prune.groups import Hook
 from gebt.prune.weights import take_dtype
 from gebt.randomness import Draws
 from gebt.sparse import SparseMatrix
@@ -121,31 +123,85 @@ def keep_best(
         since: the first epoch that counts; earlier ones are not scored.
         on_epoch: called after each epoch.
     """
-    model, task = learner.model, learner.task
-    history: list[Epoch] = []
-    best, best_epoch = -math.inf, 0
-    best_state: dict[str, Tensor] = {}
-    for loss in learner.epochs(batches, fit.epochs):
+    best = _Best(learner, fit, graph, since, on_epoch)
+    learner.add(best)
+    for _ in learner.epochs(batches, fit.epochs):
+        pass
+    learner.model.eval()
+    return best.found()
+
+
+class _Best(Hook):
+    """Scores a model after each epoch, and puts it back to its best one."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        fit: Fit,
+        graph: Graph,
+        since: int,
+        on_epoch: Callable[[Epoch], None] | None,
+    ):
+        self._learner, self._fit, self._graph = learner, fit, graph
+        self._since, self._on_epoch = since, on_epoch
+        self._history: list[Epoch] = []
+        self._best, self._best_epoch = -math.inf, 0
+        self._state: dict[str, Tensor] = {}
+
+    def after_epoch(self, epoch: int, loss: Tensor) -> bool:
+        """Whether no better one has come for too long."""
         val = math.nan
-        if learner.epoch >= since:
-            with learner.drawing():
-                val = _score(model, graph, "val", graph.adjacency, task)
+        if epoch >= self._since:
+            model, graph, task = self._learner.model, self._graph, self._learner.task
+            with self._learner.drawing():
+                output = _output(model, graph, "val", graph.adjacency, task)
+            if output is not None:
+                if output.isnan().any():
+                    raise diverged("an output on the validation part became nan", epoch)
+                val = task.score(output, graph, "val")
         # Last: it waits for a GPU, which the score has been waited for already.
-        value = check_finite(loss, learner.epoch)
-        if val > best:
-            best, best_epoch = val, learner.epoch
-            best_state = copy_state(model)
-        history.append(Epoch(learner.epoch, value, val, {}, fit.epochs))
-        if on_epoch:
-            on_epoch(history[-1])
-        if best_epoch and 0 < fit.patience <= learner.epoch - best_epoch:
-            break
-    if best_state:
-        model.load_state_dict(best_state)
-    else:  # no epoch could be told from another
-        best, best_epoch = math.nan, learner.epoch
-    model.eval()
-    return Training(tuple(history), best_epoch, best)
+        value = check_finite(loss, epoch)
+        if val > self._best:
+            self._best, self._best_epoch = val, epoch
+            self._state = copy_state(self._learner.model)
+        self._tell(value, val)
+        waited = epoch - self._best_epoch
+        return bool(self._best_epoch) and 0 < self._fit.patience <= waited
+
+    def _tell(self, loss: float, val: float) -> None:
+        epochs = len(self._history) + 1, self._fit.epochs
+        self._history.append(Epoch(epochs[0], loss, val, {}, epochs[1]))
+        if self._on_epoch:
+            self._on_epoch(self._history[-1])
+
+    def at_end(self) -> None:
+        """The model is the best one."""
+        if self._state:
+            self._learner.model.load_state_dict(self._state)
+            self._state = {}
+        else:  # no epoch could be told from another
+            self._best, self._best_epoch = math.nan, len(self._history)
+
+    def found(self) -> Training:
+        """What the training came to, once it is over."""
+        return Training(tuple(self._history), self._best_epoch, self._best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best model, and each epoch's loss and score."""
+        rows = [(each.loss, each.val) for each in self._history]
+        return {
+            "best": self._best,
+            "best_epoch": self._best_epoch,
+            "state": self._state,
+            "history": torch.tensor(rows, dtype=torch.float64).view(-1, 2),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken; who is told of epochs is told again."""
+        self._best, self._best_epoch = state["best"], state["best_epoch"]
+        self._state = checked_state(self._learner.model, state["state"])
+        for loss, val in state["history"].tolist():
+            self._tell(loss, val)
 
 
 def evaluate(
@@ -178,13 +234,32 @@ def evaluate(
 def _score(
     model: nn.Module, graph: Graph, part: Part, adjacency: SparseMatrix, task: Task
 ) -> float:
+    output = _output(model, graph, part, adjacency, task)
+    return math.nan if output is None else task.score(output, graph, part)
+
+
+def _output(
+    model: nn.Module, graph: Graph, part: Part, adjacency: SparseMatrix, task: Task
+) -> Tensor | None:
+    """A model's output for a part, in evaluation mode; None where that is empty."""
     rows = task.rows(graph, part)
     if rows is not None and is_empty(graph, rows):
-        return math.nan
+        return None
     model.eval()
     with torch.no_grad():
-        output = run(model, graph.x, adjacency, rows)
-    return task.score(output, graph, part)
+        return run(model, graph.x, adjacency, rows)
+
+
+def checked_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of a model's state out of a file, or an empty one.
+
+    Raises:
+        ValueError: if it is of another model.
+    """
+    ours = {name: t.shape for name, t in model.state_dict().items()}
+    if state and {name: t.shape for name, t in state.items()} != ours:
+        raise ValueError("the best model is of another shape")
+    return state
 
 
 def copy_state(model: nn.Module) -> dict[str, Tensor]:

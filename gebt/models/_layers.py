@@ -206,28 +206,6 @@ class LayerNorm(nn.Module):
 EPSILON = 1e-5  # added to a variance: torch's and PyG's default
 
 
-def read_features(model: Any, first: str) -> tuple[nn.Module, Tensor]:
-    """A copy without the features that no weight of a model's first layer reads.
-
-    Args:
-        model: with ``arguments``.
-        first: the name of that layer; its matrices (F, H), and nothing else, read
-            features.
-
-    Returns:
-        The copy, in evaluation mode, and (F,) which features it reads.
-    """
-    state = model.state_dict()
-    own = model.get_submodule(first).named_parameters(prefix=first)
-    weights = {name: weight.detach() for name, weight in own if weight.dim() == 2}
-    read = [(weight != 0).any(dim=1) for weight in weights.values()]
-    live = torch.stack(read).any(dim=0)
-    state |= {name: weight[live] for name, weight in weights.items()}
-    small = type(model)(**model.arguments | {"num_features": int(live.sum())})
-    small.to(next(iter(weights.values()))).load_state_dict(state)
-    return small.eval(), live
-
-
 def take_rows(x: Features, nodes: Tensor | None) -> Features:
     """The rows at ``nodes``; all of them for None."""
     if nodes is None:

@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from itertools import pairwise
@@ -31,7 +31,62 @@ from gebt.sparse import Scaled, SparseMatrix
 _log = logging.getLogger("gebt")
 
 
-class LinearLayer(nn.Module):
+class Layer(nn.Module, ABC):
+    """One weight or two and a bias, linear in its input but for an attention.
+
+    Attributes:
+        weight: (F, ...) of what is multiplied with the matrix.
+        own_weight: (F, H) of a node's own features; None where there is none.
+        bias: (H,).
+        inner_bias: added to the product with ``weight``, or None.
+    """
+
+    weight: nn.Parameter
+    own_weight: nn.Parameter | None
+    bias: nn.Parameter
+    inner_bias: nn.Parameter | None
+
+    @abstractmethod
+    def foldable(self) -> Self:
+        """A copy with a place for constants of its input, and for `scale`."""
+
+    @abstractmethod
+    def scale(self, factor: Tensor, term: Tensor) -> None:
+        """Multiply the output by (H,) and add (H,), in place."""
+
+    @abstractmethod
+    def varies(self) -> Tensor:
+        """(H,) the units that are not the same in every row, whatever the input."""
+
+    @abstractmethod
+    def reads(self, live: Tensor) -> Tensor:
+        """(F,) the inputs that the units of (H,) depend on."""
+
+    @abstractmethod
+    def take(self, of: Self, inputs: Tensor, units: Tensor) -> None:
+        """Copy from a larger layer what belongs to some inputs (F,) and units (H,)."""
+
+    def whole(self, units: Tensor) -> Tensor:
+        """(H,) the units that stay if those of (H,) must."""
+        return units
+
+    def weights(self) -> list[nn.Parameter]:
+        """The one or two weights."""
+        both = (self.weight, self.own_weight)
+        return [weight for weight in both if weight is not None]
+
+    def take_constants(self, constant: Tensor, level: Tensor) -> None:
+        """Read no longer the inputs of (F,) that are ``level`` (F,) in every row."""
+        level = torch.where(constant, level, 0)
+        assert self.inner_bias is not None
+        self.inner_bias.add_(level @ self.weight)
+        if self.own_weight is not None:
+            self.bias.add_(level @ self.own_weight)
+        for weight in self.weights():
+            weight[constant] = 0
+
+
+class LinearLayer(Layer):
     """``A (X W + c) + X V + b``: linear in its input.
 
     The own path ``X V`` is there where asked for; c, the inner bias, after compaction.
@@ -126,17 +181,31 @@ class LinearLayer(nn.Module):
             return sparse.product(x, bias)
         return wide_product(x, weight, bias)
 
-    def weights(self) -> list[nn.Parameter]:
-        """The one or two weights."""
-        both = (self.weight, self.own_weight)
-        return [weight for weight in both if weight is not None]
+    def foldable(self) -> Self:
+        """A copy with an inner bias."""
+        copy = deepcopy(self)
+        if copy.inner_bias is None:
+            copy.inner_bias = nn.Parameter(torch.zeros_like(self.bias))
+        return copy
 
-    def take_constant(self, level: Tensor) -> None:
-        """Put into the biases what ``level`` (F,), added to every row of X, adds."""
-        assert self.inner_bias is not None
-        self.inner_bias.add_(level @ self.weight)
-        if self.own_weight is not None:
-            self.bias.add_(level @ self.own_weight)
+    def varies(self) -> Tensor:
+        """(H,) the units that an input reaches, or an inner bias."""
+        reached = torch.stack([(w != 0).any(dim=0) for w in self.weights()]).any(dim=0)
+        # What is added before the product differs from row to row after it.
+        return reached if self.inner_bias is None else reached | (self.inner_bias != 0)
+
+    def reads(self, live: Tensor) -> Tensor:
+        """(F,) the inputs with a weight for one of the units."""
+        read = [(weight[:, live] != 0).any(dim=1) for weight in self.weights()]
+        return torch.stack(read).any(dim=0)
+
+    def take(self, of: Self, inputs: Tensor, units: Tensor) -> None:
+        """Copy the rows and columns."""
+        for weight, whole in zip(self.weights(), of.weights(), strict=True):
+            weight.copy_(whole[inputs][:, units])
+        self.bias.copy_(of.bias[units])
+        if self.inner_bias is not None and of.inner_bias is not None:
+            self.inner_bias.copy_(of.inner_bias[units])
 
     def scale(self, factor: Tensor, term: Tensor) -> None:
         """Multiply the output by (H,) and add (H,), in place."""
@@ -161,17 +230,22 @@ class MapLayer(LinearLayer):
         """(N, F) to (N, H)."""
         return cut(self.product("weight", x, self.bias), self.width)
 
-    def take_constant(self, level: Tensor) -> None:
-        """Put ``level W`` into the bias."""
-        self.bias.add_(level @ self.weight)
+    def foldable(self) -> Self:
+        """A copy: its bias takes constants."""
+        return deepcopy(self)
+
+    def take_constants(self, constant: Tensor, level: Tensor) -> None:
+        """Read no longer the inputs of (F,) that are ``level`` (F,) in every row."""
+        self.bias.add_(torch.where(constant, level, 0) @ self.weight)
+        self.weight[constant] = 0
 
 
-Layer = TypeVar("Layer", bound=nn.Module)
+L = TypeVar("L", bound=Layer)
 Norm = Literal["none", "batch", "layer"]
 """After a layer, of each unit over the nodes or of each node over the units."""
 
 
-class Stack(nn.Module, ABC, Generic[Layer]):
+class Stack(nn.Module, ABC, Generic[L]):
     """Layers with an activation between them and dropout before each.
 
     Args:
@@ -194,7 +268,7 @@ class Stack(nn.Module, ABC, Generic[Layer]):
     def __init__(
         self,
         widths: Sequence[int],
-        layers: Sequence[Layer],
+        layers: Sequence[L],
         dropout: float,
         *,
         norm: Norm,
@@ -223,12 +297,12 @@ class Stack(nn.Module, ABC, Generic[Layer]):
         """Between the layers; may work in place."""
         return relu_(h)
 
-    def stacked(self) -> list[Layer]:
+    def stacked(self) -> list[L]:
         """The layers, first one first."""
         layers: Any = self.layers
         return list(layers)
 
-    def first(self) -> Layer:
+    def first(self) -> L:
         """The first layer that multiplies with the matrix."""
         return self.stacked()[self._maps_before()]
 
@@ -290,6 +364,140 @@ class Stack(nn.Module, ABC, Generic[Layer]):
             h = norm(h)
         return self.activation(h) if activated else h
 
+    @abstractmethod
+    def sized(
+        self, layers: Sequence[Layer], units: Sequence[Tensor]
+    ) -> Mapping[str, Any]:
+        """The arguments of a stack of fewer units.
+
+        Args:
+            layers: as the stack's, or foldable ones.
+            units: (H,) boolean for each layer, which of its units stay.
+        """
+
+    @torch.no_grad()
+    def shrink(self) -> tuple[Self, Tensor]:
+        """Without the units and features that no output depends on.
+
+        Batch norms become part of the weights and biases before them. Hidden units
+        that nothing reads go. Hidden units that no input reaches compute a constant,
+        the activation of their bias; they go too, and what they contributed becomes a
+        bias of the next linear map, inside the product with the matrix, whose row sums
+        are not all 1.
+
+        A layer norm reads all units before it, so of those only the constant ones go
+        that nothing else reads: it keeps their part of mean and variance.
+
+        Returns:
+            The smaller model, in evaluation mode, and (F,) which features it reads.
+        """
+        layers = [layer.foldable() for layer in self.stacked()]
+        norms = self.normed()
+        for k, norm in list(norms.items()):
+            if isinstance(norm, nn.BatchNorm1d):
+                layers[k].scale(*_of_running_statistics(norm))
+                del norms[k]
+        for k, (layer, following) in enumerate(pairwise(layers)):
+            if k not in norms:
+                level = self.activation(layer.bias.clone())
+                following.take_constants(~layer.varies(), level)
+        live = live_units(layers, norms)
+        units = [live[0], *(a.whole(b) for a, b in zip(layers, live[1:], strict=True))]
+        for k in norms:
+            norms[k] = norms[k].without(units[k + 1], layers[k].bias)
+        shape: dict[str, Any] = {
+            "num_features": int(units[0].sum()),
+            "dropout": self.dropout,
+            "norm": "layer" if norms else "none",
+            "norm_over": [norm.over for norm in norms.values()]
+            if any(norm.absent is not None for norm in norms.values())
+            else (),
+        }
+        small = self._of(layers, units, inner_bias=True, **shape)
+        inner = [layer.inner_bias for layer in small.stacked()]
+        if not any(bool(bias.any()) for bias in inner if bias is not None):
+            small = self._of(layers, units, inner_bias=False, **shape)
+        if norms:
+            small.norms = nn.ModuleList(norms.values())
+        return small.eval(), units[0]
+
+    @torch.no_grad()
+    def slim(self, keep: Sequence[Tensor]) -> Self:
+        """A copy with fewer hidden units, which keep their weights, to be trained on.
+
+        Unlike after `shrink` the outputs are others, and norms stay; a layer norm is
+        over the units that are left. Dropout is less, by the fourth root of the share
+        of units that stay: it would leave a narrow model too few.
+
+        Args:
+            keep: (H,) boolean, True = kept, for each width between two layers.
+        """
+        layers = self.stacked()
+        weight = layers[0].weight
+        ends = (weight.shape[0], self.arguments["num_outputs"])
+        first, last = (weight.new_ones(n, dtype=torch.bool) for n in ends)
+        units = [a.whole(b) for a, b in zip(layers, [*keep, last], strict=True)]
+        hidden = units[:-1]
+        share = sum(int(u.sum()) for u in hidden) / sum(u.numel() for u in hidden)
+        dropout = self.dropout * share**0.25
+        small = self._of(layers, [first, *units], norm_over=(), dropout=dropout)
+        for k, norm in small.normed().items():
+            whole = self.normed()[k].state_dict()
+            state = {n: t[units[k]] if t.dim() else t for n, t in whole.items()}
+            norm.load_state_dict({n: state[n] for n in norm.state_dict()})
+        return small.train(self.training)
+
+    def _of(
+        self, layers: Sequence[Any], units: Sequence[Tensor], **changed: Any
+    ) -> Self:
+        """A stack of those units of layers alone; its norms are new.
+
+        Args:
+            layers: one for each of the stack's.
+            units: (H,) boolean for each width, the features' first, the outputs' last.
+            changed: arguments that are others.
+        """
+        arguments = {**self.arguments, **self.sized(layers, units[1:]), **changed}
+        small = type(self)(**arguments).to(layers[0].weight)
+        for k, (layer, of) in enumerate(zip(small.stacked(), layers, strict=True)):
+            layer.take(of, units[k], units[k + 1])
+        return small
+
+    def unit_scores(self) -> list[Tensor]:
+        """How large the units of each hidden layer are, (H,) each.
+
+        Behind a batch norm by its |scale|, as EB-Train ranks channels; else by the L2
+        norm of the weights into a unit, times that of those that read it.
+
+        Source: You et al., "Drawing Early-Bird Tickets", ICLR 2020.
+        """
+        found = []
+        for k, (layer, reader) in enumerate(pairwise(self.stacked())):
+            norm = self.normed().get(k)
+            if isinstance(norm, nn.BatchNorm1d):
+                found.append(norm.weight.abs())
+                continue
+            into: Any = sum(weight.square().sum(dim=0) for weight in layer.weights())
+            out: Any = sum(weight.square().sum(dim=1) for weight in reader.weights())
+            found.append((into * out).sqrt())
+        return found
+
+
+def live_units(layers: Sequence[Layer], norms: Collection[int] = ()) -> list[Tensor]:
+    """Per width, features first, which units some output depends on.
+
+    A layer norm after a layer, by its number, reads all units or none; of those only
+    the constant ones are not live.
+    """
+    last = layers[-1].bias
+    live = [torch.ones_like(last, dtype=torch.bool)]
+    for k, layer in reversed(list(enumerate(layers))):
+        read = layer.reads(live[0])
+        if k - 1 in norms:
+            read = (read | layers[k - 1].varies()) & read.any()
+        live.insert(0, read)
+    return live
+
 
 def widths_between(
     hidden: int | Sequence[int], layers: int | None, maps: int
@@ -343,6 +551,8 @@ _PLAIN: dict[str, Any] = {
     "output_map": False,
     "norm_over": [],
     "recompute": False,
+    "folded": False,
+    "inner_bias": False,
 }
 """Arguments that files say only where they are others: they were not there always."""
 
@@ -435,111 +645,17 @@ class LinearStack(Stack[LinearLayer]):
             recompute=recompute,
         )
 
-    @torch.no_grad()
-    def shrink(self) -> tuple[nn.Module, Tensor]:
-        """Without the units and features that no output depends on.
+    def sized(
+        self, layers: Sequence[Layer], units: Sequence[Tensor]
+    ) -> Mapping[str, Any]:
+        """The arguments of a stack of those units alone."""
+        return {"hidden": [int(each.sum()) for each in units[:-1]]}
 
-        Batch norms become part of the weights and biases before them. Hidden units
-        that nothing reads go. Hidden units that no input reaches compute a constant,
-        the activation of their bias; they go too, and what they contributed becomes a
-        bias of the next linear map, inside the product with the matrix, whose row sums
-        are not all 1.
-
-        A layer norm reads all units before it, so of those only the constant ones go
-        that nothing else reads: it keeps their part of mean and variance.
-
-        Returns:
-            The smaller model, in evaluation mode, fast at weights of mostly zeros, and
-            (F,) which features it reads.
-        """
-        layers, norms = deepcopy(self.stacked()), self.normed()
-        for layer in layers:
-            if layer.inner_bias is None and not isinstance(layer, MapLayer):
-                layer.inner_bias = nn.Parameter(torch.zeros_like(layer.bias))
-        for k, norm in list(norms.items()):
-            if isinstance(norm, nn.BatchNorm1d):
-                layers[k].scale(*_of_running_statistics(norm))
-                del norms[k]
-        live = _read_by_something(layers, norms)
-        for k, (layer, following) in enumerate(pairwise(layers)):
-            reached = torch.zeros_like(live[k + 1])
-            if layer.inner_bias is not None:
-                # What is added before the product differs from row to row after it.
-                reached |= layer.inner_bias != 0
-            for weight in layer.weights():
-                reached |= (weight[live[k]] != 0).any(dim=0)
-            if k in norms:
-                live[k + 1] = live[k + 1] & (_read(following, live[k + 2]) | reached)
-                norms[k] = norms[k].without(live[k + 1], layer.bias)
-                continue
-            constant = live[k + 1] & ~reached
-            following.take_constant(
-                torch.where(constant, self.activation(layer.bias.clone()), 0)
-            )
-            live[k + 1] = live[k + 1] & ~constant
-
-        over = [norm.over for norm in norms.values()]
-        inner = [layer.inner_bias for layer in layers]
-        changed = {
-            "num_features": int(live[0].sum()),
-            "hidden": [int(units.sum()) for units in live[1:-1]],
-            "num_outputs": int(live[-1].sum()),
-            "dropout": self.dropout,
-            "norm": "layer" if norms else "none",
-            "norm_over": over
-            if any(n.absent is not None for n in norms.values())
-            else (),
-            "inner_bias": any(bool(b.any()) for b in inner if b is not None),
-        }
-        small = type(self)(**self.arguments | changed).to(layers[0].weight)
-        small.take_weights(layers, live)
-        if norms:
-            small.norms = nn.ModuleList(norms.values())
+    def shrink(self) -> tuple[Self, Tensor]:
+        """As every `Stack`; weights of mostly zeros are multiplied as sparse ones."""
+        small, reads = super().shrink()
         small.pick_sparse_weights()
-        return small.eval(), live[0]
-
-    @torch.no_grad()
-    def slim(self, keep: Sequence[Tensor]) -> Self:
-        """A copy with fewer hidden units, which keep their weights, to be trained on.
-
-        Unlike after `shrink` the outputs are others, and norms stay; a layer norm is
-        over the units that are left. Dropout is less, by the fourth root of the share
-        of units that stay: it would leave a narrow model too few.
-
-        Args:
-            keep: (H,) boolean, True = kept, for each width between two layers.
-        """
-        weight = self.stacked()[0].weight
-        ends = (weight.shape[0], self.stacked()[-1].width)
-        first, last = (weight.new_ones(n, dtype=torch.bool) for n in ends)
-        units = [int(each.sum()) for each in keep]
-        share = sum(units) / sum(each.numel() for each in keep)
-        dropout = self.dropout * share**0.25
-        changed = {"hidden": units, "norm_over": (), "dropout": dropout}
-        small = type(self)(**self.arguments | changed).to(weight)
-        small.take_weights(self.stacked(), [first, *keep, last])
-        for k, norm in small.normed().items():
-            whole = self.normed()[k].state_dict()
-            state = {n: t[keep[k]] if t.dim() else t for n, t in whole.items()}
-            norm.load_state_dict({n: state[n] for n in norm.state_dict()})
-        return small.train(self.training)
-
-    @torch.no_grad()
-    def take_weights(
-        self, layers: Sequence[LinearLayer], live: Sequence[Tensor]
-    ) -> None:
-        """Copy from wider layers the weights and biases of the units that are live.
-
-        Args:
-            layers: one for each of the stack's.
-            live: (H,) boolean for each width, the features' first, the outputs' last.
-        """
-        for k, (layer, of) in enumerate(zip(self.stacked(), layers, strict=True)):
-            for weight, whole in zip(layer.weights(), of.weights(), strict=True):
-                weight.copy_(whole[live[k]][:, live[k + 1]])
-            layer.bias.copy_(of.bias[live[k + 1]])
-            if layer.inner_bias is not None and of.inner_bias is not None:
-                layer.inner_bias.copy_(of.inner_bias[live[k + 1]])
+        return small, reads
 
     def pick_sparse_weights(self) -> None:
         """Where a layer's weight is faster as a sparse one, use and log it."""
@@ -557,27 +673,6 @@ class LinearStack(Stack[LinearLayer]):
                     outputs,
                     100 * zeros,
                 )
-
-
-def _read_by_something(
-    layers: Sequence[LinearLayer], norms: Collection[int] = ()
-) -> list[Tensor]:
-    """Per width, features first, which units some output depends on.
-
-    A layer norm after a layer, by its number, reads all units or none.
-    """
-    last = layers[-1].weight
-    live = [torch.ones(last.shape[1], dtype=torch.bool, device=last.device)]
-    for k, layer in reversed(list(enumerate(layers))):
-        read = _read(layer, live[0])
-        live.insert(0, read.any().expand_as(read) if k - 1 in norms else read)
-    return live
-
-
-def _read(layer: LinearLayer, live: Tensor) -> Tensor:
-    """(F,) the inputs that a layer's live units read."""
-    read = [(weight[:, live] != 0).any(dim=1) for weight in layer.weights()]
-    return torch.stack(read).any(dim=0)
 
 
 def _of_running_statistics(norm: Any) -> tuple[Tensor, Tensor]:

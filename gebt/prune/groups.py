@@ -23,6 +23,9 @@ class Hook:
         """After each epoch, counted from 1, with its loss; True ends the training."""
         return False
 
+    def at_end(self) -> None:
+        """After the last epoch."""
+
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on later."""
         return {}

@@ -60,7 +60,9 @@ class Pattern:
         own: Tensor | None = None,
         nodes: Tensor | None = None,
     ):
-        fits = max(col.numel(), *shape) <= INT32_MAX
+        # Sizes that a traced program is given are no int: nothing is known of them.
+        sizes = (col.numel(), *shape)
+        fits = all(isinstance(n, int) and n <= INT32_MAX for n in sizes)
         dtype = torch.int32 if fits else torch.int64
         self.crow = crow.to(dtype)
         self.col = col.to(dtype)
@@ -188,12 +190,12 @@ class Pattern:
 
     def _with_diagonal(self) -> tuple["Pattern", Tensor]:
         n = self.shape[0]
-        each = torch.arange(n, device=self.col.device, dtype=self.col.dtype)
+        each = torch.arange(n + 1, device=self.col.device, dtype=self.col.dtype)
         place = (torch.arange(self.nnz, device=self.col.device) + self.row).long()
         col = self.col.new_empty(self.nnz + n)
         col[place] = self.col
-        col[(self.crow[1:] + each).long()] = each
-        crow = self.crow + torch.cat([each, each.new_tensor([n])])
+        col[(self.crow[1:] + each[:-1]).long()] = each[:-1]
+        crow = self.crow + each
         return Pattern(crow, col, self.shape, nodes=self.nodes), place
 
     def repeat(self, times: int) -> "Pattern":

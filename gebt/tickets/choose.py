@@ -21,10 +21,10 @@ from gebt._registry import ASK_A_MODEL, CRITERIA
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import latencies
 from gebt.graph import Graph, Split, check_graph
+from gebt.learn.checkpoint import Clock, measured
 from gebt.learn.distilled import Distilled
 from gebt.learn.loop import run
 from gebt.learn.recipes import (
-    Clock,
     Dense,
     check_validation,
     choose_dense,
@@ -426,7 +426,7 @@ class _Trial:
     def _timed(self, found: _Found) -> _Found:
         """The candidate with the time of its compact form, in turns with the dense."""
         pairs = [self._whole, compact(found.model, found.graph)]
-        reference_ms, ms = latencies(pairs, repeats=_REPEATS)
+        reference_ms, ms = measured(lambda: latencies(pairs, repeats=_REPEATS))
         if found.row.criterion == "dense":
             ms = reference_ms  # compaction is a ticket's
         return replace(found, row=replace(found.row, ms=ms, reference_ms=reference_ms))

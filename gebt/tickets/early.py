@@ -9,7 +9,8 @@ small model's, on the small graph.
 Source: You et al., "Drawing Early-Bird Tickets", ICLR 2020, for the units.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from gebt.graph import Graph
+from gebt.learn.checkpoint import Clock
 from gebt.learn.loop import Learner, begin, whole
-from gebt.learn.recipes import Clock, best_looks
+from gebt.learn.recipes import best_looks
 from gebt.learn.tasks import Task
 from gebt.learn.training import (
     Epoch,
+    checked_state,
     copy_state,
     evaluate,
     new_model,
@@ -30,6 +33,7 @@ from gebt.learn.training import (
 )
 from gebt.models.recipe import Recipe
 from gebt.prune.detector import MaskDistanceDetector
+from gebt.prune.groups import Hook
 from gebt.prune.links import links_by
 from gebt.prune.masks import keep_top
 from gebt.prune.units import can_slim, slim, unit_scores
@@ -92,15 +96,21 @@ def draw_early(
     model = new_model(graph, recipe, task, seed)
     _, hooks = begin(model, graph, task, None)
     learner = Learner(model, task, fit, seed=seed, hooks=hooks)
-    epoch = _settle(learner, graph, min(_DRAWN_BY, fit.epochs))
+    begun = _Begun(model, graph, task, min(_DRAWN_BY, fit.epochs))
+    learner.add(begun)
+    for _ in learner.epochs(whole(graph), begun.latest + _TRIAL):
+        pass
     drawn = deepcopy(model)
-    bar = _next_epochs(learner, graph)
+    drawn.load_state_dict(begun.state)
     how: Any = {"seed": seed, "task": task}
     for ratio in _LINKS:
         name, mask = _best_links(drawn, graph, task, ratio, seed)
         small, tried = graph.keep_links(mask), deepcopy(drawn)
         short = replace(fit, epochs=_TRIAL, patience=0)
-        if train(tried, small, fit=short, on_epoch=of("trial"), **how).val >= bar:
+        if (
+            train(tried, small, fit=short, on_epoch=of("trial"), **how).val
+            >= begun.best
+        ):
             break
     else:
         name, ratio, small, tried = "all", 0.0, graph, model
@@ -110,30 +120,56 @@ def draw_early(
     first = copy_state(narrow)
     rest = replace(fit, epochs=max(1, fit.epochs - learner.epoch))
     val = train(narrow, small, fit=rest, on_epoch=of("early"), **how).val
-    found = (recipe, narrow, first, name, ratio, units, mask, epoch, val)
+    found = (recipe, narrow, first, name, ratio, units, mask, begun.epoch, val)
     return Early(*found, Clock.now() - start)
 
 
-def _settle(learner: Learner, graph: Graph, until: int) -> int:
-    """Train until the masks of units, or else of weights, settle: the epoch."""
-    model, detector = learner.model, MaskDistanceDetector()
-    pruner = None if can_slim(model) else ModelPruner(model, _UNITS)
-    for _ in learner.epochs(whole(graph), until):
-        masks: Any = pruner and pruner.masks()
-        if pruner is None:
-            masks = torch.cat([keep_top(s, _UNITS) for s in unit_scores(model)])
-        if detector.update({"kept": masks}).settled:
-            break
-    return learner.epoch
+class _Begun(Hook):
+    """Until masks of units, or else of weights, settle; and as long as a trial after.
 
+    Args:
+        model: that begins.
+        graph: to validate on.
+        task: what is learned.
+        latest: the epoch at which it counts as settled if it has not.
 
-def _next_epochs(learner: Learner, graph: Graph) -> float:
-    """The best validation score of the next epochs, as long as a trial."""
-    best = -torch.inf
-    until = learner.epoch + _TRIAL
-    for _ in learner.epochs(whole(graph), until):
-        best = max(best, evaluate(learner.model, graph, "val", task=learner.task))
-    return best
+    Attributes:
+        epoch: at which it settled; 0 before.
+        state: of the model then.
+        best: validation score of the epochs since.
+    """
+
+    def __init__(self, model: nn.Module, graph: Graph, task: Task, latest: int):
+        self._model, self._graph, self._task = model, graph, task
+        self._detector = MaskDistanceDetector()
+        self._pruner = None if can_slim(model) else ModelPruner(model, _UNITS)
+        self.latest, self.epoch, self.best = latest, 0, -math.inf
+        self.state: dict[str, Tensor] = {}
+
+    def after_epoch(self, epoch: int, loss: Tensor) -> bool:
+        """Whether that is over."""
+        if self.epoch:
+            val = evaluate(self._model, self._graph, "val", task=self._task)
+            self.best = max(self.best, val)
+            return epoch == self.epoch + _TRIAL
+        masks: Any = self._pruner and self._pruner.masks()
+        if masks is None:
+            scores = unit_scores(self._model)
+            masks = torch.cat([keep_top(each, _UNITS) for each in scores])
+        if self._detector.update({"kept": masks}).settled or epoch == self.latest:
+            self.epoch, self.state = epoch, copy_state(self._model)
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """The detector, and what is known since."""
+        known = {"epoch": self.epoch, "state": self.state, "best": self.best}
+        return {"detector": self._detector.state_dict(), **known}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._detector.load_state_dict(state["detector"])
+        self.epoch, self.best = state["epoch"], state["best"]
+        self.state = checked_state(self._model, state["state"])
 
 
 def _best_links(

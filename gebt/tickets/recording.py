@@ -49,6 +49,27 @@ class RecordingDetector(MaskDistanceDetector):
         self._packed.append(packed)
         return reading
 
+    def state_dict(self) -> dict[str, Any]:
+        """As the base class, and the masks, each as bytes."""
+        packed = [
+            {group: torch.from_numpy(mask) for group, mask in masks.items()}
+            for masks in self._packed
+        ]
+        return {
+            **super().state_dict(),
+            "packed": packed,
+            "reachable": dict(self._reachable),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """As the base class."""
+        super().load_state_dict(state)
+        self._packed = [
+            {group: mask.cpu().numpy() for group, mask in masks.items()}
+            for masks in state["packed"]
+        ]
+        self._reachable = dict(state["reachable"])
+
     def pairs(self) -> list[dict[str, Any]]:
         """Distances of the masks of all pairs of epochs, of some 60 if there are more.
 

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from gebt._checks import check_choice, check_count, check_positive, check_ratio
 from gebt._provenance import versions
 from gebt._registry import CRITERIA
+from gebt.files import is_finite
 from gebt.graph import Graph
 from gebt.graph.parts import Parts
+from gebt.learn.checkpoint import diverged
 from gebt.learn.loop import Learner, begin, check_finite, whole
 from gebt.learn.tasks import NodeClassification, Task, describe_task
 from gebt.learn.training import Epoch, copy_state, evaluate
@@ -22,7 +24,6 @@ from gebt.options import Fit, Scope, Unit, chosen
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.groups import Group, Hook
 from gebt.prune.links import GraphSparsifier, RankedLinks, links_by
-from gebt.prune.masks import NAN
 from gebt.prune.penalties import ADMM
 from gebt.prune.weights import ModelPruner, apply_masks
 from gebt.sparse import SparseMatrix
@@ -167,24 +168,26 @@ def find_ticket(
     masks, hooks = begin(model, graph, task, search.keep)
     how = (search, masks, seed)
     groups = _groups(model, graph, task, graph_ratio, weight_ratio, *how)
-    drawing = _Drawing(model, groups, search)
+    drawing = _Drawing(model, groups, search, fit.epochs)
     first_weights = copy_state(model)
     epoch = 0
     if moves := search.update_weights or any(group.scores() for group in groups):
+        parts = _Seen(graph, search.parts, seed) if search.parts > 1 else None
         learner = Learner(
             *(model, task, fit if search.update_weights else None),
             seed=seed,
             groups=groups,
-            hooks=[*hooks, drawing],
+            hooks=[*hooks, parts] if parts else hooks,
             alternate=search.alternate,
         )
-        parts = Parts(graph, search.parts, seed) if search.parts > 1 else None
-        for _ in learner.epochs(parts or whole(graph), until=fit.epochs):
-            if on_epoch:
-                on_epoch(drawing.found(learner, graph, fit.epochs))
+        learner.add(drawing)
+        if on_epoch:
+            drawing.tell(learner, graph, on_epoch)
+        for _ in learner.epochs(parts.parts if parts else whole(graph), fit.epochs):
+            pass
         epoch = learner.epoch
         if parts:
-            _warn_unseen(parts)
+            parts.check()
         drawing.check(graph, fit.epochs)
     else:
         drawing.draw()
@@ -268,13 +271,18 @@ def _groups(
 class _Drawing(Hook):
     """Masks after each epoch, until the detector finds that they have settled."""
 
-    def __init__(self, model: nn.Module, groups: Sequence[Group], search: Search):
+    def __init__(
+        self, model: nn.Module, groups: Sequence[Group], search: Search, until: int
+    ):
         self.detector = search.detector or MaskDistanceDetector(
             threshold=0.1 if search.update_weights else FROZEN_THRESHOLD
         )
         self.masks: dict[str, Mapping[str, Tensor]] = {}
         self.distances: list[dict[str, float]] = []
-        self._loss = math.nan
+        self._history: list[tuple[float, float]] = []  # losses and validation scores
+        self._val: Callable[[], float] | None = None
+        self._on_epoch: Callable[[Epoch], None] | None = None
+        self._until = until
         self._model = model
         self._groups = groups
         self._search = search
@@ -292,28 +300,68 @@ class _Drawing(Hook):
                 "these ratios."
             )
 
+    def tell(
+        self, learner: Learner, graph: Graph, on_epoch: Callable[[Epoch], None]
+    ) -> None:
+        """Score each epoch of a learner on the validation part, and tell of it."""
+
+        def val() -> float:
+            adjacency, task = learner.adjacency(graph).detach(), learner.task
+            with learner.drawing():
+                how: Any = {"adjacency": adjacency, "task": task}
+                return evaluate(self._model, graph, "val", **how)
+
+        self._val, self._on_epoch = val, on_epoch
+
     def draw(self) -> None:
         """The masks of all groups, as they are now."""
         self.masks = {group.name: group.masks() for group in self._groups}
 
     def after_epoch(self, epoch: int, loss: Tensor) -> bool:
         """The masks of all groups; whether they have settled."""
+        ranked = {group.name: group.ranked() for group in self._watched}
+        if loss.is_cpu:
+            for name, scores in ranked.items():
+                _check_scores(name, all(map(is_finite, scores)), epoch)
         self.draw()
         # A GPU is waited for once an epoch, when all that it has to do is queued.
-        ranked = [tensor for group in self._watched for tensor in group.ranked()]
-        numbers = None if loss.is_cpu else _loss_and_nan(loss, ranked)
+        numbers = None if loss.is_cpu else _loss_and_finite(loss, ranked.values())
         watched = {group.name: self.masks[group.name] for group in self._watched}
         try:
             reading = self.detector.update(watched, self._total)
         finally:  # what diverged is named first: it leaves masks that cannot change
             if numbers is None:
-                self._loss = float(loss)
+                value = float(loss)
             else:
-                self._loss = _check(numbers.cpu(), epoch)
+                value = _check(numbers.cpu(), ranked, epoch)
         if self._search.mask_weights and "weights" in self.masks:
             apply_masks(self._model, self.masks["weights"])
         self.distances.append({**reading.distances, "joint": reading.joint})
+        self._tell(value, self._val() if self._val else math.nan)
         return reading.settled
+
+    def _tell(self, loss: float, val: float) -> None:
+        self._history.append((loss, val))
+        epoch = len(self._history)
+        if self._on_epoch:
+            distances = self.distances[epoch - 1]
+            self._on_epoch(Epoch(epoch, loss, val, distances, self._until))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The detector, the last masks, and each epoch's loss and score."""
+        return {
+            "detector": self.detector.state_dict(),
+            "masks": self.masks,
+            "distances": self.distances,
+            "history": torch.tensor(self._history, dtype=torch.float64).view(-1, 2),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken; who is told of epochs is told again."""
+        self.detector.load_state_dict(state["detector"])
+        self.masks, self.distances = state["masks"], state["distances"]
+        for loss, val in state["history"].tolist():
+            self._tell(loss, val)
 
     def _total(self, name: str, counts: list[int]) -> list[int]:
         """Counts of a group's masks, of all ranks that hold parts of them."""
@@ -326,13 +374,6 @@ class _Drawing(Hook):
         search = replace(self._search, detector=self.detector)
         both = ratios.get("graph", 0.0), ratios.get("weights", 0.0)
         return describe_search(task, *both, fit, search)
-
-    def found(self, learner: Learner, graph: Graph, until: int) -> Epoch:
-        """The last epoch, with its validation score."""
-        adjacency, task = learner.adjacency(graph).detach(), learner.task
-        with learner.drawing():
-            val = evaluate(self._model, graph, "val", adjacency=adjacency, task=task)
-        return Epoch(learner.epoch, self._loss, val, self.distances[-1], until)
 
     def share_untouched(self) -> float:
         """Share of links that no gradient reached, of those that are learned."""
@@ -360,33 +401,57 @@ class _Drawing(Hook):
             )
 
 
-def _warn_unseen(parts: Parts) -> None:
-    """Warn of links that lay between parts at every epoch."""
-    share = parts.share_unseen()
-    if share > _MOST_UNSEEN:
-        warnings.warn(
-            f"{share:.0%} of the links were never in a part: nothing was learned of "
-            "them, and their order is random. Use fewer parts, or more epochs.",
-            stacklevel=3,
-        )
+class _Seen(Hook):
+    """Parts of a graph, and which links have been in one."""
+
+    def __init__(self, graph: Graph, count: int, seed: int):
+        self.parts = Parts(graph, count, seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """(L,) boolean."""
+        return {"seen": self.parts.seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.parts.seen.copy_(state["seen"])
+
+    def check(self) -> None:
+        """Warn of links that lay between parts at every epoch."""
+        share = self.parts.share_unseen()
+        if share > _MOST_UNSEEN:
+            warnings.warn(
+                f"{share:.0%} of the links were never in a part: nothing was learned "
+                "of them, and their order is random. Use fewer parts, or more epochs.",
+                stacklevel=3,
+            )
 
 
-def _loss_and_nan(loss: Tensor, ranked: Sequence[Tensor]) -> Tensor:
-    """(2,) the loss, and 1 if something ranked holds NaN; nothing waits for a GPU.
+def _loss_and_finite(loss: Tensor, ranked: Iterable[Sequence[Tensor]]) -> Tensor:
+    """The loss, and 1 for each group whose scores are finite; nothing waits for a GPU.
 
     There masks do not look for NaN. With the detector's counts, which it copies itself,
     this is the second transfer of an epoch, and waits no second time.
     """
-    broken = torch.stack([scores.isnan().any() for scores in ranked]).any()
-    return torch.stack([loss.detach(), broken.to(loss.dtype)])
+    finite = [
+        torch.stack([each.isfinite().all() for each in scores]).all()
+        if scores
+        else torch.ones_like(loss, dtype=torch.bool)
+        for scores in ranked
+    ]
+    return torch.stack([loss.detach(), *(each.to(loss.dtype) for each in finite)])
 
 
-def _check(numbers: Tensor, epoch: int) -> float:
+def _check(numbers: Tensor, names: Iterable[str], epoch: int) -> float:
     """The loss, on CPU, or the errors that an epoch on CPU would have raised."""
     value = check_finite(numbers[0], epoch)
-    if numbers[1]:
-        raise ValueError(NAN)
+    for name, finite in zip(names, numbers[1:].tolist(), strict=True):
+        _check_scores(name, bool(finite), epoch)
     return value
+
+
+def _check_scores(name: str, finite: bool, epoch: int) -> None:
+    if not finite:
+        raise diverged(f"scores of the group {name!r} became nan or infinite", epoch)
 
 
 def _unreached(model: nn.Module, graph: Graph) -> str:

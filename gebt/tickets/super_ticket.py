@@ -107,7 +107,7 @@ def find_super_ticket(
         )
         told = _Segment(part, graph, done, fit.epochs, on_epoch)
         told.start(moments)
-        part.hooks = (*part.hooks, told)
+        part.add(told)
         for _ in part.epochs(whole(graph), until):
             pass
         keep = operators.marked()

@@ -29,6 +29,8 @@ from gebt.world import ALONE
 
 Weights = Literal["inherit", "rewind", "fresh"]
 Links = Literal["learned", "binary"]
+FILE = "ticket.safetensors"
+"""What a ticket's file is called where nobody names it."""
 _FORMAT = 3
 _OF_LINKS = "masks/graph/link", "scores/graph/link"
 """The tensors of which each rank has its own links'."""
@@ -143,6 +145,27 @@ class Ticket:
             f"{self.num_links} links{weights * bool(self.weight_masks)})"
         )
 
+    def prune(self, graph: Graph, *, links: Links = "learned") -> Graph:
+        """The graph with the ticket's links, for any model; `open` is this and weights.
+
+        Args:
+            graph: the graph that was searched; not changed.
+            links: as for `open`.
+
+        Raises:
+            ValueError: if the ticket is for another graph.
+        """
+        check_choice("links", links, Links)
+        check_graph(graph)
+        if (found := graph.fingerprint()) != self.dataset["fingerprint"]:
+            raise ValueError(
+                f"the ticket was drawn on the graph {self.dataset['name']!r} with the "
+                f"fingerprint {self.dataset['fingerprint'][:12]}, but this is "
+                f"{graph.name!r} with {found[:12]}. Load the graph it was drawn on."
+            )
+        score = self._own(self.link_score, graph) if links == "learned" else None
+        return graph.keep_links(self._own(self.link_mask, graph), score)
+
     def open(
         self,
         model: nn.Module,
@@ -172,14 +195,7 @@ class Ticket:
             ValueError: if the ticket is for another graph or another model.
         """
         check_choice("weights", weights, Weights)
-        check_choice("links", links, Links)
-        check_graph(graph)
-        if (found := graph.fingerprint()) != self.dataset["fingerprint"]:
-            raise ValueError(
-                f"the ticket was drawn on the graph {self.dataset['name']!r} with the "
-                f"fingerprint {self.dataset['fingerprint'][:12]}, but this is "
-                f"{graph.name!r} with {found[:12]}. Load the graph it was drawn on."
-            )
+        small = self.prune(graph, links=links)
         check_not_compiled(model)
         self._check_model(model)
         take_dtype(model, graph.x.dtype)
@@ -196,8 +212,6 @@ class Ticket:
         else:
             _reinitialise(model, self.seed + 1 if seed is None else seed)
         apply_masks(model, {n: m.to(device) for n, m in self.weight_masks.items()})
-        score = self._own(self.link_score, graph) if links == "learned" else None
-        small = graph.keep_links(self._own(self.link_mask, graph), score)
         parts = {part.name: getattr(small, part.name) for part in fields(Graph)}
         return PrunedGraph(**parts, weight_masks=self.weight_masks)
 
@@ -372,6 +386,48 @@ class Ticket:
             except ValueError as error:
                 raise ValueError(f"{path} is not a whole ticket: {error}") from error
         return ticket
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> None:
+        """Write `save`'s file and a model card into a folder; needs huggingface_hub.
+
+        Args:
+            folder: made where there is none.
+            **options: of ``ModelHubMixin.save_pretrained``, as of the next two.
+        """
+        from gebt.tickets.hub import HubTicket
+
+        HubTicket.of(self).save_pretrained(folder, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face Hub.
+
+        Args:
+            repo_id: ``"user/name"``; made where there is none.
+            **options: such as ``private``, ``token``, ``commit_message``.
+
+        Returns:
+            The address of what it has uploaded.
+        """
+        from gebt.tickets.hub import HubTicket
+
+        return HubTicket.of(self).push_to_hub(repo_id, **options)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> "Ticket":
+        """Load what `push_to_hub` or `save_pretrained` wrote.
+
+        Args:
+            name: ``"user/name"`` on the Hugging Face Hub, or a folder.
+            **options: for the Hub, such as ``revision``, ``token``.
+
+        Raises:
+            ValueError: as `load`.
+        """
+        if Path(name).is_dir():
+            return cls.load(Path(name) / FILE)
+        from gebt.tickets.hub import HubTicket
+
+        return HubTicket.from_pretrained(name, **options).ticket
 
 
 def _check_unseen(graph: Graph, model: Mapping[str, Any]) -> None:

@@ -64,7 +64,7 @@ def experiments(tmp_path_factory):
             if job.draw not in (None, 5) or job.model not in TRIED:
                 continue
             if job not in found:
-                found[job] = _run((job, None, True))
+                found[job] = _run((job, None, True, {}))
             for table, rows in found[job].items():
                 tables.setdefault(table, []).extend(rows)
         for table, rows in tables.items():

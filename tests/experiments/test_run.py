@@ -136,7 +136,7 @@ def test_one_seed_of_every_task_is_trained_searched_retrained_and_measured(graph
     graph = prepare(graph, task)
     chosen = options(epochs=20)
     runs = [run_seed(graph, task, chosen, seed) for seed in (0, 1)]
-    record = collect(graph, task, chosen.record(), runs)
+    record = collect(graph, task, chosen.record(), [run.metrics for run in runs])
     assert (record.task, record.metric) == (task.name, task.metric(graph))
     for run in runs:
         for scores in (run.metrics.dense, run.metrics.retrained):
@@ -153,7 +153,7 @@ def test_a_run_without_validation_nodes_is_measured_all_the_same(graph):
     done = run_seed(bare, TASK, options(), seed=0)
     assert done.metrics.dense.val is None and done.metrics.retrained.val is None
     assert done.metrics.dense.test > 0
-    assert collect(bare, TASK, {}, [done, done]).best == 0
+    assert collect(bare, TASK, {}, [done.metrics, done.metrics]).best == 0
 
 
 def test_the_same_seed_gives_the_same_run(graph, tmp_path):

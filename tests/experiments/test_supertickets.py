@@ -107,7 +107,7 @@ def test_the_page_compares_the_ticket_with_each_and_says_what_stays():
     assert isinstance(table, Table) and isinstance(figure, Figure)
     names = [row[0] for row in table.rows]
     assert names == [TICKET, SUPERNET, *SINGLE, names[-2], "best single by validation"]
-    assert table.rows[2][2].startswith("+2.0") and table.rows[2][3] == "3.00"
+    assert table.rows[2][2].startswith("+2.0") and table.rows[2][4] == "3.00"
     assert table.rows[-1][2].startswith("+5.0")  # GAT, by these numbers
     assert [[*row] for row in left.rows] == [["50%", "25%"]]
     assert figure.draw().axes

@@ -1,8 +1,12 @@
 """Hostile files: seeded mutants of whole ones are read, or refused in words.
 
-300 mutants in the suite; ``pytest tests/test_fuzz.py --fuzz 20000`` for more.
+A kind of file is an entry of `KINDS`. 300 mutants in the suite, of all kinds together;
+``pytest tests/files/test_fuzz.py --fuzz 100000`` for more.
 """
 
+import csv
+import gzip
+import io
 import json
 import math
 import random
@@ -11,14 +15,16 @@ import shutil
 import struct
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
+import typer
 from helpers import TooSlow, assert_refused, header_of, in_time
 from safetensors.torch import load, save
 from torch import Tensor
@@ -26,15 +32,20 @@ from torch import Tensor
 import gebt
 from gebt._checks import check_count
 from gebt._registry import MODELS
+from gebt.cli.app import app
 from gebt.cli.common import load_of
+from gebt.cli.config import Call, read_run
 from gebt.cli.flags import Device
 from gebt.experiments.report import page_of
 from gebt.experiments.run import Options, Recorder, retrain, run_seeds
-from gebt.files import _checksum, write_json
+from gebt.experiments.verify import contents_of
+from gebt.files import _checksum, write_csv, write_json
 from gebt.models import GAT, GCN, GraphSAGE, ResGCN, build_model
 
 pytestmark = pytest.mark.slow
 
+RUN: Any = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
+USAGE_ERROR: Any = typer.BadParameter.__mro__[2]  # as gebt.cli.entry finds it
 GRAPH = "synthetic:N=60,E=350,F=8,C=3"
 DEEP: Any = []
 for _ in range(50):
@@ -105,6 +116,76 @@ def write_runs(folder: Path) -> None:
         "earlier": [{"torch": "1"}],
     }
     write_json(folder / "experiment" / "experiment.json", about)
+    shares = {"graph_ratio": 0.3, "weight_ratio": 0.5, "val": 70.0, "ms": 1.0}
+    dense = {"graph_ratio": 0.0, "weight_ratio": 0.0, "val": 71.5, "ms": 2.0}
+    tried = [
+        gebt.Candidate(criterion="dense", **dense),
+        gebt.Candidate(criterion="random", **shares),
+        gebt.Candidate(criterion="forest", **shares, retrained=71.0, chosen=True),
+    ]
+    write_csv(folder / "cheapest" / "frontier.csv", [asdict(each) for each in tried])
+    for name in ("metrics.json", "history.csv"):
+        shutil.copy(folder / "run" / name, folder / "cheapest")
+
+
+def write_tables(folder: Path) -> None:
+    """Edge lists and nodes of users, in the ways that they may be written."""
+    draw = random.Random(0)
+    ends = draw.sample([(a, b) for a in range(20) for b in range(a)], 60)
+    edges = [{"source": a, "target": b, "weight": (a + b) / 7} for a, b in ends]
+    nodes = [
+        {"id": i, "x0": i / 3, "x1": i % 5, "class": "abc"[i % 3]} for i in range(20)
+    ]
+    words = [f"node {i}, {chr(228)}" for i in range(20)]
+    named = [
+        {**e, "source": words[e["source"]], "target": words[e["target"]]} for e in edges
+    ]
+    write_csv(folder / "numbers" / "edges.csv", edges)
+    write_csv(folder / "numbers" / "nodes.csv", nodes)
+    write_csv(folder / "words" / "edges.csv", named)
+    write_csv(
+        folder / "words" / "nodes.csv", [n | {"id": words[n["id"]]} for n in nodes]
+    )
+    for name in ("edges", "nodes"):
+        text = (folder / "words" / f"{name}.csv").read_bytes()
+        tabs = table_of(table_in(text, ","), "\t")
+        (folder / "tabs").mkdir(exist_ok=True)
+        (folder / "tabs" / f"{name}.tsv.gz").write_bytes(gzip.compress(tabs, mtime=0))
+
+
+def go_on(folder: Path) -> None:
+    """A training of three epochs that is kept in a folder."""
+    torch.manual_seed(0)
+    with gebt.checkpoints(folder, every=1):
+        gebt.train(GCN(8, [4, 5], 3), gebt.load(GRAPH), epochs=3)
+
+
+def write_checkpoints(folder: Path) -> None:
+    """Of a training that was broken off, and of a search."""
+
+    def broken(epoch: Any) -> None:
+        if epoch.epoch == 2:
+            raise KeyboardInterrupt
+
+    graph = gebt.load(GRAPH)
+    for name, call in (("train", gebt.train), ("search", gebt.find_ticket)):
+        torch.manual_seed(0)
+        with suppress(KeyboardInterrupt), gebt.checkpoints(folder / name, every=1):
+            call(GCN(8, [4, 5], 3), graph, epochs=3, on_epoch=broken)
+
+
+def write_exports(folder: Path) -> None:
+    """A compact model as a program."""
+    folder = folder / "export"
+    folder.mkdir()
+    gebt.export(folder / "model.pt2", *gebt.compact(GCN(8, 4, 3), gebt.load(GRAPH)))
+
+
+def write_configs(folder: Path) -> None:
+    """The flags of a run, as that writes them."""
+    flags = {"dataset": GRAPH, "graph_ratio": 0.3, "weight_ratio": 0.5, "seeds": 2}
+    flags |= {"model": "gcn", "lr": 0.01, "hidden": 16, "quiet": False, "split": None}
+    Call("run", flags).save(folder / "run.toml")
 
 
 # --------------------------------------------------------------------- mutants
@@ -197,9 +278,9 @@ def other_tensor(tensor: Tensor, draw: random.Random) -> Tensor:
             value = draw.choice(EXTREMES)
             if not tensor.is_floating_point():
                 value = int(value) if math.isfinite(value) else 0
-                if tensor.dtype == torch.int32:
-                    value = max(-(2**31), min(2**31 - 1, value))
-                value = min(2**62, value)
+                boolean = tensor.dtype == torch.bool
+                ends = torch.iinfo(torch.int8 if boolean else tensor.dtype)
+                value = max(ends.min, min(ends.max, value))
             if flat.numel():
                 at = draw.choice([0, -1, draw.randrange(flat.numel())])
                 flat[slice(None) if draw.random() < 0.2 else at] = value
@@ -236,14 +317,91 @@ def mutated_tensors(content: bytes, draw: random.Random) -> bytes:
     return save(tensors, metadata={"gebt": text.encode(errors="ignore").decode()})
 
 
-def mutated(path: Path, draw: random.Random) -> bytes:
-    """A file's mutant, by what it is."""
-    content = path.read_bytes()
-    if path.suffix == ".safetensors":
-        return mutated_tensors(content, draw)
-    if path.suffix == ".json" and draw.random() < 0.75:
-        return text_of(json.loads(content), draw).encode(errors="ignore")
-    return damaged(content, draw)
+def mutated_json(content: bytes, draw: random.Random) -> bytes:
+    """A JSON file's mutant."""
+    if draw.random() < 0.25:
+        return damaged(content, draw)
+    return text_of(json.loads(content), draw).encode(errors="ignore")
+
+
+CELLS = [
+    *("", " ", "nan", "inf", "-inf", "1e999", "-1", "0", "1.5", "x", "True", "\0", '"'),
+    *("9" * 30, str(2**31), str(2**63), "1_000", "0x10", "1,2", "\n", "=1+1", "\u0661"),
+    "x" * 5000,
+]
+
+
+def table_in(content: bytes, delimiter: str) -> list[list[str]]:
+    """The rows of a table, its header first."""
+    text = io.StringIO(content.decode(), newline="")
+    return list(csv.reader(text, delimiter=delimiter))
+
+
+def table_of(rows: list[list[str]], delimiter: str) -> bytes:
+    """A table of rows."""
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode(errors="ignore")
+
+
+def mutated_table(content: bytes, draw: random.Random) -> bytes:
+    """A table's mutant: a cell, row or column that is another, gone, or there twice."""
+    if draw.random() < 0.25:
+        return damaged(content, draw)
+    delimiter = "\t" if b"\t" in content else ","
+    rows = table_in(content, delimiter)
+    at, column = draw.randrange(len(rows)), draw.randrange(len(rows[0]))
+    match draw.randrange(8):
+        case 0:
+            del rows[at]
+        case 1:
+            rows.insert(draw.randrange(len(rows)), rows[at])
+        case 2:
+            for row in rows:
+                del row[column]
+        case 3:
+            for row in rows:
+                row.append(row[column])
+        case 4:
+            rows[at] = rows[at][:column]
+        case 5:
+            other = draw.choice(CELLS)
+            for row in rows[1:]:
+                row[column] = other
+        case _:
+            rows[at][column] = draw.choice(CELLS)
+    return table_of(rows, delimiter)
+
+
+def mutated_toml(content: bytes, draw: random.Random) -> bytes:
+    """A file of flags whose mutant has other names, values, or letters."""
+    if draw.random() < 0.25:
+        return damaged(content, draw)
+    lines = [line.partition(" = ") for line in content.decode().splitlines()]
+    at = draw.randrange(len(lines))
+    values = [json.dumps(each, default=str) for each in HOSTILE]
+    value = draw.choice([*values, "nan", "inf", "1979-05-27", "{ a = 1 }", "0x10"])
+    key = lines[draw.randrange(len(lines))][0] if draw.random() < 0.2 else lines[at][0]
+    other = [key, " = ", value if draw.random() < 0.8 else lines[at][2]]
+    every = [*lines[:at], other, *lines[at + 1 :]]
+    return "\n".join(map("".join, every)).encode(errors="ignore")
+
+
+def mutated_gzip(content: bytes, draw: random.Random) -> bytes:
+    """Of what is in it, or of itself."""
+    if draw.random() < 0.25:
+        return damaged(content, draw)
+    return gzip.compress(mutated_table(gzip.decompress(content), draw), 1, mtime=0)
+
+
+MUTATORS = {
+    ".safetensors": mutated_tensors,
+    ".json": mutated_json,
+    ".csv": mutated_table,
+    ".gz": mutated_gzip,
+    ".toml": mutated_toml,
+}
+"""By a file's suffix; any other is `damaged`."""
 
 
 # ------------------------------------------------------------------ what reads
@@ -251,6 +409,7 @@ def mutated(path: Path, draw: random.Random) -> bytes:
 
 def use_ticket(path: Path) -> None:
     """As `gebt cost` and `gebt retrain`, for one epoch; on a graph, if it can."""
+    contents_of(path)
     ticket = gebt.Ticket.load(path)
     check_count("epochs", ticket.options["epochs"])
     graph, task = load_of(ticket, None, Device.cpu)
@@ -266,6 +425,7 @@ def use_ticket(path: Path) -> None:
 
 def use_compact(path: Path) -> None:
     """As a user would."""
+    contents_of(path)
     model, graph = gebt.load_compact(path)
     with torch.no_grad():
         graph.restore(model(graph.x, graph.adjacency))
@@ -277,8 +437,40 @@ def use_compact(path: Path) -> None:
 
 
 def use_folder(path: Path) -> None:
-    """As `gebt report`, up to drawing."""
+    """As `gebt verify`, and `gebt report` up to drawing."""
+    contents_of(path)
     page_of(path.parent)
+
+
+def use_tables(path: Path) -> None:
+    """As `gebt run edges.csv --nodes nodes.csv --label class`."""
+    end = path.name.partition(".")[2]
+    folder = path.parent
+    spec = f"{folder}/edges.{end}:nodes={folder}/nodes.{end},label=class"
+    repr(gebt.load(spec))
+
+
+def use_checkpoint(path: Path) -> None:
+    """As `gebt verify`; of a training, as `gebt resume`."""
+    contents_of(path)
+    if path.parent.name == "train":
+        with TemporaryDirectory() as folder:  # its files go when it is done
+            shutil.copy(path, folder)
+            go_on(Path(folder))
+
+
+def use_export(path: Path) -> None:
+    """As `gebt verify`."""
+    contents_of(path)
+
+
+def use_config(path: Path) -> None:
+    """As `gebt verify`, and `gebt run --config` up to running."""
+    read_run(path)
+    try:
+        RUN.make_context("run", ["--config", str(path)])
+    except USAGE_ERROR as error:  # which the command line tells in one line
+        raise ValueError(str(error)) from error
 
 
 @contextmanager
@@ -294,23 +486,38 @@ def bounded() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None]]] = {
-    "ticket": (write_tickets, use_ticket),
-    "compact": (write_compacts, use_compact),
-    "folder": (write_runs, use_folder),
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file: how whole ones are written, and what reads one.
+
+    ``together`` are the files of a folder, which are read together.
+    """
+
+    write: Callable[[Path], None]
+    use: Callable[[Path], None]
+    together: bool = False
+
+
+KINDS = {
+    "ticket": Kind(write_tickets, use_ticket),
+    "compact": Kind(write_compacts, use_compact),
+    "folder": Kind(write_runs, use_folder, together=True),
+    "tables": Kind(write_tables, use_tables, together=True),
+    "checkpoint": Kind(write_checkpoints, use_checkpoint),
+    "export": Kind(write_exports, use_export),
+    "config": Kind(write_configs, use_config),
 }
 
 
 def prepare(kind: str, folder: Path) -> list[Path]:
     """Write the whole files of a kind and read each once: the files."""
-    write, use = KINDS[kind]
     folder.mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        write(folder)
+        KINDS[kind].write(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
-        use(path)
+        KINDS[kind].use(path)
     return files
 
 
@@ -319,14 +526,15 @@ def outcome(kind: str, files: list[Path], seed: int, folder: Path) -> str:
     draw = random.Random(seed)
     path = draw.choice(files)
     mutant = folder / path.parent.name / path.name
-    if kind == "folder":
+    if KINDS[kind].together:
         shutil.copytree(path.parent, mutant.parent, dirs_exist_ok=True)
     mutant.parent.mkdir(exist_ok=True)
-    mutant.write_bytes(mutated(path, draw))
+    mutate = MUTATORS.get(path.suffix, damaged)
+    mutant.write_bytes(mutate(path.read_bytes(), draw))
     try:
         with in_time(2), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            KINDS[kind][1](mutant)
+            KINDS[kind].use(mutant)
     except (ValueError, OSError) as error:
         return f"refused: {type(error).__name__} {error}".splitlines()[0]
     except (Exception, TooSlow) as error:
@@ -337,7 +545,7 @@ def outcome(kind: str, files: list[Path], seed: int, folder: Path) -> str:
 @pytest.mark.skipif(
     not Path("/proc/self/statm").is_file(), reason="limits memory as Linux does"
 )
-@pytest.mark.parametrize("kind", ["ticket", "compact", "folder"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_mutant_ends_in_anything_but_a_reading_or_words(kind, tmp_path, request):
     files = prepare(kind, tmp_path / "whole")
     folder = tmp_path / "mutants"
@@ -348,7 +556,8 @@ def test_no_mutant_ends_in_anything_but_a_reading_or_words(kind, tmp_path, reque
     raw = {seed: text for seed, text in enumerate(found) if text.startswith("RAW")}
     assert not raw
     refused = len(list(filter(None, found)))
-    assert 0 < refused < count, "some mutants are harmless, most are not"
+    # A program's checksums are of nearly every byte.
+    assert 0 < refused < count + (kind == "export"), "some mutants are harmless"
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import torch
 import gebt
 from gebt._registry import MODELS
 from gebt.learn import recipes
+from gebt.learn.checkpoint import Clock
 from gebt.learn.recipes import (
     TUNED,
-    Clock,
     best_looks,
     choose_dense,
     recipes_for,

@@ -5,12 +5,20 @@ import math
 
 import pytest
 import torch
-from helpers import same, shaken
-from peers import StackPeer, assert_equals_pyg, double, edge_index, largest_saved_tensor
+from helpers import as_dtype, same, shaken
+from peers import (
+    StackPeer,
+    assert_equals_pyg,
+    close,
+    double,
+    edge_index,
+    largest_saved_tensor,
+)
 from torch import nn
 
 import gebt
 from gebt import SparseMatrix, compact, load_compact, save_compact
+from gebt.deploy.cost import executed_macs
 from gebt.models import GAT, build_model, describe_model
 
 
@@ -94,7 +102,13 @@ def test_a_shape_that_cannot_be_is_refused_also_from_a_file(options, words):
         ({"residual": True}, "its tensors differ.*layers.0.own_weight"),
         ({"norm": "batch"}, "its tensors differ.*norms.0"),
         ({"norm": ["none"]}, "`norm` must be text"),
-        ({"inner_bias": True}, "it takes num_features, .*, not 'inner_bias'"),
+        ({"inner_bias": True}, "its tensors differ.*layers.1.inner_bias"),
+        ({"folded": True}, "its tensors differ.*layers.0.source"),
+        (
+            {"heads": [1, 2]},
+            r"`heads` must be one number, or .* of 1 .*\[1, 2",
+        ),
+        ({"heads": [0]}, "`heads` must be at least 1, got 0"),
     ],
 )
 def test_a_description_is_checked_field_by_field(option, words):
@@ -219,7 +233,9 @@ def test_only_features_that_no_weight_of_the_first_layer_reads_go(graph, input_m
     gone = {2, 3, 5, 7} if input_map else {3, 5}
     kept = [i for i in range(24) if i not in gone]
     assert torch.equal(small.x, graph.x[:, kept])
-    assert fast.arguments == model.arguments | {"num_features": len(kept)}
+    assert fast.arguments["num_features"] == len(kept)
+    units = [layer.bias.numel() for layer in model.layers]
+    assert [layer.bias.numel() for layer in fast.layers] == units
     torch.testing.assert_close(outputs(fast, small), outputs(model, graph))
 
 
@@ -230,3 +246,80 @@ def test_paper_macs_are_of_the_first_attention(graph, input_map):
     kept = 24 * 8 * input_map + 2 * (first * 8 + 8 * 8 + 8 * 3)
     expected = 120 * kept + 2 * graph.adjacency.pattern.nnz * first
     assert gebt.measure_cost(model, graph, repeats=1).macs_paper == expected
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+def test_heads_and_units_leave_and_no_output_changes(make_graph, norm, sparse):
+    graph = double(make_graph(nodes=30, p_in=0.2, features=12, sparse=sparse))
+    heads = units = averaged = kept = 0
+    for case in range(24):
+        draw = torch.Generator().manual_seed(case)
+        counts = torch.randint(1, 5, (case % 3,), generator=draw).tolist()
+        widths = torch.randint(1, 6, (case % 3,), generator=draw).tolist()
+        options = {"heads": counts, "output_heads": case % 4 + 1, "norm": norm}
+        model = shaken(GAT(12, widths, 3, residual=case % 5 == 0, **options))
+        with torch.no_grad():
+            for layer in model.layers:
+                for weight in layer.weights():
+                    rows = torch.rand(weight.shape[0], generator=draw) < 0.7
+                    some = torch.rand(weight.shape[1], generator=draw) < 0.7
+                    weight.mul_(rows[:, None] & some)
+                # A head of which no weight is left.
+                layer.weight[:, : layer.out_width] *= case % 2
+                layer.bias *= torch.rand(layer.bias.shape, generator=draw) < 0.7
+        expected = outputs(model, graph)
+        fast, small = compact(model, graph)
+        close(outputs(fast, small), expected)
+        again, same_graph = compact(fast, small)
+        assert again.arguments == fast.arguments
+        assert torch.equal(outputs(again, same_graph), outputs(fast, small))
+        torch.testing.assert_close(
+            outputs(fast.float(), as_dtype(small, torch.float32)),
+            outputs(model.float(), as_dtype(graph, torch.float32)),
+            atol=1e-5,
+            rtol=1e-5,
+        )
+        ours, theirs = fast.stacked(), model.stacked()
+        kept += sum(layer.heads for layer in ours)
+        averaged += theirs[-1].heads - ours[-1].heads
+        for a, b in zip(ours[:-1], theirs[:-1], strict=True):
+            heads += b.heads - a.heads
+            units += b.heads * b.out_width - a.heads * a.out_width
+    assert min(heads, averaged, units - heads, kept) >= 5
+
+
+def test_what_the_attention_alone_reads_leaves_by_hand(graph):
+    """All but the last unit of each head are read by the attention alone: a map."""
+    model = GAT(24, 5, 3, heads=2)
+    first, last = model.layers
+    with torch.no_grad():
+        last.weight[[*range(4), *range(5, 9)]] = 0
+    fast, small = compact(model, graph)
+    ours = fast.layers[0]
+    assert (ours.heads, ours.out_width) == (2, 1)
+    assert ours.weight.shape == (24, 6)
+    assert torch.equal(ours.weight[:, 3], first.weight[:, 9])
+    source = first.weight[:, 5:] @ first.source[0, 1]
+    torch.testing.assert_close(ours.weight[:, 4], source)
+    torch.testing.assert_close(outputs(fast, small), outputs(model, graph))
+
+
+def test_where_hardly_a_unit_goes_the_attention_keeps_its_vectors(graph):
+    model = GAT(24, 2, 3, heads=2)
+    with torch.no_grad():
+        model.layers[1].weight[0] = 0
+        model.layers[0].weight[7] = 0
+    fast, small = compact(model, graph)
+    assert not fast.layers[0].folded
+    assert fast.layers[0].weight.shape == (23, 4)
+    torch.testing.assert_close(outputs(fast, small), outputs(model, graph))
+
+
+def test_half_of_the_heads_cost_half_of_the_products(make_graph):
+    graph = make_graph(nodes=200, features=32)
+    model = GAT(32, 8, 3, heads=8)
+    with torch.no_grad():
+        model.layers[0].weight[:, 32:] = 0
+    after = executed_macs(*compact(model, graph))
+    assert after < 0.65 * executed_macs(model, graph)

@@ -14,8 +14,9 @@ from peers import (
 )
 from torch import Tensor, nn
 
-from gebt import SparseMatrix
-from gebt.models import ResGCN
+from gebt import SparseMatrix, compact, load_compact, save_compact
+from gebt.deploy.cost import executed_macs
+from gebt.models import ResGCN, build_model, describe_model
 from gebt.models.resgcn import softmax_aggregate
 
 DEPTHS = [1, 2, 7]
@@ -220,3 +221,98 @@ def test_no_tensor_of_edges_times_features_is_kept_for_the_backward(make_graph):
 def test_a_depth_below_one_is_refused(layers):
     with pytest.raises(ValueError, match="`layers` must be at least 1, got"):
         ResGCN(4, 4, 2, layers=layers)
+
+
+# ------------------------------------------------------------------- compaction
+
+
+def outputs(model, graph):
+    with torch.no_grad():
+        return model.eval()(graph.x, graph.adjacency)
+
+
+def pruned(case: int, features: int = 12) -> ResGCN:
+    """With random statistics; single weights, whole rows and columns are gone."""
+    draw = torch.Generator().manual_seed(case)
+    width, layers = 1 + case % 8, 1 + case % 6
+    model = shaken(ResGCN(features, width, 3, layers=layers))
+    density = (0.02, 0.1, 0.3, 1.0)[case % 4]
+    with torch.no_grad():
+        for weight in (p for p in model.parameters() if p.dim() == 2):
+            rows = torch.rand(weight.shape[0], 1, generator=draw) < 0.7
+            columns = torch.rand(weight.shape[1], generator=draw) < 0.7
+            some = torch.rand(weight.shape, generator=draw) < density
+            weight.mul_(some & rows & columns)
+    return model
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+def test_compaction_changes_no_output_and_a_second_finds_nothing(make_graph, sparse):
+    graph = double(make_graph(nodes=30, p_in=0.2, features=12, sparse=sparse))
+    channels = blocks = unread = features = 0
+    for case in range(48):
+        model = pruned(case)
+        before = {name: t.clone() for name, t in model.state_dict().items()}
+        expected = outputs(model, graph)
+        fast, small = compact(model.train(), graph)
+        close(outputs(fast, small), expected)
+        again, same = compact(fast, small)
+        assert again.arguments == fast.arguments
+        assert torch.equal(outputs(again, same), outputs(fast, small))
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, before[name])
+        width = fast.arguments["hidden"]
+        channels += model.arguments["hidden"] - width
+        blocks += len(model.layers) - len(fast.layers)
+        unread += sum(width - n for n in fast.arguments.get("reads", []))
+        features += 12 - small.num_features
+    assert min(channels, blocks, unread, features) >= 20
+
+
+def test_a_channel_goes_that_is_written_after_all_that_read_it(graph):
+    model = shaken(ResGCN(24, 3, 3, layers=3)).float()
+    with torch.no_grad():
+        # Channel 0 is read by the first block alone, channel 1 by nothing.
+        for reader in (*model.layers[1:], model.output):
+            reader.weight[1] = 0
+        for reader in (model.layers[2], model.output):
+            reader.weight[0] = 0
+        # So the last block, which writes channels 0 and 1 alone, does nothing.
+        model.layers[2].weight[:, 2] = 0
+    fast, small = compact(model, graph)
+    assert fast.arguments | {"dropout": 0.5} == model.arguments | {
+        "hidden": 2,
+        "layers": 2,
+        "reads": [3, 2, 1],
+    }
+    assert fast.norms[1].channels.tolist() == [1]
+    torch.testing.assert_close(outputs(fast, small), outputs(model, graph))
+
+
+def test_a_compact_model_goes_through_its_file(graph, tmp_path):
+    model = pruned(5, 24).float()
+    fast, small = compact(model, graph)
+    assert fast.arguments["reads"]
+    save_compact(tmp_path / "model", fast, small)
+    again, loaded = load_compact(tmp_path / "model")
+    assert torch.equal(outputs(again, loaded), outputs(fast, small))
+    state = fast.state_dict()
+    state["norms.0.channels"] = state["norms.0.channels"] + 99
+    with pytest.raises(ValueError, match="channels of a norm must be among"):
+        build_model(describe_model(fast), state)
+
+
+@pytest.mark.parametrize("reads", [[4], [4, 4], [4, 4, 4, 4]])
+def test_numbers_of_channels_for_other_depths_are_refused(reads):
+    with pytest.raises(ValueError, match="`reads` must hold 3 numbers of channels"):
+        ResGCN(4, 4, 2, layers=2, reads=reads)
+
+
+def test_half_of_the_channels_cost_half_of_the_products(make_graph):
+    graph = make_graph(nodes=200, features=8)
+    model = ResGCN(8, 64, 3, layers=5)
+    with torch.no_grad():
+        for reader in model.layers:
+            reader.weight[torch.randperm(64)[:32]] = 0
+    after = executed_macs(*compact(model, graph))
+    assert after < 0.55 * executed_macs(model, graph)

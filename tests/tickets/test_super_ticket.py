@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import same
 
-from gebt import Ticket, compact, find_super_ticket, train
+from gebt import Ticket, checkpoints, compact, find_super_ticket, train
 from gebt.learn.loop import Learner, begin, whole
 from gebt.learn.tasks import NodeClassification
 from gebt.models import GCN, OPERATORS, SuperGNN, build_model
@@ -101,6 +101,31 @@ def test_links_are_learned_beside_it_where_they_are_given(graph, model):
     _, ticket = find_super_ticket(model, graph, groups=[links], **HOW)
     assert ticket.links_kept == graph.num_links - int(0.3 * graph.num_links)
     assert (ticket.link_score != 1).any() and ticket.options["graph_ratio"] == 0.3
+
+
+@pytest.mark.parametrize("at", [4, 20, 21, 47])
+def test_a_search_that_was_killed_goes_on_bit_for_bit(graph, model, tmp_path, at):
+    def breaking(epoch):
+        if epoch.epoch == at:
+            raise KeyboardInterrupt
+
+    whole, told = [], []
+    groups = [[GraphSparsifier(graph, 0, prune_ratio=0.3)] for _ in range(3)]
+    _, wanted = find_super_ticket(
+        model, graph, groups=groups[0], **HOW, on_epoch=whole.append
+    )
+    with pytest.raises(KeyboardInterrupt), checkpoints(tmp_path / "c", every=3):
+        find_super_ticket(model, graph, groups=groups[1], **HOW, on_epoch=breaking)
+    assert (tmp_path / "c").is_dir()
+    with checkpoints(tmp_path / "c", every=3):
+        _, found = find_super_ticket(
+            model, graph, groups=groups[2], **HOW, on_epoch=told.append
+        )
+    assert repr(told) == repr(whole)
+    assert same(found.weights, wanted.weights)
+    assert same(found.first_weights, wanted.first_weights)
+    assert same(found.weight_masks, wanted.weight_masks)
+    assert torch.equal(found.link_score, wanted.link_score)
 
 
 def test_twice_the_same(graph, model):

@@ -1,0 +1,71 @@
+"""Forecasts from smaller graphs, against the graph itself."""
+
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from gebt._registry import MODELS
+from gebt.datasets.sizes import Size
+from gebt.deploy.cost import peak_memory
+from gebt.experiments import plan
+from gebt.experiments.plan import KINDS, _drawn, _switching_at, forecast, step_of
+
+needs_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells how much memory was held"
+)
+
+
+def held():
+    plan._give_back()
+    with peak_memory(torch.device("cpu")) as now:
+        pass
+    return now[0]
+
+
+@needs_linux
+@pytest.mark.slow
+def test_a_smaller_graph_tells_the_memory_of_a_larger_one(monkeypatch):
+    size, recipe = Size(24_000, 300_000, 64), MODELS.find("gcn").changed(hidden=64)
+    exact = forecast(size, recipe, seconds=0.1)
+    assert exact.links == size.links
+    before = held()  # after all libraries were loaded
+    monkeypatch.setattr(plan, "_LINKS", 75_000)
+    told = forecast(size, recipe, seconds=0.1)
+    assert told.links == 75_000
+    for kind in KINDS[1:]:
+        grown = exact.mib[kind] - before
+        assert grown > 50, "the graph must be seen beside all else"
+        assert abs(told.mib[kind] - before - grown) < 0.3 * grown
+        assert told.seconds[kind] > 0
+    assert told.mib["plain epoch"] < told.mib["search epoch"]
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+@pytest.mark.parametrize("stored", [None, 9_000])
+def test_the_drawn_graph_has_the_shape_that_was_asked_for(scale, stored):
+    size = Size(1_000, 6_000, 50, stored, train=80)
+    graph = _drawn(size, scale)
+    assert (graph.num_nodes, graph.num_links) == (1_000 / scale, 6_000 / scale)
+    assert graph.num_features == 50 and graph.split.train.numel() == 80 / scale
+    if stored is None:
+        assert isinstance(graph.x, Tensor)
+    else:
+        assert graph.x.pattern.nnz == stored / scale
+    for kind in KINDS:
+        step_of(kind, graph, MODELS.find("gcn"))()
+
+
+def test_a_graph_that_would_have_too_few_nodes_gets_them():
+    graph = _drawn(Size(1_000, 400_000, 4), 20.0)  # 50 nodes have 1,225 links at most
+    assert graph.num_links == 20_000
+
+
+def test_methods_switch_in_proportion_and_only_inside():
+    propagate = sys.modules["gebt.kernels.propagate"]
+    before = propagate._LARGE
+    with pytest.raises(RuntimeError), _switching_at(10.0):
+        assert propagate._LARGE == before // 10
+        raise RuntimeError
+    assert propagate._LARGE == before
