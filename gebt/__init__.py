@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from gebt.tickets.adapt import Adaptation, adapt_ticket
     from gebt.tickets.choose import Candidate, Choice, find_cheapest
     from gebt.tickets.search import Search, find_ticket
+    from gebt.tickets.super_ticket import find_super_ticket
     from gebt.tickets.ticket import Ticket
     from gebt.tickets.transfer import freeze, transfer
 
@@ -75,6 +76,7 @@ _ROOMS = {
     "evaluate": "learn.training",
     "export": "deploy.export",
     "find_cheapest": "tickets.choose",
+    "find_super_ticket": "tickets.super_ticket",
     "find_ticket": "tickets.search",
     "freeze": "tickets.transfer",
     "keep_top": "prune.masks",

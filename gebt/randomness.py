@@ -158,5 +158,5 @@ def _draws_here(user: object) -> bool:
     )
 
 
-_DRAW_NOTHING = (nn.ModuleList, nn.BatchNorm1d)
+_DRAW_NOTHING = (nn.ModuleList, nn.ModuleDict, nn.BatchNorm1d)
 """Torch's modules in gebt's own models."""

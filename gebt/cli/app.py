@@ -13,6 +13,7 @@ from gebt._registry import (
     DATASETS,
     EXPERIMENTS,
     MODELS,
+    SUPERNETS,
     TASKS,
     check_dataset,
     load_plugins,
@@ -174,7 +175,7 @@ def run(
     recipes = [r.changed(**changes) for r in recipes_for(named, graph, learned)]
     resolved = recipes[0].described() if len(recipes) == 1 else {}
     resolved |= {"model": model, "recipe": recipe if model else named}
-    resolved |= drawn.options() if one else {"max_drop": max_drop}
+    resolved |= drawn.options(model) if one else {"max_drop": max_drop}
     resolved |= {"task": task or learned.name, "device": graph.adjacency.device.type}
     loaded = (load_graph(dataset, root, device, task, k)[0] for k in range(splits or 0))
     # All share the memory of the one.
@@ -195,7 +196,7 @@ def run(
         if one:
             if len(recipes) > 1:
                 recipes = [choose_dense(recipes, graph, learned, seed).recipe]
-            options = Options(recipes[0], **drawn.options())
+            options = Options(recipes[0], **drawn.options(model))
             record = run_seeds(
                 graph, learned, options, asked, folder, show, splits=each
             )
@@ -227,7 +228,8 @@ def _asks_for_one(
         raise ValueError(
             f"`--max-drop` finds the ticket, {given[0]} asks for one: leave out either."
         )
-    return max_drop is None and (bool(given) or recipe == "paper")
+    asks = bool(given) or recipe == "paper" or (model or "").lower() in SUPERNETS
+    return max_drop is None and asks
 
 
 @app.command()
@@ -258,7 +260,7 @@ def search(
     from gebt.files import write_csv
 
     recipe = recipe_of(model, task, changes)
-    options = pipeline.Options(recipe, **drawn.options())
+    options = pipeline.Options(recipe, **drawn.options(model))
     graph, learned = load_graph(dataset, root, device, task, split)
     folder = graph.world.told(out or default_folder(graph.name))
     names = ("ticket.safetensors", "history.csv", "distances.csv")
@@ -270,11 +272,11 @@ def search(
         ):
             recorder = pipeline.Recorder(show)
             with recorder.phase("search") as hook:
-                ticket, detector = pipeline.search(
+                ticket, network, pairs = pipeline.search(
                     network, graph, learned, options, seed, hook
                 )
         ticket.save(folder / "ticket.safetensors")
-        tables = {"history.csv": recorder.rows, "distances.csv": detector.pairs()}
+        tables = {"history.csv": recorder.rows, "distances.csv": pairs}
         for name, rows in tables.items():
             if rows and graph.world.rank == 0:
                 write_csv(folder / name, rows)

@@ -27,6 +27,7 @@ from gebt._registry import (
     CRITERIA,
     EXPERIMENTS,
     MODELS,
+    SUPERNETS,
     TASKS,
     check_dataset,
     parse_table,
@@ -131,10 +132,22 @@ class Drawn:
         """What was given, by name."""
         return {name: v for name, v in vars(self).items() if v is not None}
 
-    def options(self) -> dict[str, Any]:
-        """What was given, and the defaults of the rest."""
-        channels = _CHANNELS if self.unit == "channel" else {}
-        return {**_DRAWN, **channels, **self.given()}
+    def options(self, model: str | None = None) -> dict[str, Any]:
+        """What was given, and the defaults of the rest, for a model.
+
+        Raises:
+            ValueError: if something was given that a supernet's search does not have.
+        """
+        if (model or "").lower() not in SUPERNETS:
+            channels = _CHANNELS if self.unit == "channel" else {}
+            return {**_DRAWN, **channels, **self.given()}
+        for name in ("threshold", "window", "parts", "unit", "precision"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"`--{name}` is not of a supernet's search, which ends with its "
+                    f"epochs: leave it out, or choose another model than {model}."
+                )
+        return {**_DRAWN, "graph_ratio": 0.0, **self.given()}
 
 
 _DRAWN = {"graph_ratio": 0.2, "weight_ratio": 0.9, "criterion": "learned"}

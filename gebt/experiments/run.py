@@ -33,12 +33,16 @@ from gebt.learn.checkpoint import Clock, current, part
 from gebt.learn.ordinal import InOrder
 from gebt.learn.tasks import Task
 from gebt.learn.training import Epoch, absolute_error, evaluate, new_model, train
+from gebt.models import SuperGNN
 from gebt.models.recipe import Recipe
 from gebt.options import EB_TRAIN, Fit, Precision, Unit
 from gebt.prune.channels import drop_channels
+from gebt.prune.groups import Group
+from gebt.prune.links import GraphSparsifier, links_by
 from gebt.prune.weights import prunable_weights
 from gebt.tickets.recording import RecordingDetector
 from gebt.tickets.search import find_ticket
+from gebt.tickets.super_ticket import find_super_ticket
 from gebt.tickets.ticket import Ticket
 
 OnEpoch = Callable[[str, Epoch], None]
@@ -214,11 +218,11 @@ def run_seed(
             training = train(dense, graph, on_epoch=hook, **given)
         model = new_model(graph, recipe, task, seed)
         with recorder.phase("search") as hook:
-            ticket, detector = search(model, graph, task, options, seed, hook)
+            ticket, model, pairs = search(model, graph, task, options, seed, hook)
         beside = dense, scores_of(training.val, dense, graph, task)
         run = retrain(ticket, model, graph, task, recipe.fit.epochs, recorder, beside)
     metrics = replace(run.metrics, peak_mib=peak[0])
-    return replace(run, metrics=metrics, tables={"distances.csv": detector.pairs()})
+    return replace(run, metrics=metrics, tables={"distances.csv": pairs})
 
 
 def search(
@@ -228,9 +232,15 @@ def search(
     options: Options,
     seed: int,
     on_epoch: Callable[[Epoch], None] | None = None,
-) -> tuple[Ticket, RecordingDetector]:
-    """`find_ticket` with the options of a run; also the detector, which kept masks."""
+) -> tuple[Ticket, nn.Module, list[dict[str, Any]]]:
+    """`find_ticket` with the options of a run, or of a supernet `find_super_ticket`.
+
+    Returns:
+        The ticket, the model that it is of, and the distances of its masks.
+    """
     recipe = options.recipe
+    if isinstance(model, SuperGNN):
+        return *_search_supernet(model, graph, task, options, seed, on_epoch), []
     detector = options.detector()
     ticket = find_ticket(
         model,
@@ -248,7 +258,36 @@ def search(
         task=task,
         on_epoch=on_epoch,
     )
-    return ticket, detector
+    return ticket, model, detector.pairs()
+
+
+def _search_supernet(
+    model: SuperGNN,
+    graph: Graph,
+    task: Task,
+    options: Options,
+    seed: int,
+    on_epoch: Callable[[Epoch], None] | None,
+) -> tuple[Ticket, nn.Module]:
+    groups: list[Group] = []
+    if ratio := options.graph_ratio:
+        learned = options.criterion == "learned"
+        groups.append(
+            GraphSparsifier(graph, seed, prune_ratio=ratio)
+            if learned
+            else links_by(options.criterion, graph, model, ratio, seed, task)
+        )
+    small, ticket = find_super_ticket(
+        *(model, graph),
+        weight_ratio=options.weight_ratio,
+        scope=options.recipe.scope,
+        groups=groups,
+        fit=options.recipe.fit,
+        seed=seed,
+        task=task,
+        on_epoch=on_epoch,
+    )
+    return ticket, small
 
 
 def retrain(

@@ -19,6 +19,7 @@ from gebt.experiments import in_order
 from gebt.experiments.at_init import AT_INIT
 from gebt.experiments.channels import CNN, eb_train, eb_train_images
 from gebt.experiments.methods import Method, Outcome, Setting
+from gebt.experiments.operators import supertickets
 from gebt.experiments.unseen import without_test_nodes
 from gebt.graph import Graph, Split
 from gebt.learn.student import student_of, train_student
@@ -318,5 +319,6 @@ STUDIES: Mapping[str, Method] = {
     "targets": in_order.targets,
     "ordered": in_order.ordered,
     "transferred": in_order.transferred,
+    "supertickets": supertickets,
 }
 """Every such method, by name."""

@@ -37,6 +37,7 @@ needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome"
 )
 NAMES = tuple(EXPERIMENTS)
+TRIED = "gcn", DEEP, WIDE, "super-res"
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def experiments(tmp_path_factory):
         for job in experiment.jobs("digits", 0):
             if (job.graph_ratio, job.weight_ratio) not in ratios:
                 continue
-            if job.draw not in (None, 5) or job.model not in ("gcn", DEEP, WIDE):
+            if job.draw not in (None, 5) or job.model not in TRIED:
                 continue
             if job not in found:
                 found[job] = _run((job, None, True, {}))
