@@ -96,9 +96,9 @@ register(
     Experiment(
         "family",
         "EB-Train, SuperTickets and Gem-Miner beside the joint ticket, dense and random",
-        "All of the graph's two-layer GCN by its recipe, but SuperTickets, which "
-        "chooses among operators; nothing is tuned to the graph. KSM is of many tasks, "
-        f"and stands on its own page. {BEST}",
+        "A GCN of two layers by its recipe, but SuperTickets, which chooses among "
+        "operators; nothing is tuned to the graph. KSM is of many tasks, and stands on "
+        f"its own page. {BEST}",
         _jobs,
         _page,
     )
