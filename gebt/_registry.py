@@ -209,8 +209,10 @@ EXPERIMENTS: Registry[Any] = Registry(
     {
         name: f"gebt.experiments.{name}"
         for name in ("fig1", "fig2", "fig4", "fig6", "table2")
-        + ("frontier", "draws", "inductive", "units", "sweep", "ordinal")
-    },
+        + ("frontier", "draws", "inductive", "units", "sweep", "ksm", "ordinal")
+    }
+    | _at("experiments.eb_train", "eb-train")
+    | _at("experiments.gem_miner", "gem-miner"),
 )
 
 

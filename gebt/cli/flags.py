@@ -34,7 +34,16 @@ from gebt._registry import (
 )
 from gebt.cli.config import Call, config_flag
 from gebt.cli.tensorboard import check_tensorboard
-from gebt.options import RECIPES, Fit, Objective, chosen, option
+from gebt.options import (
+    EB_TRAIN,
+    RECIPES,
+    Fit,
+    Objective,
+    Precision,
+    Unit,
+    chosen,
+    option,
+)
 
 
 def _told(options: Any) -> list[Field[Any]]:
@@ -77,8 +86,22 @@ class Drawn:
     )
     window: int | None = option(
         None,
-        "Comparisons that must all be below the threshold. [dim]default: 3[/]",
+        "Comparisons that must all be below the threshold. [dim]default: 3; 5 for "
+        "channels[/]",
         "N",
+    )
+    unit: str | None = option(
+        None,
+        "What is removed of the weights: element, row, column; or channel, whole "
+        "hidden units, which --weight-ratio is then the share of (0.5 if it is not "
+        "given). [dim]default: element[/]",
+        "NAME",
+    )
+    precision: str | None = option(
+        None,
+        "What the search computes in: full, bf16 or bfp8, 8 bits with an exponent for "
+        "each row. [dim]default: full[/]",
+        "NAME",
     )
 
     parts: int | None = option(
@@ -92,6 +115,8 @@ class Drawn:
         if self.criterion is not None:
             object.__setattr__(self, "criterion", CRITERIA.check(self.criterion))
         all_of_it = self.options()
+        check_choice("unit", all_of_it["unit"], Unit)
+        check_choice("precision", all_of_it["precision"], Precision)
         check_ratio("graph_ratio", all_of_it["graph_ratio"])
         check_ratio("weight_ratio", all_of_it["weight_ratio"])
         if not (all_of_it["graph_ratio"] or all_of_it["weight_ratio"]):
@@ -108,11 +133,14 @@ class Drawn:
 
     def options(self) -> dict[str, Any]:
         """What was given, and the defaults of the rest."""
-        return {**_DRAWN, **self.given()}
+        channels = _CHANNELS if self.unit == "channel" else {}
+        return {**_DRAWN, **channels, **self.given()}
 
 
 _DRAWN = {"graph_ratio": 0.2, "weight_ratio": 0.9, "criterion": "learned"}
 _DRAWN |= {"threshold": 0.1, "window": 3, "parts": 1}
+_DRAWN |= {"unit": "element", "precision": "full"}
+_CHANNELS = {"weight_ratio": 0.5, "window": EB_TRAIN["window"]}
 
 
 def check_new_model(criterion: str | None) -> None:
@@ -319,8 +347,10 @@ ExperimentName = Annotated[
     typer.Argument(
         help="fig1, fig2, fig4, fig6 or table2 of You et al. 2022, with baselines; "
         "frontier (what links cost a student), draws (when to draw), inductive (nodes "
-        "that training never saw), units (whole hidden units) or ordinal (classes in "
-        "order, and transfer).",
+        "that training never saw), units (whole hidden units); of its siblings family "
+        "(all of them), eb-train (tickets of whole channels; on digits of a CNN), "
+        "supertickets (several operators), gem-miner (tickets before training), ksm "
+        "(one ticket, many tasks) or ordinal (classes in order, and transfer).",
         callback=_checked(lambda _, name: EXPERIMENTS.check(name)),
     ),
 ]

@@ -60,7 +60,8 @@ def _sections(experiment: Experiment, tables: Tables, asked: int) -> list[Sectio
         table: [row for row in found if row.get("test") not in ("", "nan")]
         for table, found in {"runs": runs, **tables}.items()
     }
-    rows = runs + tables.get("stops", [])
+    done = ("stops", "tasks")
+    rows = runs + [row for table in done for row in tables.get(table, [])]
     for graph in dict.fromkeys(row["dataset"] for row in rows):
         mine = {
             table: [row for row in found if row["dataset"] == graph]
@@ -70,7 +71,7 @@ def _sections(experiment: Experiment, tables: Tables, asked: int) -> list[Sectio
         texts = [f"n = {seeds_of(n, asked)}. {experiment.how}"]
         if bare := len([r for r in runs if r["dataset"] == graph]) - len(mine["runs"]):
             texts.append(f"Left out, for want of a test score: {bare} runs.")
-        some = mine["runs"] or mine.get("stops")
+        some = mine["runs"] or any(mine.get(table) for table in done)
         items = list(experiment.page(graph, mine)) if some else []
         sections.append(Section(graph, [*texts, *items]))
     return sections

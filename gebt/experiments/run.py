@@ -34,7 +34,8 @@ from gebt.learn.ordinal import InOrder
 from gebt.learn.tasks import Task
 from gebt.learn.training import Epoch, absolute_error, evaluate, new_model, train
 from gebt.models.recipe import Recipe
-from gebt.options import Fit
+from gebt.options import EB_TRAIN, Fit, Precision, Unit
+from gebt.prune.channels import drop_channels
 from gebt.prune.weights import prunable_weights
 from gebt.tickets.recording import RecordingDetector
 from gebt.tickets.search import find_ticket
@@ -55,6 +56,8 @@ class Options:
         window: of the detector.
         criterion: what ranks links.
         parts: of the graph in an epoch of the search.
+        unit: what is pruned of the weights, see `Search`.
+        precision: of the search.
     """
 
     recipe: Recipe = MODELS["gcn"]
@@ -64,6 +67,8 @@ class Options:
     window: int = 3
     criterion: str = "learned"
     parts: int = 1
+    unit: Unit = "element"
+    precision: Precision = "full"
 
     def __post_init__(self) -> None:
         check_ratio("graph_ratio", self.graph_ratio)
@@ -72,7 +77,8 @@ class Options:
 
     def detector(self) -> RecordingDetector:
         """A new detector."""
-        return RecordingDetector(self.threshold, self.window)
+        rule: Any = EB_TRAIN if self.unit == "channel" else {}
+        return RecordingDetector(self.threshold, **{**rule, "window": self.window})
 
     def record(self) -> dict[str, Any]:
         """As numbers and names, for metrics.json."""
@@ -116,6 +122,8 @@ class Recorder:
             f"distance_{group}": epoch.distances.get(group, "")
             for group in ("graph", "weights", "joint")
         }
+        if "channels" in epoch.distances:  # in the place of weights
+            distances["distance_weights"] = epoch.distances["channels"]
         self.rows.append(
             {
                 "phase": self._phase,
@@ -232,6 +240,8 @@ def search(
         detector=detector,
         criterion=options.criterion,
         parts=options.parts,
+        unit=options.unit,
+        precision=options.precision,
         fit=recipe.fit,
         scope=recipe.scope,
         seed=seed,
@@ -266,11 +276,13 @@ def retrain(
     """
     with peak_memory(graph.adjacency.device) as peak:
         with recorder.phase("retrain") as hook:
-            small = ticket.open(model, graph)
+            small: Graph = ticket.open(model, graph)
+            drawn = describe(ticket, model)
+            if ticket.channel_masks and not ticket.weight_masks:
+                model, small = ticket.slim(model, small)
             training = train(
                 model,
                 small,
-                keep=ticket.weight_masks,
                 fit=replace(Fit.from_dict(ticket.options), epochs=epochs),
                 seed=ticket.seed,
                 task=task,
@@ -285,7 +297,7 @@ def retrain(
     metrics = Measured(
         ticket.seed,
         dense[1] if dense else None,
-        describe(ticket, model),
+        drawn,
         scores,
         Phases(**recorder.seconds),
         Phases(**recorder.cpu_seconds),
@@ -323,14 +335,16 @@ def errors_of(sides: Pairs, task: Task) -> Sides | None:
 
 
 def describe(ticket: Ticket, model: nn.Module) -> Drawn:
-    """The ticket's part of the record."""
-    weights = num_weights(model)
+    """The ticket's part of the record; the model as the ticket's."""
+    weights = kept = num_weights(model)
+    if ticket.channel_masks:
+        kept = num_weights(drop_channels(model, ticket.channel_masks))
     return Drawn(
         epoch=ticket.epoch,
         settled=ticket.settled,
         links_kept=ticket.links_kept,
         links=ticket.num_links,
-        weights_kept=ticket.weights_kept if ticket.weight_masks else weights,
+        weights_kept=ticket.weights_kept if ticket.weight_masks else kept,
         weights=weights,
     )
 

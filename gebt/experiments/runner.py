@@ -12,12 +12,14 @@ import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gebt._provenance import cores, provenance
@@ -26,6 +28,7 @@ from gebt.datasets import load
 from gebt.datasets.catalogue import splits_of
 from gebt.deploy.compaction import compact
 from gebt.deploy.cost import executed_macs, latencies, paper_macs
+from gebt.experiments.many_tasks import many_tasks
 from gebt.experiments.methods import (
     METHODS,
     TICKET_BY,
@@ -60,7 +63,7 @@ class Job:
         model: the recipe's name; of those in `VARIANTS`, too.
         method: one of `METHODS` or `STUDIES`; `TICKET_BY` and a criterion; or
             ``"distances"``, which trains nothing but records every mask of a search of
-            100 epochs.
+            100 epochs; or ``"tasks"``, see `gebt.experiments.many_tasks`.
         graph_ratio: share of links to remove.
         weight_ratio: share of weights to remove.
         seed: of everything.
@@ -89,7 +92,7 @@ class Job:
 
 
 KEY = tuple(Job.__dataclass_fields__)
-_DONE = ("stops", "runs")  # a job that has rows in one of these is done
+_DONE = ("stops", "tasks", "runs")  # a job that has rows in one of these is done
 TABLES = ("trajectories", "matrix", "links", *_DONE)
 """Every table, in the order they are written in: those that say what is done last."""
 
@@ -285,7 +288,7 @@ def _cells() -> dict[str, tuple[Callable[[str], bool], str]]:
     time = _cell(float, 1e-9, 1e12), "a number above 0"
     return {
         "dataset": ((lambda text: bool(_PATH.fullmatch(text))), "a name or path"),
-        **dict.fromkeys(("model", "method", "links", "group"), name),
+        **dict.fromkeys(("model", "method", "links", "group", "way"), name),
         **dict.fromkeys(("graph_ratio", "weight_ratio"), share),
         "seed": seed,
         **dict.fromkeys(("draw", "epoch"), epoch_or_none),
@@ -293,7 +296,10 @@ def _cells() -> dict[str, tuple[Callable[[str], bool], str]]:
         "watch": (("", "graph", "weights").__contains__, "graph, weights or empty"),
         "settled": (("True", "False", "").__contains__, "True, False or empty"),
         **dict.fromkeys(("val", "test"), score),
+        "task": epoch,
+        "bytes": (_cell(int, 0, most), "a whole number"),
         "dense": (_cell(float, 0, 100, "nan"), "a number from 0 to 100, or nan"),
+        "at_end": (_cell(float, 0, 100), "a number from 0 to 100"),
         "share": share,
         **dict.fromkeys(
             ("macs_paper", "macs_executed"),
@@ -315,6 +321,7 @@ _NEEDED = {
     "matrix": ("group", "epoch", "other", "distance"),
     "links": ("links", "share", "val", "test", "dense", "cpu_seconds"),
     "stops": ("stop_graph", "stop_weights", "stop_joint"),
+    "tasks": ("way", "task", "val", "test", "at_end", "bytes", "cpu_seconds"),
     "runs": (
         *("links", "epoch", "settled", "val", "test"),
         *("macs_paper", "macs_executed", "macs_training"),
@@ -452,6 +459,8 @@ def _run(work: Work) -> Tables:
     try:
         if job.method == "distances":
             return _distances(job, setting)
+        if job.method == "tasks":
+            return {"tasks": [{**asdict(job), **row} for row in many_tasks(setting)]}
         runs, beside = [], []
         for outcome in _method(job.method)(setting):
             runs.append(_row(job, setting, outcome))
@@ -469,7 +478,7 @@ def _method(name: str) -> Method:
 
 def _row(job: Job, setting: Setting, outcome: Outcome) -> Row:
     model, graph, ticket = outcome.model, outcome.graph, outcome.ticket
-    task = outcome.task or setting.task
+    drawn, task = ticket or outcome.drawn, outcome.task or setting.task
     setting = replace(setting, task=task)
     test = evaluate(model, graph, "test", task=task)
     error: Row = {}
@@ -478,16 +487,17 @@ def _row(job: Job, setting: Setting, outcome: Outcome) -> Row:
     fast, small = compact(model, graph)
     dense_ms, ms = latencies([(setting.model(), setting.graph), (fast, small)])
     kept = sum(int(w.count_nonzero()) for w in prunable_weights(model).values())
-    spent = [(setting.graph, outcome.full_epochs), (graph, outcome.epochs)]
-    spent += outcome.rounds
+    spent = [(setting.graph, outcome.full_epochs), *outcome.rounds]
     macs = sum(epochs * _epoch_macs(setting, at) for at, epochs in spent if epochs)
+    if outcome.epochs:
+        macs += outcome.epochs * _epoch_macs(setting, graph, model=deepcopy(model))
     if outcome.frozen_epochs:
         macs += outcome.frozen_epochs * _epoch_macs(setting, setting.graph, frozen=True)
     return {
         **asdict(job),
         "links": outcome.links,
-        "epoch": ticket.epoch if ticket else None,
-        "settled": ticket.settled if ticket else None,
+        "epoch": drawn.epoch if drawn else None,
+        "settled": drawn.settled if drawn else None,
         "untouched": round(ticket.share_untouched, 4) if ticket else None,
         "val": round(outcome.val, 3),
         "test": round(test, 3),
@@ -503,9 +513,15 @@ def _row(job: Job, setting: Setting, outcome: Outcome) -> Row:
     }
 
 
-def _epoch_macs(setting: Setting, graph: Graph, *, frozen: bool = False) -> int:
+def _epoch_macs(
+    setting: Setting,
+    graph: Graph,
+    *,
+    model: nn.Module | None = None,
+    frozen: bool = False,
+) -> int:
     """MACs of one training epoch with its validation; of a search if ``frozen``."""
-    model = setting.model()
+    model = model or setting.model()
     with FlopCounterMode(display=False) as counter:
         if frozen:
             one = replace(setting, draw=1, weight_ratio=0.0)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from gebt._registry import MODELS
 from gebt.experiments import in_order
+from gebt.experiments.at_init import AT_INIT
+from gebt.experiments.channels import CNN, eb_train, eb_train_images
 from gebt.experiments.methods import Method, Outcome, Setting
 from gebt.experiments.unseen import without_test_nodes
 from gebt.graph import Graph, Split
@@ -46,14 +48,15 @@ _EPOCHS = 200  # of a dense model at least, so that it has learned all it can
 OWN_PATH, DEEP, WIDE = "gcn-own", "gcn-res6", "gcn-64"
 _SIX: Any = {"layers": 6, "residual": True, "norm": "batch"}
 VARIANTS: Mapping[str, Recipe] = {
+    CNN.model: CNN,
     OWN_PATH: replace(MODELS["gcn"], build=partial(GCN, residual=True)),
     DEEP: replace(MODELS["gcn-res"], build=partial(GCN, **_SIX)).changed(
         weight_decay=0.0, epochs=300, patience=60
     ),
     WIDE: MODELS["gcn"].changed(hidden=64, dropout=0.2, epochs=200),
 }
-"""Recipes that experiments alone know: GCN with a path of each node's own features, of
-six layers with batch norm, too, and of more units."""
+"""Recipes that experiments alone know: GCN with a path of each node's own features, and
+of six layers with batch norm, too, and of more units; a CNN for images of digits."""
 
 
 class Answers(nn.Module):
@@ -309,6 +312,9 @@ STUDIES: Mapping[str, Method] = {
     "student": student,
     "drawn": drawn,
     "inductive": inductive,
+    **AT_INIT,
+    "eb-train": eb_train,
+    "eb-train-images": eb_train_images,
     "targets": in_order.targets,
     "ordered": in_order.ordered,
     "transferred": in_order.transferred,

@@ -20,6 +20,7 @@ from gebt.experiments.runner import columns_of, read_about, read_table, source_o
 from gebt.files import kind_of, read_tensors, shown
 from gebt.learn.checkpoint import unpacked
 from gebt.models import can_build, describe_model
+from gebt.tickets.adapt import Adaptation
 from gebt.tickets.ticket import Ticket
 
 Facts = Mapping[str, str]
@@ -80,6 +81,21 @@ def _ticket(path: Path) -> Facts:
         "weights": _finite(at, ticket.weights),
         "weights at the start": _finite(at, ticket.first_weights),
         "written by": _by(ticket.versions),
+    }
+
+
+def _adaptation(path: Path) -> Facts:
+    found = Adaptation.load(path)
+    classes = f", classes {', '.join(map(str, found.classes))}" if found.classes else ""
+    sizes = [f"{mask.numel():,} of {name}" for name, mask in found.masks.items()]
+    sizes += [f"{found.links.numel()} of groups of links"] * bool(found.links.numel())
+    return {
+        "content": "as its checksum says",
+        "for the ticket": found.ticket[:12],
+        "task": f"{found.task}{classes}",
+        "factors": ", ".join(sizes) or "none",
+        "of its own": _finite(f"{path} is not a whole adaptation", found.own),
+        "stored": f"{found.stored_bytes:,} bytes",
     }
 
 
@@ -216,6 +232,7 @@ def _listed(options: Mapping[str, object]) -> str:
 
 _KINDS: dict[str, Callable[[Path], Facts]] = {
     "ticket": _ticket,
+    "adaptation": _adaptation,
     "compact model": _compact,
     "training": _training,
     "piece of a ticket": _piece,

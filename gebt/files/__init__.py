@@ -102,7 +102,7 @@ def write_tensors(
         # safetensors refuses tensors that share memory.
         owned[name] = tensor.clone() if place in seen else tensor
         seen.add(place)
-    signed = {**header, "sha256": _checksum(owned)} if checksum else header
+    signed = {**header, "sha256": hash_of(owned)} if checksum else header
     text = json.dumps(_finite(signed), allow_nan=False)
     with _replacing(path) as temporary:
         try:
@@ -111,9 +111,11 @@ def write_tensors(
             raise OSError(f"{path} cannot be written: {error}") from error
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
+def hash_of(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of tensors and their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
+        tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -151,7 +153,7 @@ def read_tensors(
             f"{path} is a safetensors file, but not a gebt {kind}: its header says "
             f"kind = {shown(header.content.get('kind'))}."
         )
-    if checksum and header.content.pop("sha256", None) != _checksum(tensors):
+    if checksum and header.content.pop("sha256", None) != hash_of(tensors):
         raise ValueError(
             f"{path} is not a readable {kind} file (corrupt: its contents do not match "
             "its checksum). Write it again."

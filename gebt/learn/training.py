@@ -211,6 +211,7 @@ def evaluate(
     part: Part = "test",
     *,
     adjacency: SparseMatrix | None = None,
+    weights: Mapping[str, Tensor] | None = None,
     task: Task | None = None,
 ) -> float:
     """The task's score of a model on one part of the split.
@@ -220,13 +221,14 @@ def evaluate(
         graph: with that part in its split.
         part: ``"train"``, ``"val"`` or ``"test"``.
         adjacency: to use instead of the graph's own.
+        weights: to use instead of the model's own parameters, by name.
         task: what is scored; by default one class per node.
 
     Returns:
         Percent; NaN if the part is empty.
     """
     task = task or NodeClassification()
-    return _read(model, graph, part, adjacency, task, task.score)
+    return _read(model, graph, part, task, task.score, adjacency, weights)
 
 
 def absolute_error(
@@ -251,27 +253,33 @@ def absolute_error(
             f"the classes of the task {task.name!r} have no order, so there is no "
             f"absolute error. Use {Ordinal.name!r}, or `gebt.evaluate`."
         )
-    return _read(model, graph, part, None, task, task.absolute_error)
+    return _read(model, graph, part, task, task.absolute_error)
 
 
 def _read(
     model: nn.Module,
     graph: Graph,
     part: Part,
-    adjacency: SparseMatrix | None,
     task: Task,
     how: Callable[[Tensor, Graph, Part], float],
+    adjacency: SparseMatrix | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> float:
     """A reading of a model's outputs for a part; NaN if that is empty."""
     check_choice("part", part, Part)
     check_graph(graph)
     take_dtype(model, graph.x.dtype)
-    output = _output(model, graph, part, adjacency or graph.adjacency, task)
+    output = _output(model, graph, part, adjacency or graph.adjacency, task, weights)
     return math.nan if output is None else how(output, graph, part)
 
 
 def _output(
-    model: nn.Module, graph: Graph, part: Part, adjacency: SparseMatrix, task: Task
+    model: nn.Module,
+    graph: Graph,
+    part: Part,
+    adjacency: SparseMatrix,
+    task: Task,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Tensor | None:
     """A model's output for a part, in evaluation mode; None where that is empty."""
     rows = task.rows(graph, part)
@@ -279,7 +287,7 @@ def _output(
         return None
     model.eval()
     with torch.no_grad():
-        return run(model, graph.x, adjacency, rows)
+        return run(model, graph.x, adjacency, rows, weights)
 
 
 def checked_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from gebt._checks import check_choice, check_ratio
 from gebt._registry import ASK_A_MODEL, CRITERIA
-from gebt.files import Fields, Tensors, shown
+from gebt.files import Fields, Tensors, hash_of, shown
 from gebt.graph import Graph, PrunedGraph, Share, check_graph
 from gebt.graph.pieces import read_pieces, scattered, write_pieces
 from gebt.learn.tasks import find_task
 from gebt.models import build_model, can_build, describe_model
+from gebt.prune.channels import drop_channels, masks_without
 from gebt.prune.links import links_by
 from gebt.prune.weights import (
     apply_masks,
@@ -42,7 +43,8 @@ class Ticket:
 
     Attributes:
         masks: boolean masks, True = kept, by group and name: ``"graph"`` has ``"link"``
-            (L,), ``"weights"`` one for each pruned parameter.
+            (L,), ``"weights"`` one for each pruned parameter, ``"channels"`` one (H,)
+            for each layer, see `ChannelPruner`.
         scores: what was learned beside the weights, by group and name: ``"graph"`` has
             ``"link"`` (L,), the factor of each link's edge weights.
         weights: the model's state when the ticket was drawn, unpruned.
@@ -94,6 +96,11 @@ class Ticket:
         """Boolean masks by parameter name; empty if none were pruned."""
         return self.masks.get("weights", {})
 
+    @property
+    def channel_masks(self) -> Mapping[str, Tensor]:
+        """(H,) boolean mask of each layer's channels; empty if none were pruned."""
+        return self.masks.get("channels", {})
+
     def with_links(self, mask: Tensor) -> "Ticket":
         """The same weights on other links, of unchanged value: for comparison.
 
@@ -106,6 +113,23 @@ class Ticket:
             masks={**self.masks, "graph": {"link": mask}},
             scores={**self.scores, "graph": {"link": ones}},
         )
+
+    def with_weights(self, model: nn.Module) -> "Ticket":
+        """The same links and masks over weights that were trained on.
+
+        Args:
+            model: that `open` loaded; its state is copied.
+
+        Raises:
+            ValueError: if it is of another shape.
+        """
+        self._check_model(model)
+        state = {n: t.detach().clone() for n, t in model.state_dict().items()}
+        return replace(self, weights=state)
+
+    def fingerprint(self) -> str:
+        """A hash of all its tensors: masks, scores and weights."""
+        return hash_of(self._tensors())
 
     @property
     def links_kept(self) -> int:
@@ -139,10 +163,13 @@ class Ticket:
 
     def __repr__(self) -> str:
         weights = f", {self.weights_kept} of {self.num_weights} weights"
+        channels = [mask.tolist() for mask in self.channel_masks.values()]
+        kept, all_of_them = sum(map(sum, channels)), sum(map(len, channels))
         return (
             f"Ticket({self.dataset['name']!r}, epoch {self.epoch}"
             f"{'' if self.settled else ', not settled'}, {self.links_kept} of "
-            f"{self.num_links} links{weights * bool(self.weight_masks)})"
+            f"{self.num_links} links{weights * bool(self.weight_masks)}"
+            f"{f', {kept} of {all_of_them} channels' * bool(channels)})"
         )
 
     def prune(self, graph: Graph, *, links: Links = "learned") -> Graph:
@@ -189,7 +216,9 @@ class Ticket:
             seed: for fresh weights; by default the search's seed plus 1.
 
         Returns:
-            The pruned graph, with the weights' masks.
+            The pruned graph, with the weights' masks. Channels that the ticket drops
+            are masked, too, by all weights into them and out of them; `slim` lets
+            them go.
 
         Raises:
             ValueError: if the ticket is for another graph or another model.
@@ -199,10 +228,10 @@ class Ticket:
         check_not_compiled(model)
         self._check_model(model)
         take_dtype(model, graph.x.dtype)
-        if others := self.masks.keys() - {"graph", "weights"}:
+        if others := self.masks.keys() - {"graph", "weights", "channels"}:
             warnings.warn(
                 f"the masks of {', '.join(sorted(others))} are not applied: gebt knows "
-                "what those of the links and the weights mean. They are in `masks`.",
+                "what those of links, weights and channels mean. They are in `masks`.",
                 stacklevel=2,
             )
         device = graph.adjacency.device
@@ -211,9 +240,43 @@ class Ticket:
             model.load_state_dict(dict(state))
         else:
             _reinitialise(model, self.seed + 1 if seed is None else seed)
-        apply_masks(model, {n: m.to(device) for n, m in self.weight_masks.items()})
+        masks = self._masks_for(model)
+        apply_masks(model, {n: m.to(device) for n, m in masks.items()})
         parts = {part.name: getattr(small, part.name) for part in fields(Graph)}
-        return PrunedGraph(**parts, weight_masks=self.weight_masks)
+        return PrunedGraph(**parts, weight_masks=masks)
+
+    def _masks_for(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """The weights' masks and, where channels go, those of all that is theirs."""
+        masks = dict(self.weight_masks)
+        if self.channel_masks:
+            for name, mask in masks_without(model, self.channel_masks).items():
+                masks[name] = mask & masks.get(name, mask).to(mask.device)
+        return masks
+
+    def slim(self, model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
+        """Let the channels that the ticket drops go, from an opened model.
+
+        The smaller model is to be trained on: that costs less, too. Other weights are
+        as they were.
+
+        Args:
+            model: that `open` has loaded; not changed.
+            graph: what `open` gave.
+
+        Returns:
+            The smaller model, and the graph, without the larger model's masks.
+
+        Raises:
+            ValueError: if the ticket has no masks of channels, or weights' as well.
+        """
+        if not self.channel_masks or self.weight_masks:
+            has = "weights' masks, too" if self.channel_masks else "none"
+            raise ValueError(
+                "a ticket is slimmed by its masks of channels alone, and this one has "
+                f"{has}. Train it as `open` leaves it, masked."
+            )
+        small = drop_channels(model, self.channel_masks)
+        return small, graph.without_masks() if isinstance(graph, PrunedGraph) else graph
 
     def _own(self, links: Tensor, graph: Graph) -> Tensor:
         """Of the ticket's links (L,) those that a graph, or one rank's share, has."""
@@ -291,7 +354,8 @@ class Ticket:
         device = graph.adjacency.device
         state = {n: t.to(device, copy=True) for n, t in self.weights.items()}
         model = build_model(self.model, state)
-        apply_masks(model, {n: m.to(device) for n, m in self.weight_masks.items()})
+        masks = self._masks_for(model)
+        apply_masks(model, {n: m.to(device) for n, m in masks.items()})
         return model
 
     def _check_model(self, model: nn.Module) -> None:
@@ -311,11 +375,7 @@ class Ticket:
         Where its links are one rank's, all ranks write theirs, to a file each; `load`
         puts them together: see `gebt.graph.pieces`.
         """
-        tensors = {
-            f"{part}/{name}": tensor
-            for part, found in self._parts().items()
-            for name, tensor in found.items()
-        }
+        tensors = self._tensors()
         world, own = ALONE, {}
         if self.share is not None:
             world, own = self.share.world, {"links": self.share.links}
@@ -326,6 +386,14 @@ class Ticket:
             **{name: getattr(self, name) for name in _HEADER},
         }
         write_pieces(Path(path), world, own, tensors, header)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What is in the file, by its names there."""
+        return {
+            f"{part}/{name}": tensor
+            for part, found in self._parts().items()
+            for name, tensor in found.items()
+        }
 
     def _parts(self) -> dict[str, Mapping[str, Tensor]]:
         """What is in the file: names below each part's."""

@@ -56,6 +56,19 @@ def test_a_tickets_counts_weights_and_origin_are_told(folder):
     assert f"torch {torch.__version__}" in facts["written by"]
 
 
+def test_what_a_task_adds_to_a_ticket_is_told(folder, tmp_path):
+    ticket = gebt.Ticket.load(folder / "ticket.safetensors")
+    task = gebt.AmongClasses([2, 0])
+    learned = gebt.adapt_ticket(ticket, gebt.load(GRAPH), task, epochs=2)
+    learned.save(tmp_path / "task.safetensors")
+    facts = contents_of(tmp_path / "task.safetensors")
+    assert facts["holds"] == "adaptation"
+    assert facts["task"] == "node-classification-among, classes 2, 0"
+    assert facts["factors"] == "8 of layers.0.weight, 8 of groups of links"
+    assert ticket.fingerprint().startswith(facts["for the ticket"])
+    assert counts(facts["stored"]) == [learned.stored_bytes]
+
+
 def test_a_compact_models_graph_and_class_are_told(folder):
     path = folder / "compact.safetensors"
     (model, graph), facts = gebt.load_compact(path), contents_of(path)

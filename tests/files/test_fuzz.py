@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,7 +40,7 @@ from gebt.cli.flags import Device
 from gebt.experiments.report import page_of
 from gebt.experiments.run import Options, Recorder, retrain, run_seeds
 from gebt.experiments.verify import contents_of
-from gebt.files import _checksum, write_csv, write_json
+from gebt.files import hash_of, write_csv, write_json
 from gebt.models import GAT, GCN, GraphSAGE, ResGCN, build_model
 
 pytestmark = pytest.mark.slow
@@ -82,6 +83,23 @@ def write_tickets(folder: Path) -> None:
         options["criterion"] = "expected-gradient" if name == "asked" else "learned"
         ticket = gebt.find_ticket(model, searched, task=task, **options)
         ticket.save(folder / f"{name}.safetensors")
+
+
+@cache
+def adapted() -> tuple[gebt.Ticket, gebt.Graph]:
+    """A ticket that tasks are learned over."""
+    torch.manual_seed(0)
+    graph, ratios = gebt.load(GRAPH), {"graph_ratio": 0.3, "weight_ratio": 0.5}
+    return gebt.find_ticket(GCN(8, [4, 5], 3), graph, epochs=3, **ratios), graph
+
+
+def write_adaptations(folder: Path) -> None:
+    """What two tasks add to a ticket."""
+    task = gebt.AmongClasses([2, 0])
+    bits: Any = {"unit": "element", "binary": True}
+    for name, how in (("soft", {}), ("bits", bits)):
+        found = gebt.adapt_ticket(*adapted(), task, epochs=2, **how)
+        found.save(folder / f"{name}.safetensors")
 
 
 def write_compacts(folder: Path) -> None:
@@ -313,7 +331,7 @@ def mutated_tensors(content: bytes, draw: random.Random) -> bytes:
         other_tensors(tensors, draw)
     else:
         text = text_of(header, draw)
-    text = text.replace(header["sha256"], _checksum(tensors))
+    text = text.replace(header["sha256"], hash_of(tensors))
     return save(tensors, metadata={"gebt": text.encode(errors="ignore").decode()})
 
 
@@ -423,6 +441,17 @@ def use_ticket(path: Path) -> None:
     ticket.save(path)
 
 
+def use_adaptation(path: Path) -> None:
+    """As a user would, who has the ticket."""
+    contents_of(path)
+    ticket, graph = adapted()
+    found = replace(gebt.Adaptation.load(path), ticket=ticket.fingerprint())
+    model, small = found.open(ticket, graph)
+    with torch.no_grad():
+        model(small.x, small.adjacency)
+    found.save(path)
+
+
 def use_compact(path: Path) -> None:
     """As a user would."""
     contents_of(path)
@@ -500,6 +529,7 @@ class Kind:
 
 KINDS = {
     "ticket": Kind(write_tickets, use_ticket),
+    "adaptation": Kind(write_adaptations, use_adaptation),
     "compact": Kind(write_compacts, use_compact),
     "folder": Kind(write_runs, use_folder, together=True),
     "tables": Kind(write_tables, use_tables, together=True),

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from gebt import checkpoints, find_ticket, train, train_student
-from gebt.files import _checksum
+from gebt.files import hash_of
 from gebt.learn.checkpoint import Clock, current, measured, packed, part, unpacked
 from gebt.learn.training import copy_state
 from gebt.models import GCN
@@ -97,7 +97,7 @@ class Noisy(nn.Module):
 
 
 @pytest.mark.parametrize("at", [1, 5, 8])
-@pytest.mark.parametrize("kind", ["plain", "admm", "parts", "noisy"])
+@pytest.mark.parametrize("kind", ["plain", "admm", "parts", "noisy", "channels"])
 def test_a_search_goes_on_bit_for_bit(graph, tmp_path, kind, at):
     options = {"graph_ratio": 0.3, "weight_ratio": 0.6, "epochs": 9}
     options["on_epoch"] = lambda epoch: None
@@ -111,6 +111,9 @@ def test_a_search_goes_on_bit_for_bit(graph, tmp_path, kind, at):
             how |= {"penalty": ADMM(0.05, prune_ratio=0.3), "alternate": True}
         if kind == "parts":
             how["parts"] = 3
+        if kind == "channels":
+            model = GCN(24, 8, 3, norm="batch")
+            how |= {"unit": "channel", "precision": "bfp8"}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*(did not settle|never in a part)")
             return find_ticket(model, graph, **{**options, **how}), detector.pairs()
@@ -204,7 +207,7 @@ def test_a_file_that_is_not_whole_is_refused_in_words(graph, tmp_path):
     for name in tensors:
         other = {**tensors, name: tensors[name].flatten()[:1].clone()}
         if tensors[name].numel() > 1:
-            words = {**header, "sha256": _checksum(other)}
+            words = {**header, "sha256": hash_of(other)}
             hostile.append(save(other, metadata={"gebt": json.dumps(words)}))
     for at in (0, 2):
         words = {**header, "state": {"items": header["state"]["items"][at : at + 2]}}

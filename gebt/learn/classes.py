@@ -1,0 +1,90 @@
+"""Some of a graph's classes as a task of their own, and a graph's as several tasks."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gebt.graph import Graph
+from gebt.learn.tasks import NodeClassification, Part
+
+
+class AmongClasses(NodeClassification):
+    """Which of some classes: nodes of others are in no part. Accuracy.
+
+    Args:
+        classes: two or more of the graph's; output k is the k-th of them.
+
+    Raises:
+        ValueError: if there are fewer, or one comes twice.
+    """
+
+    name: ClassVar[str] = "node-classification-among"
+
+    def __init__(self, classes: Sequence[int]):
+        self.classes = tuple(int(c) for c in classes)
+        if len({*self.classes}) < max(2, len(self.classes)):
+            raise ValueError(
+                f"`classes` must be two or more that differ, got {self.classes}."
+            )
+
+    def num_outputs(self, graph: Graph) -> int:
+        """How many classes."""
+        return len(self.classes)
+
+    def check(self, graph: Graph) -> None:
+        """Raise a ValueError unless the graph has these, and nodes to train on."""
+        super().check(graph)
+        if not 0 <= min(self.classes) <= max(self.classes) < graph.num_classes:
+            raise ValueError(
+                f"the classes of {graph.name!r} are 0 to {graph.num_classes - 1}, not "
+                f"all of {self.classes}."
+            )
+        assert graph.y is not None
+        seen = set(graph.y[self.rows(graph, "train")].tolist())
+        if missing := [c for c in self.classes if c not in seen]:
+            raise ValueError(
+                f"the graph {graph.name!r} has no training node of the class "
+                f"{missing[0]}."
+            )
+
+    def rows(self, graph: Graph, part: Part) -> Tensor:
+        """The part's nodes of these classes; may be none."""
+        nodes = super().rows(graph, part)
+        if graph.y is None:
+            return nodes
+        return nodes[self._of(graph, nodes) >= 0]
+
+    def _labels(self, output: Tensor, graph: Graph, part: Part) -> Tensor:
+        return self._of(graph, self.rows(graph, part))
+
+    def _of(self, graph: Graph, nodes: Tensor) -> Tensor:
+        """(R,) the output that stands for each node's class, -1 for none."""
+        assert graph.y is not None
+        # The last is of nodes without a class.
+        output = torch.full((graph.num_classes + 1,), -1, device=graph.link.device)
+        found = torch.arange(len(self.classes), device=graph.link.device)
+        output[list(self.classes)] = found
+        return output[graph.y[nodes].clamp(min=-1)]
+
+
+def split_classes(graph: Graph, tasks: int, *, seed: int = 0) -> list[AmongClasses]:
+    """A graph's classes dealt to tasks, at random, as evenly as can be.
+
+    Args:
+        graph: with one class per node.
+        tasks: how many.
+        seed: of the deal.
+
+    Raises:
+        ValueError: if there are fewer than two classes for each.
+    """
+    classes = graph.num_classes
+    if tasks < 1 or classes < 2 * tasks:
+        raise ValueError(
+            f"`tasks` must be at least 1 and leave two classes to each, got {tasks} "
+            f"for the {classes} classes of {graph.name!r}."
+        )
+    order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed))
+    return [AmongClasses(sorted(part.tolist())) for part in order.tensor_split(tasks)]
