@@ -168,11 +168,15 @@ MODELS: Registry[Any] = Registry(
     | _at("models.gat", "gat")
     | _at("models.gcn", "gin")
     | _at("models.sage", "sage")
-    | _at("models.resgcn", "resgcn7", "resgcn14", "resgcn28"),
+    | _at("models.resgcn", "resgcn7", "resgcn14", "resgcn28")
+    | _at("models.supernet", "super", "super-res"),
 )
+SUPERNETS = [name for name, home in MODELS.homes.items() if "supernet" in home]
+"""The models of which a search leaves a part: `find_super_ticket`."""
 TASKS: Registry[Any] = Registry(
     "task",
-    _at("learn.tasks", "node-classification", "multi-label", "link-prediction"),
+    _at("learn.tasks", "node-classification", "multi-label", "link-prediction")
+    | _at("learn.ordinal", "ordinal", "regression", "hierarchical"),
 )
 CRITERIA: Registry[Any] = Registry(
     "criterion",
@@ -208,8 +212,20 @@ EXPERIMENTS: Registry[Any] = Registry(
     {
         name: f"gebt.experiments.{name}"
         for name in ("fig1", "fig2", "fig4", "fig6", "table2")
-        + ("frontier", "draws", "inductive", "units", "sweep", "ksm")
-    },
+        + (
+            "frontier",
+            "draws",
+            "inductive",
+            "units",
+            "sweep",
+            "supertickets",
+            "ksm",
+            "ordinal",
+            "family",
+        )
+    }
+    | _at("experiments.eb_train", "eb-train")
+    | _at("experiments.gem_miner", "gem-miner"),
 )
 
 

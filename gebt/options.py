@@ -14,10 +14,13 @@ from gebt._checks import (
 
 Decay = Literal["first", "all"]
 Scope = Literal["global", "layer"]
-Unit = Literal["element", "row", "column"]
+Unit = Literal["element", "row", "column", "channel"]
+Precision = Literal["full", "bf16", "bfp8"]
 Objective = Literal["inference", "training"]
 ExportInputs = Literal["none", "features", "graph"]
 """What an exported program takes: nothing, x, or x and the edges."""
+EB_TRAIN: dict[str, Any] = {"window": 5, "scale": "size"}
+"""When masks of channels have settled: the detector's options that EB-Train has."""
 RECIPES = ("auto", "paper", "tuned")
 """Which model is trained, and how, where no model is named."""
 

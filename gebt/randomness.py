@@ -105,7 +105,8 @@ class _Redirected(TorchDispatchMode):
     ) -> Any:
         """Called by torch in place of each operation."""
         kwargs = kwargs or {}
-        if torch.Tag.nondeterministic_seeded not in func.tags:
+        seeded = torch.Tag.nondeterministic_seeded in func.tags
+        if not seeded or kwargs.get("generator") is not None:
             return func(*args, **kwargs)
         if torch._C._current_autograd_node() is not None:
             raise ValueError(
@@ -157,5 +158,5 @@ def _draws_here(user: object) -> bool:
     )
 
 
-_DRAW_NOTHING = (nn.ModuleList, nn.BatchNorm1d)
+_DRAW_NOTHING = (nn.ModuleList, nn.ModuleDict, nn.BatchNorm1d)
 """Torch's modules in gebt's own models."""

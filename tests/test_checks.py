@@ -48,7 +48,7 @@ def test_what_is_like_nothing_is_told_what_there_is():
     # Of many the one that was meant is enough.
     with pytest.raises(ValueError, match="no dataset 'cora:5' among .* mean 'cora'.$"):
         check_dataset("cora:5")
-    with pytest.raises(ValueError, match="resgcn28.$"):
+    with pytest.raises(ValueError, match="super-res.$"):
         MODELS.check("xyz")
 
 

@@ -58,7 +58,10 @@ def test_an_unknown_option_is_named_with_the_nearest(graph, call):
         ({"decay": "last"}, "`decay` must be one of 'first', 'all', got 'last'"),
         ({"graph_lr": 0.0}, "`graph_lr` must be positive, got 0.0"),
         ({"scope": "all"}, "`scope` must be one of 'global', 'layer', got 'all'"),
-        ({"unit": "cell"}, "`unit` must be one of 'element', 'row', 'column'"),
+        (
+            {"unit": "cell"},
+            "`unit` must be one of 'element', 'row', 'column', 'channel'",
+        ),
     ],
 )
 def test_options_are_checked_at_birth(graph, options, words):

@@ -160,6 +160,24 @@ def test_checkpointing_of_others_is_refused_rather_than_drawn_anew():
             (out * out).sum().backward()
 
 
+def test_who_brings_a_generator_draws_from_it_also_in_a_backward():
+    class Noisy(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, draw):
+            ctx.draw = draw
+            return x * 1
+
+        @staticmethod
+        def backward(ctx, grad):
+            return torch.empty_like(grad).uniform_(generator=ctx.draw), None
+
+    x = torch.ones(50, requires_grad=True)
+    with Draws(0, FOREIGN).used():
+        Noisy.apply(x, torch.Generator().manual_seed(3)).sum().backward()
+    expected = torch.empty(50).uniform_(generator=torch.Generator().manual_seed(3))
+    assert torch.equal(x.grad, expected)
+
+
 def test_what_is_computed_again_draws_the_same():
     with Draws(5).used():
         dropout(torch.ones(9), 0.5, True)

@@ -13,7 +13,9 @@ from gebt._registry import (
     DATASETS,
     EXPERIMENTS,
     MODELS,
+    SUPERNETS,
     TASKS,
+    check_dataset,
     load_plugins,
 )
 from gebt._version import __version__
@@ -25,13 +27,15 @@ from gebt.cli.flags import (
     CheckpointEvery,
     DatasetFacts,
     DatasetName,
-    DatasetNames,
     Device,
     DeviceOption,
     Drawn,
     ExperimentName,
     Force,
+    FromTicket,
+    Frozen,
     GraphRatios,
+    GraphsOrDefault,
     MaxDrop,
     Model,
     ModelOrRecipe,
@@ -48,6 +52,7 @@ from gebt.cli.flags import (
     Tables,
     TaskName,
     TensorBoard,
+    TicketOrGraph,
     TicketPath,
     WeightRatio,
     Widths,
@@ -170,8 +175,8 @@ def run(
     recipes = [r.changed(**changes) for r in recipes_for(named, graph, learned)]
     resolved = recipes[0].described() if len(recipes) == 1 else {}
     resolved |= {"model": model, "recipe": recipe if model else named}
-    resolved |= drawn.options() if one else {"max_drop": max_drop}
-    resolved |= {"task": learned.name, "device": graph.adjacency.device.type}
+    resolved |= drawn.options(model) if one else {"max_drop": max_drop}
+    resolved |= {"task": task or learned.name, "device": graph.adjacency.device.type}
     loaded = (load_graph(dataset, root, device, task, k)[0] for k in range(splits or 0))
     # All share the memory of the one.
     each = [replace(graph, name=other.name, split=other.split) for other in loaded]
@@ -191,7 +196,7 @@ def run(
         if one:
             if len(recipes) > 1:
                 recipes = [choose_dense(recipes, graph, learned, seed).recipe]
-            options = Options(recipes[0], **drawn.options())
+            options = Options(recipes[0], **drawn.options(model))
             record = run_seeds(
                 graph, learned, options, asked, folder, show, splits=each
             )
@@ -223,7 +228,8 @@ def _asks_for_one(
         raise ValueError(
             f"`--max-drop` finds the ticket, {given[0]} asks for one: leave out either."
         )
-    return max_drop is None and (bool(given) or recipe == "paper")
+    asks = bool(given) or recipe == "paper" or (model or "").lower() in SUPERNETS
+    return max_drop is None and asks
 
 
 @app.command()
@@ -254,7 +260,7 @@ def search(
     from gebt.files import write_csv
 
     recipe = recipe_of(model, task, changes)
-    options = pipeline.Options(recipe, **drawn.options())
+    options = pipeline.Options(recipe, **drawn.options(model))
     graph, learned = load_graph(dataset, root, device, task, split)
     folder = graph.world.told(out or default_folder(graph.name))
     names = ("ticket.safetensors", "history.csv", "distances.csv")
@@ -266,11 +272,11 @@ def search(
         ):
             recorder = pipeline.Recorder(show)
             with recorder.phase("search") as hook:
-                ticket, detector = pipeline.search(
+                ticket, network, pairs = pipeline.search(
                     network, graph, learned, options, seed, hook
                 )
         ticket.save(folder / "ticket.safetensors")
-        tables = {"history.csv": recorder.rows, "distances.csv": detector.pairs()}
+        tables = {"history.csv": recorder.rows, "distances.csv": pairs}
         for name, rows in tables.items():
             if rows and graph.world.rank == 0:
                 write_csv(folder / name, rows)
@@ -283,8 +289,11 @@ def search(
 @app.command()
 @flags
 def retrain(
-    ticket_path: TicketPath,
+    ticket_path: TicketOrGraph,
     *,
+    from_: FromTicket = None,
+    frozen: Frozen = False,
+    task: TaskName = None,
     epochs: RetrainEpochs = None,
     root: Root = None,
     out: Out = None,
@@ -295,26 +304,51 @@ def retrain(
     quiet: Quiet = False,
     call: Call,
 ) -> None:
-    """Retrain a ticket with its inherited weights, compact it, and measure it."""
+    """Retrain a ticket with its inherited weights, compact it, and measure it.
+
+    On the graph that it was drawn for: gebt retrain TICKET. Or on another one with the
+    same features: gebt retrain GRAPH --from TICKET.
+    """
+    if from_ is None and (frozen or task):
+        raise ValueError(
+            f"`{'--frozen' if frozen else '--task'}` is of another graph than the "
+            "ticket's: gebt retrain GRAPH --from TICKET."
+        )
+    if from_ and RANKS > 1:
+        raise ValueError(
+            f"`--from` is of one process, and torchrun has started {RANKS}."
+        )
     from gebt.experiments.record import summary_table
     from gebt.experiments.run import RETRAIN_FILES, retrain_alone
     from gebt.models import build_model
     from gebt.tickets.ticket import Ticket
+    from gebt.tickets.transfer import freeze, transfer
 
-    ticket = Ticket.load(ticket_path)
+    path = from_ or ticket_path
+    ticket = Ticket.load(path)
     epochs = ticket.options["epochs"] if epochs is None else epochs
     check_count("epochs", epochs)
-    graph, task = load_of(ticket, root, device)
+    if from_:
+        dataset = check_dataset(str(ticket_path))
+        described = task or ticket.options["task"]
+        graph, learned = load_graph(dataset, root, device, described)
+        ticket = transfer(ticket, graph, task=learned)
+    else:
+        graph, learned = load_of(ticket, root, device)
     model = build_model(dict(ticket.model)).to(graph.adjacency.device)
     ticket.open(model, graph)  # a ticket that does not fit fails before any folder
+    if frozen:
+        freeze(model)
     folder = graph.world.told(out or default_folder(graph.name))
-    name, how = ticket_path.name, {"force": force, "spare": ticket_path}
+    name, how = path.name, {"force": force, "spare": path}
     with (
         resumable(folder, RETRAIN_FILES, graph, call, checkpoint_every, **how),
         progress(1, quiet) as shown,
         events(tensorboard, folder, graph, shown) as show,
     ):
-        record = retrain_alone(ticket, name, model, graph, task, epochs, folder, show)
+        record = retrain_alone(
+            ticket, name, model, graph, learned, epochs, folder, show
+        )
     if not quiet:
         print_table(summary_table(record))
     tell_folder(folder, quiet)
@@ -352,7 +386,7 @@ def cost(
 @flags
 def reproduce(
     name: ExperimentName,
-    graph: DatasetNames = ["cora", "citeseer"],  # noqa: B006 (typer needs a list)
+    graph: GraphsOrDefault = None,
     seeds: Seeds = 10,
     quick: Annotated[
         bool,
@@ -390,7 +424,7 @@ def reproduce(
             run_experiment(
                 experiment,
                 folder,
-                graphs=graph,
+                graphs=graph or experiment.graphs,
                 seeds=seeds,
                 quick=quick,
                 root=root,

@@ -30,7 +30,7 @@ def recipe_of(model: str, task: str | None, changes: Changes) -> "Recipe":
     from gebt.models.recipe import for_links
 
     recipe = MODELS.find(model)
-    if task == LinkPrediction.name:
+    if task and task.partition(":")[0] == LinkPrediction.name:
         recipe = for_links(recipe)
     return recipe.changed(**changes)
 

@@ -62,7 +62,7 @@ class Call:
 
 
 def _key(name: str) -> str:
-    return name.replace("_", "-")
+    return name.rstrip("_").replace("_", "-")  # from_ is --from
 
 
 def _toml(value: Any) -> str:
@@ -88,11 +88,12 @@ def read_run(path: Path) -> dict[str, Any]:
 def config_flag(others: list[Parameter]) -> Parameter:
     """The flag ``--config`` of a command with these flags and arguments."""
     kinds = {_key(each.name): each.annotation for each in others}
+    names = {_key(each.name): each.name for each in others}
 
     def use(context: typer.Context, path: Path | None) -> Path | None:
         if path is not None:
             found = read_config(path, kinds)
-            context.default_map = {k.replace("-", "_"): v for k, v in found.items()}
+            context.default_map = {names[k]: v for k, v in found.items()}
         return path
 
     option = typer.Option(

@@ -27,6 +27,7 @@ from gebt._registry import (
     CRITERIA,
     EXPERIMENTS,
     MODELS,
+    SUPERNETS,
     TASKS,
     check_dataset,
     parse_table,
@@ -34,7 +35,16 @@ from gebt._registry import (
 )
 from gebt.cli.config import Call, config_flag
 from gebt.cli.tensorboard import check_tensorboard
-from gebt.options import RECIPES, Fit, Objective, chosen, option
+from gebt.options import (
+    EB_TRAIN,
+    RECIPES,
+    Fit,
+    Objective,
+    Precision,
+    Unit,
+    chosen,
+    option,
+)
 
 
 def _told(options: Any) -> list[Field[Any]]:
@@ -77,8 +87,22 @@ class Drawn:
     )
     window: int | None = option(
         None,
-        "Comparisons that must all be below the threshold. [dim]default: 3[/]",
+        "Comparisons that must all be below the threshold. [dim]default: 3; 5 for "
+        "channels[/]",
         "N",
+    )
+    unit: str | None = option(
+        None,
+        "What is removed of the weights: element, row, column; or channel, whole "
+        "hidden units, which --weight-ratio is then the share of (0.5 if it is not "
+        "given). [dim]default: element[/]",
+        "NAME",
+    )
+    precision: str | None = option(
+        None,
+        "What the search computes in: full, bf16 or bfp8, 8 bits with an exponent for "
+        "each row. [dim]default: full[/]",
+        "NAME",
     )
 
     parts: int | None = option(
@@ -92,6 +116,8 @@ class Drawn:
         if self.criterion is not None:
             object.__setattr__(self, "criterion", CRITERIA.check(self.criterion))
         all_of_it = self.options()
+        check_choice("unit", all_of_it["unit"], Unit)
+        check_choice("precision", all_of_it["precision"], Precision)
         check_ratio("graph_ratio", all_of_it["graph_ratio"])
         check_ratio("weight_ratio", all_of_it["weight_ratio"])
         if not (all_of_it["graph_ratio"] or all_of_it["weight_ratio"]):
@@ -106,13 +132,28 @@ class Drawn:
         """What was given, by name."""
         return {name: v for name, v in vars(self).items() if v is not None}
 
-    def options(self) -> dict[str, Any]:
-        """What was given, and the defaults of the rest."""
-        return {**_DRAWN, **self.given()}
+    def options(self, model: str | None = None) -> dict[str, Any]:
+        """What was given, and the defaults of the rest, for a model.
+
+        Raises:
+            ValueError: if something was given that a supernet's search does not have.
+        """
+        if (model or "").lower() not in SUPERNETS:
+            channels = _CHANNELS if self.unit == "channel" else {}
+            return {**_DRAWN, **channels, **self.given()}
+        for name in ("threshold", "window", "parts", "unit", "precision"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"`--{name}` is not of a supernet's search, which ends with its "
+                    f"epochs: leave it out, or choose another model than {model}."
+                )
+        return {**_DRAWN, "graph_ratio": 0.0, **self.given()}
 
 
 _DRAWN = {"graph_ratio": 0.2, "weight_ratio": 0.9, "criterion": "learned"}
 _DRAWN |= {"threshold": 0.1, "window": 3, "parts": 1}
+_DRAWN |= {"unit": "element", "precision": "full"}
+_CHANNELS = {"weight_ratio": 0.5, "window": EB_TRAIN["window"]}
 
 
 def check_new_model(criterion: str | None) -> None:
@@ -304,11 +345,13 @@ DatasetFacts = Annotated[
         callback=_checked(lambda _, name: check_dataset(name)),
     ),
 ]
-DatasetNames = Annotated[
-    list[str],
+GraphsOrDefault = Annotated[
+    list[str] | None,
     typer.Option(
-        help="Graph to run on; give it again for more.",
+        help="Graph to run on; give it again for more. [dim]default: the "
+        "experiment's, most often cora and citeseer[/]",
         metavar="NAME",
+        show_default=False,
         callback=_checked(lambda _, name: check_dataset(name)),
     ),
 ]
@@ -317,13 +360,37 @@ ExperimentName = Annotated[
     typer.Argument(
         help="fig1, fig2, fig4, fig6 or table2 of You et al. 2022, with baselines; "
         "frontier (what links cost a student), draws (when to draw), inductive (nodes "
-        "that training never saw), units (whole hidden units) or ksm (one ticket, many "
-        "tasks).",
+        "that training never saw), units (whole hidden units); of its siblings family "
+        "(all of them), eb-train (tickets of whole channels; on digits of a CNN), "
+        "supertickets (several operators), gem-miner (tickets before training), ksm "
+        "(one ticket, many tasks) or ordinal (classes in order, and transfer).",
         callback=_checked(lambda _, name: EXPERIMENTS.check(name)),
     ),
 ]
 TicketPath = Annotated[
     Path, typer.Argument(metavar="TICKET", help="A ticket.safetensors file.")
+]
+TicketOrGraph = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TICKET|GRAPH",
+        help="A ticket.safetensors file; with --from, another graph to train on.",
+    ),
+]
+FromTicket = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="Ticket whose weights to begin with, drawn on a graph with the same "
+        "features. Links are chosen by its criterion, or all kept where that was "
+        "learned.",
+        metavar="TICKET",
+        show_default=False,
+    ),
+]
+Frozen = Annotated[
+    bool,
+    typer.Option("--frozen", help="With --from: train the model's head alone."),
 ]
 Model = Annotated[
     str,
@@ -361,10 +428,11 @@ TaskName = Annotated[
     typer.Option(
         "--task",
         help="node-classification, multi-label or link-prediction, for which links are "
-        "held out; by default what the labels say.",
+        "held out; of classes in order ordinal, regression or hierarchical; by default "
+        "what the labels say.",
         metavar="NAME",
         show_default=False,
-        callback=_checked(lambda _, name: TASKS.check(name)),
+        callback=_checked(lambda _, name: TASKS.check(name.partition(":")[0])),
     ),
 ]
 GraphRatios = Annotated[

@@ -94,13 +94,13 @@ def _described(graph: "Graph", call: Call) -> dict[str, Any]:
     files = [v for v in values if isinstance(v, Path) and v.is_file()]
     digests = {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
     flags["device"] = graph.adjacency.device.type
-    flags["root"] = flags["root"] or os.environ.get("GEBT_DATA")
     return {
         "format": _FORMAT,
         "gebt": __version__,
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
         "folder": os.getcwd(),
+        "data": os.environ.get("GEBT_DATA"),
         "command": call.command,
         "words": words_of(flags),
         "of": {f"the graph {graph.name}": graph.fingerprint(), **digests},
@@ -116,7 +116,7 @@ def words_of(flags: Mapping[str, Any]) -> list[str]:
             if name in _ARGUMENTS:
                 rest.append(str(each))
             elif name not in _NOT_KEPT:
-                flag = f"--{name.replace('_', '-')}"
+                flag = f"--{name.rstrip('_').replace('_', '-')}"
                 words += [flag] if each is True else [flag, str(each)]
     return [*words, "--", *rest]
 
@@ -183,6 +183,8 @@ def resume(
     if (begun := call.text("folder")) != os.getcwd() and Path(begun).is_dir():
         folder = folder.resolve()
         os.chdir(begun)
+    if call.content.get("data") is not None:
+        os.environ["GEBT_DATA"] = call.text("data")
     _earlier.set(call)
     line = [call.text("command", RESUMABLE), "--out", str(folder), *words]
     app(line, standalone_mode=False, prog_name="gebt")

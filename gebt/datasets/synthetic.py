@@ -32,6 +32,8 @@ _HUB, _HUB_SHARE = 32, 0.4
 is ogbn-arxiv's, or than 0.4 of the nodes of its class."""
 _SIGNAL = 1.0
 """Length of a class's direction in the features, where noise has deviation 1."""
+_HALF_CIRCLE = 0
+"""The seed of the directions of classes in order."""
 _AT_ONCE = 2**22
 """Numbers drawn at once, to keep drafts small."""
 
@@ -53,6 +55,9 @@ class Synthetic:
         classes: C, at least 2.
         split: percent of the nodes to train, validate and test on, at random.
         seed: for every draw.
+        ordinal: 1 for classes in order, all of a size: links between classes join
+            neighbours in that order, and features turn along half a circle, which is
+            the same for all seeds. These are other graphs with the same features.
 
     Raises:
         ValueError: naming the value that is out of range, at birth.
@@ -64,6 +69,7 @@ class Synthetic:
     classes: int = 10
     split: tuple[int, int, int] = (54, 18, 28)
     seed: int = 0
+    ordinal: int = 0
 
     def __post_init__(self) -> None:
         n = self.nodes
@@ -73,6 +79,7 @@ class Synthetic:
             ("N", n, self.classes, 2**31 - 1, "nodes, of every class one"),
             ("E", self.links, 1, n * (n - 1) // 2, f"links between {n} nodes"),
             ("seed", self.seed, 0, 2**32 - 1, "for the random draws"),
+            ("ordinal", self.ordinal, 0, 1, "whether classes are in order"),
         ):
             if not lowest <= value <= highest:
                 most = "" if highest == math.inf else f" and at most {highest}"
@@ -90,7 +97,7 @@ class Synthetic:
 
     @classmethod
     def parse(cls, spec: str) -> Self:
-        """From ``"N=2000,E=10000"``: any of N, E, F, C, seed and split, in any order.
+        """From ``"N=2000,E=10000"``: any of its keys, in any order.
 
         By default five links a node, and no more classes than nodes.
 
@@ -130,14 +137,15 @@ class Synthetic:
         return (
             f"synthetic:N={self.nodes},E={self.links},F={self.features},"
             f"C={self.classes},split={split},seed={self.seed}"
+            f"{',ordinal=1' * self.ordinal}"
         )
 
     def make(self, name: str | None = None) -> Graph:
         """Draw the graph; by default it is called by `name`."""
         n, draw = self.nodes, np.random.RandomState(self.seed)
-        sizes = _class_sizes(n, self.classes)
+        sizes = _class_sizes(n, self.classes, bool(self.ordinal))
         node = draw.permutation(n).astype(np.int32)  # of each place, class by class
-        blocks = _Blocks(draw, node, sizes, self.links)
+        blocks = _Blocks(draw, node, sizes, self.links, bool(self.ordinal))
         links = _draw_links(blocks, self.links)
         low, high = torch.from_numpy(links // n), torch.from_numpy(links % n)
         del blocks, links
@@ -148,8 +156,13 @@ class Synthetic:
         train, val, _ = self.split
         ends = [max(1, n * train // 100), n * (train + val) // 100]
         parts = np.split(draw.permutation(n), ends)
+        if self.ordinal:
+            turns = np.random.RandomState(_HALF_CIRCLE)
+            directions = _half_circle(turns, self.classes, self.features)
+        else:
+            directions = _bell(draw, self.classes, self.features)
         return Graph(
-            x=torch.from_numpy(_features(draw, y, self.classes, self.features)),
+            x=torch.from_numpy(_features(draw, y, directions)),
             adjacency=SparseMatrix(pattern, torch.ones(pattern.nnz)),
             link=link,
             num_links=self.links,
@@ -166,14 +179,15 @@ _FIELDS = {
     "c": "classes",
     "split": "split",
     "seed": "seed",
+    "ordinal": "ordinal",
 }
-_USAGE = "N=…,E=…,F=…,C=…,split=54-18-28,seed=0"
+_USAGE = "N=…,E=…,F=…,C=…,split=54-18-28,seed=0,ordinal=0"
 
 
-def _class_sizes(nodes: int, classes: int) -> NDArray[np.int64]:
+def _class_sizes(nodes: int, classes: int, equal: bool) -> NDArray[np.int64]:
     """(C,) nodes of each class, at least one, the largest first."""
     rank = np.arange(classes) + 3.0
-    share = 1 / (rank * np.sqrt(rank))
+    share = np.ones(classes) if equal else 1 / (rank * np.sqrt(rank))
     return 1 + _shared_out(nodes - classes, share)
 
 
@@ -193,6 +207,7 @@ class _Blocks:
         node: (N,) node ids, class by class.
         sizes: (C,) nodes of each class.
         links: how many links are wanted.
+        ordered: whether links between classes are between neighbouring ones.
     """
 
     def __init__(
@@ -201,6 +216,7 @@ class _Blocks:
         node: NDArray[np.int32],
         sizes: NDArray[np.int64],
         links: int,
+        ordered: bool,
     ):
         n, stop = node.size, np.cumsum(sizes)
         rank = np.arange(n) + 0.5 - np.repeat(stop - sizes, sizes)
@@ -212,7 +228,7 @@ class _Blocks:
         # As many places as links, to start at each of them once: no node is left out.
         # Where there are fewer links than nodes, some must be.
         times = 1 + _shared_out(links - n if links >= n else n, degree)
-        self.draw, self.n = draw, n
+        self.draw, self.n, self.ordered = draw, n, ordered
         self.place = np.repeat(node, times)
         ends = np.cumsum(times)[stop - 1]
         self.width = np.diff(ends, prepend=0)
@@ -230,6 +246,14 @@ class _Blocks:
     def far(self, first: Indices) -> Indices:
         """Keys of links from these places into other classes."""
         block = np.searchsorted(self.start, first, side="right") - 1
+        if self.ordered:
+            # One class up or down; from the ends to the one that is there.
+            last = self.width.size - 1
+            beside = block + 2 * self.draw.randint(0, 2, size=block.size) - 1
+            beside = np.where(beside < 0, 1, np.where(beside > last, last - 1, beside))
+            return self._keys(
+                first, self.start[beside] + self._below(self.width[beside])
+            )
         other = self._below(self.place.size - self.width[block])
         other += np.where(other < self.start[block], 0, self.width[block])
         return self._keys(first, other)
@@ -317,12 +341,20 @@ def _merged(some: Indices, others: Indices) -> Indices:
     return both
 
 
+def _half_circle(draw: Draw, classes: int, features: int) -> NDArray[np.float32]:
+    """(C, F) directions that turn from one end to its opposite, class by class."""
+    one, other = _bell(draw, 2, features)
+    # Without sines, which differ between machines: t is the tangent of half the angle.
+    t = np.linspace(-1, 1, classes, dtype=np.float32)[:, None]
+    return (2 * t * one + (1 - t * t) * other) / (1 + t * t)
+
+
 def _features(
-    draw: Draw, y: NDArray[np.int64], classes: int, features: int
+    draw: Draw, y: NDArray[np.int64], directions: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """(N, F) noise plus the direction of each node's class."""
-    length = np.float32(_SIGNAL / math.sqrt(features))
-    direction = _bell(draw, classes, features) * length
+    """(N, F) noise plus the direction (C, F) of each node's class."""
+    features = directions.shape[1]
+    direction = directions * np.float32(_SIGNAL / math.sqrt(features))
     x = np.empty((y.size, features), dtype=np.float32)
     rows = max(1, _AT_ONCE // features)
     for at in range(0, y.size, rows):

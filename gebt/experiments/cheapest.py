@@ -21,6 +21,7 @@ from gebt.experiments.run import (
     Recorder,
     Run,
     describe,
+    errors_of,
     macs_of,
     num_weights,
     run_each,
@@ -107,6 +108,7 @@ def _measured(
     drawn = Drawn(0, True, links, links, weights, weights)
     if choice.ticket is not None:  # the units that went took weights along
         drawn = replace(describe(choice.ticket, choice.masked[0]), weights=weights)
+    masked = {**sides, "ticket": choice.masked}
     return Measured(
         seed,
         scores_of(choice.dense_val, choice.dense, graph, task),
@@ -115,9 +117,10 @@ def _measured(
         wall,
         cpu,
         Sides(**times),
-        macs_of(sides, {**sides, "ticket": choice.masked}),
+        macs_of(sides, masked),
         peak_mib,
         model=choice.recipe.in_words(),
+        absolute_error=errors_of(masked, task),
     )
 
 

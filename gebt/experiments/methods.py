@@ -26,9 +26,9 @@ from gebt.learn.tasks import Task
 from gebt.learn.training import copy_state, new_model, train
 from gebt.models.recipe import Recipe
 from gebt.prune.criteria import Context, score_links
-from gebt.prune.detector import MaskDistanceDetector
+from gebt.prune.detector import MaskDistanceDetector, Reading
 from gebt.prune.links import links_by, random_links, top_links
-from gebt.prune.masks import keep_top
+from gebt.prune.masks import keep_top, removed_after
 from gebt.prune.penalties import ADMM
 from gebt.prune.weights import ModelPruner, prunable_weights
 from gebt.tickets.search import FROZEN_THRESHOLD, find_ticket
@@ -112,6 +112,8 @@ class Outcome:
         frozen_epochs: epochs on the full graph with frozen weights.
         rounds: graphs on the way to the pruned one, with the epochs on each.
         beside: what else was found with the model, rows of the table ``links``.
+        drawn: where there is no ticket, the detector's reading that it was drawn by.
+        task: that the model has learned; None for the setting's.
     """
 
     links: str
@@ -125,6 +127,8 @@ class Outcome:
     frozen_epochs: int = 0
     rounds: Sequence[tuple[Graph, int]] = ()
     beside: Sequence[Mapping[str, Any]] = ()
+    drawn: Reading | None = None
+    task: Task | None = None
 
 
 Method = Callable[[Setting], Iterator[Outcome]]
@@ -221,7 +225,7 @@ def imp(setting: Setting) -> Iterator[Outcome]:
     rounds = _rounds(setting)
     for done in range(1, rounds + 1):
         setting.train(model, setting.graph, masks)
-        ratio = _after(setting.weight_ratio, done, rounds)
+        ratio = removed_after(setting.weight_ratio, done, rounds)
         masks = ModelPruner(model, ratio, scope=setting.recipe.scope).masks()
         model.load_state_dict(first)
     val = setting.train(model, setting.graph, masks)
@@ -249,8 +253,8 @@ def ugs(setting: Setting) -> Iterator[Outcome]:
         ticket = whole.search(
             model,
             graph=graph,
-            graph_ratio=_after(setting.graph_ratio, done, rounds),
-            weight_ratio=_after(setting.weight_ratio, done, rounds),
+            graph_ratio=removed_after(setting.graph_ratio, done, rounds),
+            weight_ratio=removed_after(setting.weight_ratio, done, rounds),
             keep=masks,
         )
         graph = setting.graph.keep_links(ticket.link_mask)
@@ -309,11 +313,6 @@ def _random_masks(
 
 def _rounds(setting: Setting) -> int:
     return max(1, round(math.log(1 - setting.weight_ratio) / math.log(1 - _ROUND)))
-
-
-def _after(ratio: float, done: int, rounds: int) -> float:
-    """Share removed after some of the rounds, each removing as much of what remains."""
-    return ratio if done == rounds else 1 - (1 - ratio) ** (done / rounds)
 
 
 METHODS: dict[str, Method] = {

@@ -15,6 +15,7 @@ from gebt.report.page import Table
 FILE = "metrics.json"
 _FORMAT = 1
 _NAME = re.compile(r"[\w@ -]{1,40}")
+_ERRORS = "absolute_error.ticket", "absolute_error.dense"
 T = TypeVar("T")
 
 
@@ -69,7 +70,8 @@ class Measured:
 
     ``dense`` where a ticket alone was retrained, and what gebt 0.1 did not write.
     ``split`` is which of the graph's splits it had, where each seed had another;
-    ``model`` which was chosen, where each seed chose.
+    ``model`` which was chosen, where each seed chose. ``absolute_error`` is the mean on
+    the test part, in classes, where these are in order.
     """
 
     seed: int | None
@@ -83,6 +85,7 @@ class Measured:
     peak_mib: float | None
     split: int | None = None
     model: str | None = None
+    absolute_error: Sides | None = None
 
     def at(self, path: str) -> float | None:
         """A number by its place, such as ``"dense.test"``, if it was measured."""
@@ -239,6 +242,11 @@ def summary_table(record: Record) -> Table:
         ]
         for what, difference in (("test", verdict), ("val", ""))
     ]
+    sides = [values(f"absolute_error.{side}") for side in ("dense", "ticket")]
+    if any(sides):
+        gap = paired(*map(record.column, _ERRORS))
+        told = f"{gap.mean:+z.2f}" if gap and n == 1 else gap.text(2) if gap else "-"
+        rows.append(["test error, classes", *(spread(s, 2) for s in sides), told])
     settled = sum(run.ticket.settled for run in record.runs)
     drawn = spread(values("ticket.epoch"), 0)
     rows.append(["epoch drawn", "", drawn, f"{settled}/{n} settled"])

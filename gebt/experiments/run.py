@@ -30,13 +30,19 @@ from gebt.experiments.record import (
 from gebt.files import write_csv
 from gebt.graph import Graph
 from gebt.learn.checkpoint import Clock, current, part
+from gebt.learn.ordinal import InOrder
 from gebt.learn.tasks import Task
-from gebt.learn.training import Epoch, evaluate, new_model, train
+from gebt.learn.training import Epoch, absolute_error, evaluate, new_model, train
+from gebt.models import SuperGNN
 from gebt.models.recipe import Recipe
-from gebt.options import Fit
+from gebt.options import EB_TRAIN, Fit, Precision, Unit
+from gebt.prune.channels import drop_channels
+from gebt.prune.groups import Group
+from gebt.prune.links import GraphSparsifier, links_by
 from gebt.prune.weights import prunable_weights
 from gebt.tickets.recording import RecordingDetector
 from gebt.tickets.search import find_ticket
+from gebt.tickets.super_ticket import find_super_ticket
 from gebt.tickets.ticket import Ticket
 
 OnEpoch = Callable[[str, Epoch], None]
@@ -54,6 +60,8 @@ class Options:
         window: of the detector.
         criterion: what ranks links.
         parts: of the graph in an epoch of the search.
+        unit: what is pruned of the weights, see `Search`.
+        precision: of the search.
     """
 
     recipe: Recipe = MODELS["gcn"]
@@ -63,6 +71,8 @@ class Options:
     window: int = 3
     criterion: str = "learned"
     parts: int = 1
+    unit: Unit = "element"
+    precision: Precision = "full"
 
     def __post_init__(self) -> None:
         check_ratio("graph_ratio", self.graph_ratio)
@@ -71,7 +81,8 @@ class Options:
 
     def detector(self) -> RecordingDetector:
         """A new detector."""
-        return RecordingDetector(self.threshold, self.window)
+        rule: Any = EB_TRAIN if self.unit == "channel" else {}
+        return RecordingDetector(self.threshold, **{**rule, "window": self.window})
 
     def record(self) -> dict[str, Any]:
         """As numbers and names, for metrics.json."""
@@ -115,6 +126,8 @@ class Recorder:
             f"distance_{group}": epoch.distances.get(group, "")
             for group in ("graph", "weights", "joint")
         }
+        if "channels" in epoch.distances:  # in the place of weights
+            distances["distance_weights"] = epoch.distances["channels"]
         self.rows.append(
             {
                 "phase": self._phase,
@@ -205,11 +218,11 @@ def run_seed(
             training = train(dense, graph, on_epoch=hook, **given)
         model = new_model(graph, recipe, task, seed)
         with recorder.phase("search") as hook:
-            ticket, detector = search(model, graph, task, options, seed, hook)
+            ticket, model, pairs = search(model, graph, task, options, seed, hook)
         beside = dense, scores_of(training.val, dense, graph, task)
         run = retrain(ticket, model, graph, task, recipe.fit.epochs, recorder, beside)
     metrics = replace(run.metrics, peak_mib=peak[0])
-    return replace(run, metrics=metrics, tables={"distances.csv": detector.pairs()})
+    return replace(run, metrics=metrics, tables={"distances.csv": pairs})
 
 
 def search(
@@ -219,9 +232,15 @@ def search(
     options: Options,
     seed: int,
     on_epoch: Callable[[Epoch], None] | None = None,
-) -> tuple[Ticket, RecordingDetector]:
-    """`find_ticket` with the options of a run; also the detector, which kept masks."""
+) -> tuple[Ticket, nn.Module, list[dict[str, Any]]]:
+    """`find_ticket` with the options of a run, or of a supernet `find_super_ticket`.
+
+    Returns:
+        The ticket, the model that it is of, and the distances of its masks.
+    """
     recipe = options.recipe
+    if isinstance(model, SuperGNN):
+        return *_search_supernet(model, graph, task, options, seed, on_epoch), []
     detector = options.detector()
     ticket = find_ticket(
         model,
@@ -231,13 +250,44 @@ def search(
         detector=detector,
         criterion=options.criterion,
         parts=options.parts,
+        unit=options.unit,
+        precision=options.precision,
         fit=recipe.fit,
         scope=recipe.scope,
         seed=seed,
         task=task,
         on_epoch=on_epoch,
     )
-    return ticket, detector
+    return ticket, model, detector.pairs()
+
+
+def _search_supernet(
+    model: SuperGNN,
+    graph: Graph,
+    task: Task,
+    options: Options,
+    seed: int,
+    on_epoch: Callable[[Epoch], None] | None,
+) -> tuple[Ticket, nn.Module]:
+    groups: list[Group] = []
+    if ratio := options.graph_ratio:
+        learned = options.criterion == "learned"
+        groups.append(
+            GraphSparsifier(graph, seed, prune_ratio=ratio)
+            if learned
+            else links_by(options.criterion, graph, model, ratio, seed, task)
+        )
+    small, ticket = find_super_ticket(
+        *(model, graph),
+        weight_ratio=options.weight_ratio,
+        scope=options.recipe.scope,
+        groups=groups,
+        fit=options.recipe.fit,
+        seed=seed,
+        task=task,
+        on_epoch=on_epoch,
+    )
+    return ticket, small
 
 
 def retrain(
@@ -265,11 +315,13 @@ def retrain(
     """
     with peak_memory(graph.adjacency.device) as peak:
         with recorder.phase("retrain") as hook:
-            small = ticket.open(model, graph)
+            small: Graph = ticket.open(model, graph)
+            drawn = describe(ticket, model)
+            if ticket.channel_masks and not ticket.weight_masks:
+                model, small = ticket.slim(model, small)
             training = train(
                 model,
                 small,
-                keep=ticket.weight_masks,
                 fit=replace(Fit.from_dict(ticket.options), epochs=epochs),
                 seed=ticket.seed,
                 task=task,
@@ -284,13 +336,14 @@ def retrain(
     metrics = Measured(
         ticket.seed,
         dense[1] if dense else None,
-        describe(ticket, model),
+        drawn,
         scores,
         Phases(**recorder.seconds),
         Phases(**recorder.cpu_seconds),
         Sides(**times),
         macs_of(sides, uncompacted),
         peak[0],
+        absolute_error=errors_of(uncompacted, task),
     )
     return Run(metrics, ticket, *found, recorder.rows)
 
@@ -312,15 +365,25 @@ def macs_of(sides: Pairs, uncompacted: Pairs) -> Macs:
     )
 
 
+def errors_of(sides: Pairs, task: Task) -> Sides | None:
+    """Each side's absolute error on its graph; None where classes have no order."""
+    if not isinstance(task, InOrder):
+        return None
+    found = {s: absolute_error(*pair, task=task) for s, pair in sides.items()}
+    return Sides(**{s: None if math.isnan(e) else e for s, e in found.items()})
+
+
 def describe(ticket: Ticket, model: nn.Module) -> Drawn:
-    """The ticket's part of the record."""
-    weights = num_weights(model)
+    """The ticket's part of the record; the model as the ticket's."""
+    weights = kept = num_weights(model)
+    if ticket.channel_masks:
+        kept = num_weights(drop_channels(model, ticket.channel_masks))
     return Drawn(
         epoch=ticket.epoch,
         settled=ticket.settled,
         links_kept=ticket.links_kept,
         links=ticket.num_links,
-        weights_kept=ticket.weights_kept if ticket.weight_masks else weights,
+        weights_kept=ticket.weights_kept if ticket.weight_masks else kept,
         weights=weights,
     )
 

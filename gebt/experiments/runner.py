@@ -12,12 +12,14 @@ import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gebt._provenance import cores, provenance
@@ -39,8 +41,9 @@ from gebt.experiments.record import facts
 from gebt.experiments.studies import STUDIES, VARIANTS
 from gebt.files import Fields, read_json, shown, write_csv, write_json
 from gebt.graph import Graph
+from gebt.learn.ordinal import InOrder
 from gebt.learn.tasks import prepare, task_for
-from gebt.learn.training import evaluate, new_model, train
+from gebt.learn.training import absolute_error, evaluate, new_model, train
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.weights import prunable_weights
 from gebt.report.page import Figure, Table
@@ -104,6 +107,7 @@ class Experiment:
         how: what is trained and scored, on its page.
         jobs: its jobs for one graph and one seed.
         page: what was found on one graph, from the tables' rows of it.
+        graphs: what it runs on, unless it is told.
     """
 
     name: str
@@ -111,6 +115,7 @@ class Experiment:
     how: str
     jobs: Callable[[str, int], list[Job]]
     page: Callable[[str, "Tables"], Iterator[Table | Figure | str]]
+    graphs: Sequence[str] = ("cora", "citeseer")
 
 
 def register(experiment: Experiment) -> None:
@@ -302,6 +307,7 @@ def _cells() -> dict[str, tuple[Callable[[str], bool], str]]:
         ),
         "macs_training": (_cell(float, 0, 1e30), "a number, at least 0"),
         **dict.fromkeys(("inference_ms", "dense_ms"), time),
+        "absolute_error": (_cell(float, 0, 1e12), "a number, at least 0"),
         "cpu_seconds": (_cell(float, 0, 1e12), "a number, at least 0"),
         "distance": (_cell(float, 0, 1e12), "a number, at least 0"),
         **dict.fromkeys(("stop_graph", "stop_weights", "stop_joint"), epoch_or_none),
@@ -472,20 +478,26 @@ def _method(name: str) -> Method:
 
 def _row(job: Job, setting: Setting, outcome: Outcome) -> Row:
     model, graph, ticket = outcome.model, outcome.graph, outcome.ticket
-    test = evaluate(model, graph, "test", task=setting.task)
+    drawn, task = ticket or outcome.drawn, outcome.task or setting.task
+    setting = replace(setting, task=task)
+    test = evaluate(model, graph, "test", task=task)
+    error: Row = {}
+    if isinstance(task, InOrder):
+        error["absolute_error"] = round(absolute_error(model, graph, task=task), 4)
     fast, small = compact(model, graph)
     dense_ms, ms = latencies([(setting.model(), setting.graph), (fast, small)])
     kept = sum(int(w.count_nonzero()) for w in prunable_weights(model).values())
-    spent = [(setting.graph, outcome.full_epochs), (graph, outcome.epochs)]
-    spent += outcome.rounds
+    spent = [(setting.graph, outcome.full_epochs), *outcome.rounds]
     macs = sum(epochs * _epoch_macs(setting, at) for at, epochs in spent if epochs)
+    if outcome.epochs:
+        macs += outcome.epochs * _epoch_macs(setting, graph, model=deepcopy(model))
     if outcome.frozen_epochs:
         macs += outcome.frozen_epochs * _epoch_macs(setting, setting.graph, frozen=True)
     return {
         **asdict(job),
         "links": outcome.links,
-        "epoch": ticket.epoch if ticket else None,
-        "settled": ticket.settled if ticket else None,
+        "epoch": drawn.epoch if drawn else None,
+        "settled": drawn.settled if drawn else None,
         "untouched": round(ticket.share_untouched, 4) if ticket else None,
         "val": round(outcome.val, 3),
         "test": round(test, 3),
@@ -497,12 +509,19 @@ def _row(job: Job, setting: Setting, outcome: Outcome) -> Row:
         "inference_ms": round(ms, 4),
         "dense_ms": round(dense_ms, 4),
         "cpu_seconds": round(outcome.seconds, 3),
+        **error,
     }
 
 
-def _epoch_macs(setting: Setting, graph: Graph, *, frozen: bool = False) -> int:
+def _epoch_macs(
+    setting: Setting,
+    graph: Graph,
+    *,
+    model: nn.Module | None = None,
+    frozen: bool = False,
+) -> int:
     """MACs of one training epoch with its validation; of a search if ``frozen``."""
-    model = setting.model()
+    model = model or setting.model()
     with FlopCounterMode(display=False) as counter:
         if frozen:
             one = replace(setting, draw=1, weight_ratio=0.0)

@@ -15,7 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from gebt._registry import MODELS
+from gebt.experiments import in_order
+from gebt.experiments.at_init import AT_INIT
+from gebt.experiments.channels import CNN, eb_train, eb_train_images
 from gebt.experiments.methods import Method, Outcome, Setting
+from gebt.experiments.operators import supertickets
 from gebt.experiments.unseen import without_test_nodes
 from gebt.graph import Graph, Split
 from gebt.learn.student import student_of, train_student
@@ -42,16 +46,18 @@ DRAWN = (LEARNED, "random", "low-degree", "k-neighbour", "voi")
 """What links a search's weights get."""
 _EPOCHS = 200  # of a dense model at least, so that it has learned all it can
 
-OWN_PATH, DEEP = "gcn-own", "gcn-res6"
+OWN_PATH, DEEP, WIDE = "gcn-own", "gcn-res6", "gcn-64"
 _SIX: Any = {"layers": 6, "residual": True, "norm": "batch"}
 VARIANTS: Mapping[str, Recipe] = {
+    CNN.model: CNN,
     OWN_PATH: replace(MODELS["gcn"], build=partial(GCN, residual=True)),
     DEEP: replace(MODELS["gcn-res"], build=partial(GCN, **_SIX)).changed(
         weight_decay=0.0, epochs=300, patience=60
     ),
+    WIDE: MODELS["gcn"].changed(hidden=64, dropout=0.2, epochs=200),
 }
 """Recipes that experiments alone know: GCN with a path of each node's own features, and
-of six layers with batch norm, too."""
+of six layers with batch norm, too, and of more units; a CNN for images of digits."""
 
 
 class Answers(nn.Module):
@@ -307,5 +313,12 @@ STUDIES: Mapping[str, Method] = {
     "student": student,
     "drawn": drawn,
     "inductive": inductive,
+    **AT_INIT,
+    "eb-train": eb_train,
+    "eb-train-images": eb_train_images,
+    "targets": in_order.targets,
+    "ordered": in_order.ordered,
+    "transferred": in_order.transferred,
+    "supertickets": supertickets,
 }
 """Every such method, by name."""

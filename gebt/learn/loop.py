@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from gebt.files import is_finite
 from gebt.graph import Graph, check_graph, masks_of
@@ -88,10 +89,14 @@ class Learner:
         found = (group.matrix(graph) for group in self.groups)
         return next((matrix for matrix in found if matrix is not None), graph.adjacency)
 
+    def weights(self) -> dict[str, Tensor]:
+        """What groups put in the place of parameters, by name."""
+        return {n: w for group in self.groups for n, w in group.weights().items()}
+
     def loss(self, graph: Graph) -> Tensor:
         """The loss on the graph's training part."""
-        adjacency = self.adjacency(graph)
-        output = run(self.model, graph.x, adjacency, self.task.rows(graph, "train"))
+        rows = self.task.rows(graph, "train")
+        output = run(self.model, graph.x, self.adjacency(graph), rows, self.weights())
         return self.task.loss(output, graph, "train")
 
     def step(self, graph: Graph, parameters: list[Tensor], last: bool) -> Tensor:
@@ -286,11 +291,24 @@ def begin(
 
 
 def run(
-    model: nn.Module, x: Any, adjacency: SparseMatrix, rows: Tensor | None
+    model: nn.Module,
+    x: Any,
+    adjacency: SparseMatrix,
+    rows: Tensor | None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """A model's outputs for some nodes; a model that cannot choose computes all."""
+    """A model's outputs for some nodes; a model that cannot choose computes all.
+
+    Args:
+        model: in the mode that is wanted.
+        x: (N, F), dense or sparse.
+        adjacency: (N, N).
+        rows: (R,) the nodes; None for all.
+        weights: in the place of its parameters, by name.
+    """
     chooses = rows is not None and _takes_rows(type(model).forward)
-    out = model(x, adjacency, rows) if chooses else model(x, adjacency)
+    given = (x, adjacency, rows) if chooses else (x, adjacency)
+    out = functional_call(model, {**weights}, given) if weights else model(*given)
     if not isinstance(out, Tensor):
         raise ValueError(
             f"{type(model).__name__} must give one tensor of outputs, got a "

@@ -1,6 +1,7 @@
 """What is learned: a loss and a metric. The loops know neither."""
 
 import inspect
+import json
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
@@ -43,7 +44,7 @@ class Task(Protocol):
         """The metric of the outputs (R, C) of those nodes, in percent."""
 
 
-class _OnNodes:
+class LabelledNodes:
     """What the tasks with labelled nodes share."""
 
     def num_outputs(self, graph: Graph) -> int:
@@ -81,7 +82,7 @@ class _OnNodes:
         return graph.y.index_select(0, self.rows(graph, part))
 
 
-class NodeClassification(_OnNodes):
+class NodeClassification(LabelledNodes):
     """One class per node: cross-entropy; accuracy, ROC-AUC or AP, as the graph says."""
 
     name: ClassVar[str] = "node-classification"
@@ -130,7 +131,7 @@ class NodeClassification(_OnNodes):
         return 100 * world.total(int(right.count_nonzero())) / world.total(len(right))
 
 
-class MultiLabel(_OnNodes):
+class MultiLabel(LabelledNodes):
     """Any number of labels per node: binary cross-entropy; micro-averaged F1."""
 
     name: ClassVar[str] = "multi-label"
@@ -275,18 +276,21 @@ for _task in _OURS:
 def find_task(described: str | Mapping[str, Any]) -> Task:
     """The task of a name, or of a description by `describe_task`.
 
+    A name may have its first option's value behind a colon: ``"ordinal:1.5"``,
+    ``"hierarchical:0,0,1,1,1"``.
+
     Raises:
         ValueError: if there is none; lists those there are.
     """
     if isinstance(described, str):
-        described = {"name": described}
+        described = _named(described)
     name, options = described.get("name"), dict(described)
     options.pop("name", None)
     if not isinstance(name, str) or name not in TASKS:
         raise ValueError(f"there is no task {name!r}; gebt knows {', '.join(TASKS)}.")
     known = inspect.signature(TASKS[name]).parameters
     for option, value in options.items():
-        if option not in known or not isinstance(value, type(known[option].default)):
+        if option not in known or not _is_like(value, known[option].default):
             raise ValueError(
                 f"the task {name!r} has no option {option} = {value!r}; it takes "
                 f"{', '.join(map(str, known.values())) or 'none'}."
@@ -294,9 +298,37 @@ def find_task(described: str | Mapping[str, Any]) -> Task:
     return TASKS[name](**options)
 
 
+def _named(text: str) -> dict[str, Any]:
+    """The description that a name, with its option or without, stands for."""
+    name, colon, given = text.partition(":")
+    if not colon or name not in TASKS:
+        return {"name": name}
+    option = next(iter(inspect.signature(TASKS[name]).parameters.values()), None)
+    try:
+        values = json.loads(f"[{given}]")
+    except ValueError:
+        values = []
+    if option is None or not values:
+        raise ValueError(
+            f"there is no task {text!r}: {name} takes "
+            f"{f'{option.name}, in numbers,' if option else 'nothing'} behind a colon."
+        )
+    one = len(values) == 1 and not isinstance(option.default, tuple)
+    return {"name": name, option.name: values[0] if one else values}
+
+
+def _is_like(value: object, default: object) -> bool:
+    """Whether an option is of its default's type; a list of classes, of none."""
+    if isinstance(default, tuple):
+        return isinstance(value, list) and all(type(each) is int for each in value)
+    return isinstance(
+        value, int | float if isinstance(default, float) else type(default)
+    )
+
+
 def describe_task(task: Task) -> dict[str, Any]:
     """A task's name and, of gebt's own, its options: what `find_task` takes."""
-    ours = type(task) in _OURS
+    ours = task.name in TASKS.homes and type(task) is TASKS[task.name]
     return {"name": task.name, **(vars(task) if ours else {})}
 
 

@@ -12,6 +12,7 @@ from gebt._checks import check_choice
 from gebt.graph import Graph, check_graph
 from gebt.learn.checkpoint import diverged
 from gebt.learn.loop import Batches, Learner, begin, check_finite, run, whole
+from gebt.learn.ordinal import InOrder, Ordinal
 from gebt.learn.tasks import NodeClassification, Part, Task, is_empty
 from gebt.models.recipe import Recipe
 from gebt.options import Fit, chosen
@@ -210,6 +211,7 @@ def evaluate(
     part: Part = "test",
     *,
     adjacency: SparseMatrix | None = None,
+    weights: Mapping[str, Tensor] | None = None,
     task: Task | None = None,
 ) -> float:
     """The task's score of a model on one part of the split.
@@ -219,27 +221,65 @@ def evaluate(
         graph: with that part in its split.
         part: ``"train"``, ``"val"`` or ``"test"``.
         adjacency: to use instead of the graph's own.
+        weights: to use instead of the model's own parameters, by name.
         task: what is scored; by default one class per node.
 
     Returns:
         Percent; NaN if the part is empty.
     """
     task = task or NodeClassification()
+    return _read(model, graph, part, task, task.score, adjacency, weights)
+
+
+def absolute_error(
+    model: nn.Module, graph: Graph, part: Part = "test", *, task: Task
+) -> float:
+    """How far off a model's answers are, the mean, where classes are in order.
+
+    Args:
+        model: as for `train`; left in evaluation mode.
+        graph: with that part in its split.
+        part: ``"train"``, ``"val"`` or ``"test"``.
+        task: `Ordinal`, `Regression` or `Hierarchical`.
+
+    Returns:
+        In classes, at least 0; NaN if the part is empty.
+
+    Raises:
+        ValueError: if the task's classes have no order.
+    """
+    if not isinstance(task, InOrder):
+        raise ValueError(
+            f"the classes of the task {task.name!r} have no order, so there is no "
+            f"absolute error. Use {Ordinal.name!r}, or `gebt.evaluate`."
+        )
+    return _read(model, graph, part, task, task.absolute_error)
+
+
+def _read(
+    model: nn.Module,
+    graph: Graph,
+    part: Part,
+    task: Task,
+    how: Callable[[Tensor, Graph, Part], float],
+    adjacency: SparseMatrix | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> float:
+    """A reading of a model's outputs for a part; NaN if that is empty."""
     check_choice("part", part, Part)
     check_graph(graph)
     take_dtype(model, graph.x.dtype)
-    return _score(model, graph, part, adjacency or graph.adjacency, task)
-
-
-def _score(
-    model: nn.Module, graph: Graph, part: Part, adjacency: SparseMatrix, task: Task
-) -> float:
-    output = _output(model, graph, part, adjacency, task)
-    return math.nan if output is None else task.score(output, graph, part)
+    output = _output(model, graph, part, adjacency or graph.adjacency, task, weights)
+    return math.nan if output is None else how(output, graph, part)
 
 
 def _output(
-    model: nn.Module, graph: Graph, part: Part, adjacency: SparseMatrix, task: Task
+    model: nn.Module,
+    graph: Graph,
+    part: Part,
+    adjacency: SparseMatrix,
+    task: Task,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Tensor | None:
     """A model's output for a part, in evaluation mode; None where that is empty."""
     rows = task.rows(graph, part)
@@ -247,7 +287,7 @@ def _output(
         return None
     model.eval()
     with torch.no_grad():
-        return run(model, graph.x, adjacency, rows)
+        return run(model, graph.x, adjacency, rows, weights)
 
 
 def checked_state(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from gebt.files import Fields, shown
 from gebt.models._stack import LinearLayer, LinearStack
 from gebt.models.gat import GAT
 from gebt.models.gcn import GCN, GIN, gcn_norm
+from gebt.models.operators import OPERATORS
 from gebt.models.pyg import Adapted, adapt, translate
 from gebt.models.recipe import (
     CLASSES,
@@ -21,6 +22,7 @@ from gebt.models.recipe import (
 )
 from gebt.models.resgcn import ResGCN
 from gebt.models.sage import GraphSAGE
+from gebt.models.supernet import SuperGNN
 
 __all__ = [
     "CLASSES",
@@ -31,7 +33,9 @@ __all__ = [
     "GraphSAGE",
     "LinearLayer",
     "LinearStack",
+    "OPERATORS",
     "ResGCN",
+    "SuperGNN",
     "adapt",
     "build_model",
     "can_build",

@@ -98,7 +98,7 @@ class GATLayer(Layer):
         """(M, F) and (N, M) with self-loops to (N, K H), or (N, H)."""
         heads, width = self.heads, self.out_width
         z = cut(wide_product(x, self.weight, self.inner_bias), self.weight.shape[1])
-        z = z.reshape(len(z), heads, self.weight.shape[1] // heads).transpose(0, 1)
+        z = z.reshape(z.shape[0], heads, self.weight.shape[1] // heads).transpose(0, 1)
         if self.source is None or self.target is None:
             source, target = z[..., width], z[..., width + 1]
             z = z[..., :width].contiguous()
@@ -354,6 +354,24 @@ class GAT(Stack[GATLayer]):
             "folded": folded,
         }
 
+    @torch.no_grad()
+    def shrink(self) -> tuple["GAT", Tensor]:
+        """As every `Stack`; where hardly a unit goes, without the features alone.
+
+        The attention's two columns a head, by which units can go, are more operations
+        than its two vectors.
+        """
+        small, reads = super().shrink()
+        if self.normed() or self.first().folded:
+            return small, reads
+        every = [torch.ones_like(each.bias).bool() for each in self.stacked()]
+        how: Any = {"num_features": int(reads.sum())}
+        plain = self._of(self.stacked(), [reads, *every], **how).eval()
+        fewer = [_heads(each) for each in (small, plain)]
+        if fewer[0] < fewer[1] or _macs_a_node(small) < _macs_a_node(plain):
+            return small, reads
+        return plain, reads
+
     def unit_scores(self) -> list[Tensor]:
         """How large each unit's head is, (K H,) for each hidden layer."""
         if self.first().folded:
@@ -372,6 +390,16 @@ class GAT(Stack[GATLayer]):
         """
         first = self.first()
         return nodes * kept + first.heads * entries * first.weight.shape[0]
+
+
+def _heads(model: GAT) -> int:
+    """Of all layers."""
+    return sum(getattr(layer, "heads", 0) for layer in model.stacked())
+
+
+def _macs_a_node(model: GAT) -> int:
+    """Multiplications with weights and attention vectors, one for each number."""
+    return sum(p.numel() for p in model.parameters() if p.dim() > 1)
 
 
 register(

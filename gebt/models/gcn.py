@@ -26,6 +26,14 @@ def gcn_norm(adjacency: SparseMatrix) -> SparseMatrix:
     return adjacency.derived("gcn_norm", build)
 
 
+def gcn_matrix(adjacency: SparseMatrix) -> SparseMatrix | Scaled:
+    """`gcn_norm`, written out or not."""
+    if adjacency.factored:
+        scale = _gcn_scale(adjacency)
+        return Scaled(adjacency, scale, scale, loops=True)
+    return gcn_norm(adjacency)
+
+
 def _gcn_scale(adjacency: SparseMatrix) -> Tensor:
     """(N,) ``D^-1/2``."""
     return (adjacency.row_sum_of_magnitudes() + 1).rsqrt()
@@ -50,10 +58,7 @@ class GCN(_Sum):
 
     def matrix(self, adjacency: SparseMatrix) -> SparseMatrix | Scaled:
         """`gcn_norm`."""
-        if adjacency.factored:
-            scale = _gcn_scale(adjacency)
-            return Scaled(adjacency, scale, scale, loops=True)
-        return gcn_norm(adjacency)
+        return gcn_matrix(adjacency)
 
 
 class GIN(_Sum):

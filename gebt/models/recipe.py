@@ -9,7 +9,7 @@ from typing import Any, Literal, get_origin
 from torch import nn
 
 from gebt._checks import check_count, check_dropout
-from gebt._registry import MODELS
+from gebt._registry import MODELS, SUPERNETS
 from gebt.files import Fields, shown
 from gebt.options import Fit, Scope, chosen
 
@@ -203,7 +203,9 @@ def for_links(recipe: Recipe) -> Recipe:
     Hits@50 on the validation links is 52% by its own recipe, 70% by this one. Chosen
     on the validation links of Cora and CiteSeer.
     """
-    hidden = 16 if recipe.model == "gat" else 128  # GAT's is that of each of 8 heads
+    # GAT's is that of each of 8 heads, a supernet's that of each of 6 operators.
+    parts = recipe.model == "gat" or recipe.model in SUPERNETS
+    hidden = 16 if parts else 128
     return recipe.changed(hidden=hidden, dropout=0.3, weight_decay=0.0)
 
 

@@ -22,6 +22,13 @@ def mean_norm(adjacency: SparseMatrix) -> SparseMatrix:
     return adjacency.derived("mean_norm", build)
 
 
+def sage_matrix(adjacency: SparseMatrix) -> SparseMatrix | Scaled:
+    """`mean_norm`, written out or not."""
+    if adjacency.factored:
+        return Scaled(adjacency, _mean_scale(adjacency), loops=False)
+    return mean_norm(adjacency)
+
+
 def _mean_scale(adjacency: SparseMatrix) -> Tensor:
     """(N,) one divided by the number of entries in a row; 1 where there are none."""
     return adjacency.row_counts().clamp(min=1).to(adjacency.dtype).reciprocal()
@@ -38,9 +45,7 @@ class GraphSAGE(LinearStack):
 
     def matrix(self, adjacency: SparseMatrix) -> SparseMatrix | Scaled:
         """`mean_norm`."""
-        if adjacency.factored:
-            return Scaled(adjacency, _mean_scale(adjacency), loops=False)
-        return mean_norm(adjacency)
+        return sage_matrix(adjacency)
 
     def paper_macs(self, nodes: int, entries: int, kept: int) -> int:
         """``100 N w / 2``, no aggregation.

@@ -57,6 +57,10 @@ class Group(Hook):
         """What stands for a graph's adjacency; None where its own does."""
         return None
 
+    def weights(self) -> dict[str, Tensor]:
+        """What stands for a model's parameters, by name; for the others they do."""
+        return {}
+
     def ranked(self) -> list[Tensor]:
         """What the masks are made of, to look for NaN in."""
         return []

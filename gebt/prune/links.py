@@ -65,8 +65,8 @@ class GraphSparsifier(nn.Module, Group):
         self.prune_ratio = check_ratio("prune_ratio", prune_ratio)
         self._lr = lr
         self._penalty = penalty
-        self._lost = _count_lost(graph)
-        _check_room(graph, self._lost, prune_ratio)
+        self._lost = count_lost(graph)
+        check_room(graph, self._lost, prune_ratio)
         self._seed = seed
         self._graph = graph
         self.world = graph.world
@@ -122,7 +122,7 @@ class GraphSparsifier(nn.Module, Group):
         Raises:
             ValueError: if the graph has lost more links than that already.
         """
-        _check_room(self._graph, self._lost, prune_ratio)
+        check_room(self._graph, self._lost, prune_ratio)
         return self.project(self.score, prune_ratio)
 
     def masks(self) -> dict[str, Tensor]:
@@ -183,7 +183,7 @@ class RankedLinks(Group):
         self.fitted = fitted or {}
         self.world = graph.world
         self._present = graph.present.to(scores.device)
-        _check_room(graph, _count_lost(graph), prune_ratio)
+        check_room(graph, count_lost(graph), prune_ratio)
         # By magnitude those rank first that score highest, those that are gone last.
         above = (scores.double() - self.world.least(scores) + 1) * self._present
         self._mask = top_links(above, prune_ratio, seed, graph) & self._present
@@ -226,13 +226,13 @@ def links_by(
     return RankedLinks(graph, prune_ratio, scores, seed, context.fitted)
 
 
-def _count_lost(graph: Graph) -> int:
+def count_lost(graph: Graph) -> int:
     """How many links a graph has lost; a GPU is waited for."""
     present = graph.world.total(int(graph.present.count_nonzero()))
     return graph.links_in_all - present
 
 
-def _check_room(graph: Graph, lost: int, prune_ratio: float) -> None:
+def check_room(graph: Graph, lost: int, prune_ratio: float) -> None:
     """Refuse a ratio that would remove fewer links than the graph has lost."""
     links = graph.links_in_all
     if prune_ratio and int(prune_ratio * links) < lost:

@@ -64,6 +64,11 @@ def keep_top(
     return reference_keep(scores, drop, ties)
 
 
+def removed_after(ratio: float, done: int, rounds: int) -> float:
+    """Share removed after some of the rounds, each removing as much of what remains."""
+    return ratio if done == rounds else 1 - (1 - ratio) ** (done / rounds)
+
+
 def reference_keep(scores: Tensor, drop: int, ties: Ties | None = None) -> Tensor:
     """Drop the ``drop`` smallest.
 

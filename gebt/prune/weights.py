@@ -68,7 +68,11 @@ class ModelPruner(Group):
         check_ratio("prune_ratio", prune_ratio)
         check_choice("scope", scope, Scope)
         check_choice("unit", unit, Unit)
-        self.weights = prunable_weights(model)
+        if unit == "channel":
+            raise ValueError(
+                "a `ModelPruner` masks weights; whole channels are a `ChannelPruner`'s."
+            )
+        self._weights = prunable_weights(model)
         self.prune_ratio = prune_ratio
         self.scope = scope
         self.unit = unit
@@ -81,7 +85,7 @@ class ModelPruner(Group):
     def _check_room(self) -> None:
         """Refuse a ratio at which something that is gone would be kept."""
         ranked = {
-            n: self._score(n, torch.ones_like(w)) for n, w in self.weights.items()
+            n: self._score(n, torch.ones_like(w)) for n, w in self._weights.items()
         }
         if self.scope == "global":
             every = torch.cat([score.flatten() for score in ranked.values()])
@@ -99,7 +103,7 @@ class ModelPruner(Group):
     @torch.no_grad()
     def masks(self) -> dict[str, Tensor]:
         """Boolean masks by parameter name, True = kept, shaped like the weights."""
-        scores = [self._score(*named) for named in self.weights.items()]
+        scores = [self._score(*named) for named in self._weights.items()]
         if self.scope == "global":
             pooled = keep_top(
                 torch.cat([s.flatten() for s in scores]), self.prune_ratio
@@ -109,15 +113,15 @@ class ModelPruner(Group):
         else:
             kept = [keep_top(s, self.prune_ratio) for s in scores]
         if self.unit != "element":
-            weights = self.weights.values()
+            weights = self._weights.values()
             kept = [k.expand_as(w) for k, w in zip(kept, weights, strict=True)]
-        found = dict(zip(self.weights, kept, strict=True))
+        found = dict(zip(self._weights, kept, strict=True))
         earlier = {n: found[n] & m if n in found else m for n, m in self.keep.items()}
         return found | earlier
 
     def ranked(self) -> list[Tensor]:
         """The weights."""
-        return list(self.weights.values())
+        return list(self._weights.values())
 
     def _score(self, name: str, weight: Tensor) -> Tensor:
         earlier = self.keep.get(name)
@@ -154,6 +158,16 @@ def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
                 f"the mask of {name!r} must be boolean of shape "
                 f"{tuple(parameters[name].shape)}, got {mask.dtype} "
                 f"{tuple(mask.shape)}."
+            )
+
+
+def check_layers(masks: Mapping[str, Tensor], ratio: float) -> None:
+    """Raise a ValueError if masks leave nothing of a parameter."""
+    for name, mask in masks.items():
+        if not mask.any():
+            raise ValueError(
+                f"a weight ratio of {ratio:g} leaves nothing of {name!r}, all of its "
+                f"{mask.numel()} weights go. Remove fewer."
             )
 
 

@@ -30,9 +30,14 @@ class Difference:
         return abs(self.mean) > self.half_width
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, digits: int = 1) -> str:
+        """In words, with so many digits behind the point."""
+        mean = f"{self.mean:+z.{digits}f}"
         if self.n < 2:
-            return f"{self.mean:+z.1f} (n = {self.n})"
-        text = f"{self.mean:+z.1f} ± {self.half_width:.1f}"
+            return f"{mean} (n = {self.n})"
+        text = f"{mean} ± {self.half_width:.{digits}f}"
         return text if self.is_one else f"no difference ({text})"
 
 
@@ -92,6 +97,14 @@ def scores(rows: Sequence[Row], column: str = "test") -> dict[str, float]:
 def mean_of(rows: Sequence[Row], column: str = "test", digits: int = 1) -> str:
     """A column's mean and standard deviation, as text."""
     return spread(list(scores(rows, column).values()), digits)
+
+
+def less(
+    ours: Sequence[Row], theirs: Sequence[Row], column: str, digits: int = 2
+) -> str:
+    """The paired difference of one column, ours less theirs, as text; or a dash."""
+    gap = paired(scores(ours, column), scores(theirs, column))
+    return gap.text(digits) if gap else "-"
 
 
 def against(ours: Sequence[Row], theirs: Sequence[Row], column: str = "test") -> str:

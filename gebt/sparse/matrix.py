@@ -135,6 +135,8 @@ class SparseMatrix:
                 f"a sparse matrix of shape {self.shape} multiplies a tensor of shape "
                 f"({self.shape[1]}, F), got {tuple(x.shape)}."
             )
+        if x.dtype != self.dtype and torch.is_autocast_enabled(x.device.type):
+            x = x.to(self.dtype)  # as autocast does for what is not done in 16 bits
         if x.dtype != self.dtype:
             raise ValueError(
                 f"the sparse matrix is {self.dtype}, the tensor {x.dtype}. "

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,13 @@ from gebt.graph import Graph
 from gebt.graph.parts import Parts
 from gebt.learn.checkpoint import diverged
 from gebt.learn.loop import Learner, begin, check_finite, whole
+from gebt.learn.precision import lowered
 from gebt.learn.tasks import NodeClassification, Task, describe_task
 from gebt.learn.training import Epoch, copy_state, evaluate
 from gebt.models import describe_model
-from gebt.options import Fit, Scope, Unit, chosen
+from gebt.options import EB_TRAIN, Fit, Precision, Scope, Unit, chosen
+from gebt.prune.at_init import EVERY, InitLinks, InitWeights, rounds_of
+from gebt.prune.channels import PULL, ChannelPruner
 from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.groups import Group, Hook
 from gebt.prune.links import GraphSparsifier, RankedLinks, links_by
@@ -29,6 +32,7 @@ from gebt.prune.weights import ModelPruner, apply_masks
 from gebt.sparse import SparseMatrix
 from gebt.tickets.ticket import Ticket
 
+Method = Literal["early", "init"]
 _MOST_UNSEEN = 0.05  # share of links that may have been in no part
 FROZEN_THRESHOLD = 0.04
 """Default detector threshold when the weights are frozen (Algorithm 1).
@@ -44,6 +48,10 @@ class Search:
     """How a ticket is searched, beside its ratios and how weights are trained.
 
     Attributes:
+        method: ``"early"`` trains weights and link scores until the masks settle;
+            ``"init"``, Gem-Miner's, trains none: it chooses among the frozen weights
+            of a new model, and among links, see `gebt.prune.at_init`. It takes all
+            epochs, ranks all weights together, and has no option of training.
         criterion: which links to keep: ``"learned"`` with the weights, as the paper
             does, or by a criterion of `gebt.criterion`, known before the search.
         graph_lr: learning rate of learned link scores.
@@ -53,11 +61,14 @@ class Search:
         mask_weights: multiply the weights by their masks each epoch, as the paper's
             code does.
         scope: how weights are ranked, see `ModelPruner`.
-        unit: what is pruned of a weight, see `ModelPruner`.
+        unit: what is pruned of a weight, see `ModelPruner`; or ``"channel"``, whole
+            hidden units, see `ChannelPruner`: ``weight_ratio`` is the share of those.
+        precision: of the weights, activations and gradients, see
+            `gebt.learn.precision`.
         parts: of the graph, which each epoch goes through one by one; more than one
             where the whole does not fit, see `gebt.graph.parts`.
         detector: a new detector; its ``watch`` chooses the stop criterion among the
-            groups ``"graph"`` and ``"weights"``.
+            groups ``"graph"`` and ``"weights"``, or ``"channels"``.
         keep: boolean masks by parameter name of an earlier pruning; what they drop
             stays zero, counts towards the weights' ratio, and is dropped by the
             ticket's masks too; by default those that the graph carries. An earlier
@@ -69,6 +80,7 @@ class Search:
         ValueError: at birth, naming what is out of range.
     """
 
+    method: Method = "early"
     criterion: str = "learned"
     graph_lr: float = 0.001
     penalty: ADMM | None = None
@@ -77,15 +89,18 @@ class Search:
     mask_weights: bool = False
     scope: Scope = "global"
     unit: Unit = "element"
+    precision: Precision = "full"
     parts: int = 1
     detector: MaskDistanceDetector | None = None
     keep: Mapping[str, Tensor] | None = None
     groups: Sequence[Group] | None = None
 
     def __post_init__(self) -> None:
+        check_choice("method", self.method, Method)
         check_positive("graph_lr", self.graph_lr)
         check_choice("scope", self.scope, Scope)
         check_choice("unit", self.unit, Unit)
+        check_choice("precision", self.precision, Precision)
         CRITERIA.check(self.criterion)
         check_count("parts", self.parts)
         if self.penalty is not None and self.criterion != "learned":
@@ -93,13 +108,21 @@ class Search:
                 "`penalty` pulls learned scores, but links are chosen by the criterion "
                 f"{self.criterion!r}."
             )
+        usual = {field.name: field.default for field in fields(self)}
+        for name in _OF_TRAINING if self.method == "init" else ():
+            if (given := getattr(self, name)) != usual[name]:
+                raise ValueError(
+                    f'a search with `method="init"` trains no weights, and has no '
+                    f"`{name}`, got {given!r}. Leave it out."
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """As numbers, names and objects of them; without masks and groups."""
         found = {each.name: getattr(self, each.name) for each in fields(self)}
         del found["keep"], found["groups"]
-        if self.parts == 1:  # files were written before there were parts
-            del found["parts"]
+        for name, usual in _LATER.items():
+            if found[name] == usual:
+                del found[name]
         described = {name: found[name].options() for name in _OBJECTS if found[name]}
         return found | described
 
@@ -114,6 +137,13 @@ class Search:
         return cls(**found)
 
 
+_OF_TRAINING = (
+    *("graph_lr", "penalty", "update_weights", "alternate"),
+    *("mask_weights", "scope", "unit", "precision"),
+)
+"""Options that a search at initialisation does not have."""
+_LATER = {"parts": 1, "method": "early", "precision": "full"}
+"""Options that files lack where they are usual: they were not there always."""
 _OBJECTS: dict[str, Any] = {"detector": MaskDistanceDetector, "penalty": ADMM}
 
 
@@ -144,6 +174,9 @@ def find_ticket(
     ``weight_ratio=0``. With a criterion known before the search nothing moves then: the
     ticket is drawn at once, of the model as it is.
 
+    With ``method="init"`` (Gem-Miner) the model's weights become constants, and
+    none is trained before the ticket is.
+
     Args:
         model: as for `train`; trained in place, as far as the search gets.
         graph: with a training split.
@@ -166,25 +199,29 @@ def find_ticket(
     fit, search = chosen(*both, given=options, of="find_ticket")
     task = task or NodeClassification()
     masks, hooks = begin(model, graph, task, search.keep)
-    how = (search, masks, seed)
-    groups = _groups(model, graph, task, graph_ratio, weight_ratio, *how)
+    how: Any = (search, masks, seed)
+    ratios = graph_ratio, weight_ratio, fit.epochs
+    groups = _groups(model, graph, task, *ratios, *how)
     drawing = _Drawing(model, groups, search, fit.epochs)
     first_weights = copy_state(model)
     epoch = 0
-    if moves := search.update_weights or any(group.scores() for group in groups):
+    trains = search.update_weights and search.method == "early"
+    if moves := trains or any(group.scores() for group in groups):
         parts = _Seen(graph, search.parts, seed) if search.parts > 1 else None
-        learner = Learner(
-            *(model, task, fit if search.update_weights else None),
-            seed=seed,
-            groups=groups,
-            hooks=[*hooks, parts] if parts else hooks,
-            alternate=search.alternate,
-        )
-        learner.add(drawing)
-        if on_epoch:
-            drawing.tell(learner, graph, on_epoch)
-        for _ in learner.epochs(parts.parts if parts else whole(graph), fit.epochs):
-            pass
+        with lowered(model, search.precision, seed) as rounding:
+            hooks += rounding
+            learner = Learner(
+                *(model, task, fit if trains else None),
+                seed=seed,
+                groups=groups,
+                hooks=[*hooks, parts] if parts else hooks,
+                alternate=search.alternate,
+            )
+            learner.add(drawing)
+            if on_epoch:
+                drawing.tell(learner, graph, on_epoch)
+            for _ in learner.epochs(parts.parts if parts else whole(graph), fit.epochs):
+                pass
         epoch = learner.epoch
         if parts:
             parts.check()
@@ -230,6 +267,7 @@ def _groups(
     task: Task,
     graph_ratio: float,
     weight_ratio: float,
+    epochs: int,
     search: Search,
     masks: Mapping[str, Tensor],
     seed: int,
@@ -243,8 +281,7 @@ def _groups(
             )
         if any(group.name == "graph" for group in search.groups):
             return search.groups
-        every = torch.ones(graph.num_links, device=graph.link.device)
-        return [RankedLinks(graph, 0.0, every), *search.groups]
+        return [_every_link(graph), *search.groups]
     check_ratio("graph_ratio", graph_ratio)
     check_ratio("weight_ratio", weight_ratio)
     if graph_ratio == 0 and weight_ratio == 0:
@@ -256,16 +293,47 @@ def _groups(
             f"`weight_ratio` is {weight_ratio}, but with `update_weights=False` the "
             "weights' mask never changes. Set `weight_ratio=0`."
         )
+    if search.method == "init" and graph.share is not None:
+        raise ValueError(
+            'a search with `method="init"` needs the whole graph, and this is one '
+            "rank's share. Search in one process."
+        )
     links: Group
-    if search.criterion == "learned":
+    at_init: Any = {"epochs": epochs, "seed": seed}
+    if search.criterion != "learned":
+        links = links_by(search.criterion, graph, model, graph_ratio, seed, task)
+    elif search.method == "early":
         how: Any = {"lr": search.graph_lr, "penalty": search.penalty}
         links = GraphSparsifier(graph, seed, prune_ratio=graph_ratio, **how)
+    elif graph_ratio:
+        links = InitLinks(graph, graph_ratio, **at_init)
     else:
-        links = links_by(search.criterion, graph, model, graph_ratio, seed, task)
+        links = _every_link(graph)
     if weight_ratio == 0:
         return [links]
+    if search.method == "init":
+        return [links, InitWeights(model, weight_ratio, keep=masks, **at_init)]
+    if search.unit == "channel":
+        pull = PULL / graph.world.size  # each rank adds its own
+        return [links, ChannelPruner(model, weight_ratio, pull=pull)]
     how = {"scope": search.scope, "unit": search.unit, "keep": masks}
     return [links, ModelPruner(model, weight_ratio, **how)]
+
+
+def _every_link(graph: Graph) -> Group:
+    every = torch.ones(graph.num_links, device=graph.link.device)
+    return RankedLinks(graph, 0.0, every)
+
+
+def _detector_of(search: Search, epochs: int) -> MaskDistanceDetector:
+    """The default one; at initialisation masks have settled with the last round."""
+    if search.method == "init":
+        last = EVERY * rounds_of(epochs)
+        return MaskDistanceDetector(window=1, warmup=last)
+    return MaskDistanceDetector(
+        threshold=0.1 if search.update_weights else FROZEN_THRESHOLD,
+        **(EB_TRAIN if search.unit == "channel" else {}),
+    )
 
 
 class _Drawing(Hook):
@@ -274,9 +342,7 @@ class _Drawing(Hook):
     def __init__(
         self, model: nn.Module, groups: Sequence[Group], search: Search, until: int
     ):
-        self.detector = search.detector or MaskDistanceDetector(
-            threshold=0.1 if search.update_weights else FROZEN_THRESHOLD
-        )
+        self.detector = search.detector or _detector_of(search, until)
         self.masks: dict[str, Mapping[str, Tensor]] = {}
         self.distances: list[dict[str, float]] = []
         self._history: list[tuple[float, float]] = []  # losses and validation scores
@@ -306,9 +372,10 @@ class _Drawing(Hook):
         """Score each epoch of a learner on the validation part, and tell of it."""
 
         def val() -> float:
-            adjacency, task = learner.adjacency(graph).detach(), learner.task
+            adjacency, weights = learner.adjacency(graph).detach(), learner.weights()
+            how: Any = {"adjacency": adjacency, "weights": weights}
+            how["task"] = learner.task
             with learner.drawing():
-                how: Any = {"adjacency": adjacency, "task": task}
                 return evaluate(self._model, graph, "val", **how)
 
         self._val, self._on_epoch = val, on_epoch
@@ -372,7 +439,8 @@ class _Drawing(Hook):
         """As the groups and the detector have them."""
         ratios = {group.name: group.prune_ratio for group in self._groups}
         search = replace(self._search, detector=self.detector)
-        both = ratios.get("graph", 0.0), ratios.get("weights", 0.0)
+        weights = ratios.get("weights", ratios.get("channels", 0.0))
+        both = ratios.get("graph", 0.0), weights
         return describe_search(task, *both, fit, search)
 
     def share_untouched(self) -> float:

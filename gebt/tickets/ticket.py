@@ -17,6 +17,7 @@ from gebt.graph import Graph, PrunedGraph, Share, check_graph
 from gebt.graph.pieces import read_pieces, scattered, write_pieces
 from gebt.learn.tasks import find_task
 from gebt.models import build_model, can_build, describe_model
+from gebt.prune.channels import drop_channels, masks_without
 from gebt.prune.links import links_by
 from gebt.prune.weights import (
     apply_masks,
@@ -42,7 +43,8 @@ class Ticket:
 
     Attributes:
         masks: boolean masks, True = kept, by group and name: ``"graph"`` has ``"link"``
-            (L,), ``"weights"`` one for each pruned parameter.
+            (L,), ``"weights"`` one for each pruned parameter, ``"channels"`` one (H,)
+            for each layer, see `ChannelPruner`.
         scores: what was learned beside the weights, by group and name: ``"graph"`` has
             ``"link"`` (L,), the factor of each link's edge weights.
         weights: the model's state when the ticket was drawn, unpruned.
@@ -93,6 +95,11 @@ class Ticket:
     def weight_masks(self) -> Mapping[str, Tensor]:
         """Boolean masks by parameter name; empty if none were pruned."""
         return self.masks.get("weights", {})
+
+    @property
+    def channel_masks(self) -> Mapping[str, Tensor]:
+        """(H,) boolean mask of each layer's channels; empty if none were pruned."""
+        return self.masks.get("channels", {})
 
     def with_links(self, mask: Tensor) -> "Ticket":
         """The same weights on other links, of unchanged value: for comparison.
@@ -156,10 +163,13 @@ class Ticket:
 
     def __repr__(self) -> str:
         weights = f", {self.weights_kept} of {self.num_weights} weights"
+        channels = [mask.tolist() for mask in self.channel_masks.values()]
+        kept, all_of_them = sum(map(sum, channels)), sum(map(len, channels))
         return (
             f"Ticket({self.dataset['name']!r}, epoch {self.epoch}"
             f"{'' if self.settled else ', not settled'}, {self.links_kept} of "
-            f"{self.num_links} links{weights * bool(self.weight_masks)})"
+            f"{self.num_links} links{weights * bool(self.weight_masks)}"
+            f"{f', {kept} of {all_of_them} channels' * bool(channels)})"
         )
 
     def prune(self, graph: Graph, *, links: Links = "learned") -> Graph:
@@ -206,7 +216,9 @@ class Ticket:
             seed: for fresh weights; by default the search's seed plus 1.
 
         Returns:
-            The pruned graph, with the weights' masks.
+            The pruned graph, with the weights' masks. Channels that the ticket drops
+            are masked, too, by all weights into them and out of them; `slim` lets
+            them go.
 
         Raises:
             ValueError: if the ticket is for another graph or another model.
@@ -216,10 +228,10 @@ class Ticket:
         check_not_compiled(model)
         self._check_model(model)
         take_dtype(model, graph.x.dtype)
-        if others := self.masks.keys() - {"graph", "weights"}:
+        if others := self.masks.keys() - {"graph", "weights", "channels"}:
             warnings.warn(
                 f"the masks of {', '.join(sorted(others))} are not applied: gebt knows "
-                "what those of the links and the weights mean. They are in `masks`.",
+                "what those of links, weights and channels mean. They are in `masks`.",
                 stacklevel=2,
             )
         device = graph.adjacency.device
@@ -228,9 +240,43 @@ class Ticket:
             model.load_state_dict(dict(state))
         else:
             _reinitialise(model, self.seed + 1 if seed is None else seed)
-        apply_masks(model, {n: m.to(device) for n, m in self.weight_masks.items()})
+        masks = self._masks_for(model)
+        apply_masks(model, {n: m.to(device) for n, m in masks.items()})
         parts = {part.name: getattr(small, part.name) for part in fields(Graph)}
-        return PrunedGraph(**parts, weight_masks=self.weight_masks)
+        return PrunedGraph(**parts, weight_masks=masks)
+
+    def _masks_for(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """The weights' masks and, where channels go, those of all that is theirs."""
+        masks = dict(self.weight_masks)
+        if self.channel_masks:
+            for name, mask in masks_without(model, self.channel_masks).items():
+                masks[name] = mask & masks.get(name, mask).to(mask.device)
+        return masks
+
+    def slim(self, model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
+        """Let the channels that the ticket drops go, from an opened model.
+
+        The smaller model is to be trained on: that costs less, too. Other weights are
+        as they were.
+
+        Args:
+            model: that `open` has loaded; not changed.
+            graph: what `open` gave.
+
+        Returns:
+            The smaller model, and the graph, without the larger model's masks.
+
+        Raises:
+            ValueError: if the ticket has no masks of channels, or weights' as well.
+        """
+        if not self.channel_masks or self.weight_masks:
+            has = "weights' masks, too" if self.channel_masks else "none"
+            raise ValueError(
+                "a ticket is slimmed by its masks of channels alone, and this one has "
+                f"{has}. Train it as `open` leaves it, masked."
+            )
+        small = drop_channels(model, self.channel_masks)
+        return small, graph.without_masks() if isinstance(graph, PrunedGraph) else graph
 
     def _own(self, links: Tensor, graph: Graph) -> Tensor:
         """Of the ticket's links (L,) those that a graph, or one rank's share, has."""
@@ -278,7 +324,7 @@ class Ticket:
         check_graph(graph)
         ratio = self.options["graph_ratio"] if graph_ratio is None else graph_ratio
         check_ratio("graph_ratio", ratio)
-        _check_unseen(graph, self.model if model is None else describe_model(model))
+        check_unseen(graph, self.model if model is None else describe_model(model))
         name = CRITERIA.check(self.options.get("criterion", "learned"))
         if not ratio:
             return graph.present
@@ -308,7 +354,8 @@ class Ticket:
         device = graph.adjacency.device
         state = {n: t.to(device, copy=True) for n, t in self.weights.items()}
         model = build_model(self.model, state)
-        apply_masks(model, {n: m.to(device) for n, m in self.weight_masks.items()})
+        masks = self._masks_for(model)
+        apply_masks(model, {n: m.to(device) for n, m in masks.items()})
         return model
 
     def _check_model(self, model: nn.Module) -> None:
@@ -451,7 +498,7 @@ class Ticket:
         return HubTicket.from_pretrained(name, **options).ticket
 
 
-def _check_unseen(graph: Graph, model: Mapping[str, Any]) -> None:
+def check_unseen(graph: Graph, model: Mapping[str, Any]) -> None:
     """Refuse a graph without links, or that a model, as described, cannot be for."""
     if not graph.link.numel():
         raise ValueError(f"the graph {graph.name!r} has no links to choose from.")
@@ -542,6 +589,10 @@ def _checked_options(options: Fields) -> dict[str, Any]:
         for name in ("k", "width"):
             if name in task:
                 task.whole(name, 1)
+        if "spread" in task:
+            task.number("spread", 0)
+        if "coarse" in task:
+            task.wholes("coarse", 0)
     else:
         options.text("task")
     if "criterion" in options.content:

@@ -61,9 +61,9 @@ def test_metrics_hold_every_promised_number(digits_run):
     for run in metrics["runs"]:
         assert set(run) == {
             "seed", "dense", "ticket", "retrained", "seconds", "cpu_seconds",
-            "inference_ms", "macs", "peak_mib", "split", "model",
+            "inference_ms", "macs", "peak_mib", "split", "model", "absolute_error",
         }  # fmt: skip
-        assert run["split"] is run["model"] is None
+        assert run["split"] is run["model"] is run["absolute_error"] is None
         assert set(run["dense"]) == set(run["retrained"]) == {"val", "test"}
         assert 1 < run["dense"]["test"] <= 100, "accuracies are percent"
         assert run["ticket"]["links"] == 10_071
@@ -450,6 +450,24 @@ def test_help_and_version_read_well(gebt_here, tmp_path):
     assert version.stdout.strip() == f"gebt {gebt.__version__}"
 
 
+def test_a_ticket_of_channels_is_run_retrained_and_measured(gebt_here, tmp_path):
+    options = ["--unit", "channel", "--precision", "bf16", "--epochs", "15"]
+    run = gebt_here("run", "digits", *options, "--out", tmp_path / "run")
+    assert run.returncode == 0, run.stderr
+    assert "its units are ranked layer by layer" in run.stderr
+    ticket = gebt.Ticket.load(tmp_path / "run" / "ticket.safetensors")
+    assert [int(mask.sum()) for mask in ticket.channel_masks.values()] == [8]
+    assert ticket.options["precision"] == "bf16" and ticket.options["unit"] == "channel"
+    model, _ = gebt.load_compact(tmp_path / "run" / "compact.safetensors")
+    assert model.arguments["hidden"] == [8]
+    path = tmp_path / "run" / "ticket.safetensors"
+    again = gebt_here("retrain", path, "--epochs", "3", "--out", tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    model, _ = gebt.load_compact(tmp_path / "again" / "compact.safetensors")
+    assert model.arguments["hidden"] == [8]
+    assert gebt_here("cost", path).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -484,6 +502,12 @@ def test_help_and_version_read_well(gebt_here, tmp_path):
         ),
         (["run", "digits", "--threshold", "0"], ["`--threshold`", "positive"]),
         (["run", "digits", "--window", "0"], ["`--window`", "at least 1"]),
+        (["run", "digits", "--unit", "block"], ["`--unit` must be one of", "channel"]),
+        (["search", "digits", "--precision", "fp4"], ["`--precision`", "bfp8"]),
+        (
+            ["run", "digits", "--unit", "channel", "--max-drop", "1"],
+            ["`--max-drop` finds the ticket, --unit asks for one"],
+        ),
         (
             ["search", "digits", "--criterion", "lerned"],
             ["no criterion 'lerned'", "similarity", "Did you mean 'learned'"],

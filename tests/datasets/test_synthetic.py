@@ -201,3 +201,54 @@ def test_what_cannot_be_is_refused_in_one_line(spec, message):
     with pytest.raises(ValueError, match=message) as error:
         gebt.load(f"synthetic:{spec}")
     assert "\n" not in str(error.value)
+
+
+# Classes in order.
+
+ORDERED = "synthetic:N=2000,E=12000,F=32,C=5,ordinal=1"
+
+
+@pytest.fixture(scope="module")
+def ordered():
+    return gebt.load(ORDERED)
+
+
+def test_classes_in_order_are_of_a_size_and_linked_to_neighbours(ordered):
+    assert ordered.name == "synthetic:N=2000,E=12000,F=32,C=5,split=54-18-28,seed=0" + (
+        ",ordinal=1"
+    )
+    assert torch.equal(gebt.load(ordered.name).x, ordered.x)
+    assert (ordered.y.bincount() == 400).all()
+    pattern = ordered.adjacency.pattern
+    away = (ordered.y[pattern.row] - ordered.y[pattern.col]).abs().bincount()
+    assert away[0] / away.sum() == pytest.approx(0.65, abs=1e-3)
+    assert away[:2].sum() == away.sum() == 24_000
+
+
+def test_features_of_neighbouring_classes_are_alike_and_of_the_ends_opposite(ordered):
+    mean = torch.stack([ordered.x[ordered.y == c].mean(dim=0) for c in range(5)])
+    alike = torch.nn.functional.cosine_similarity(mean, mean[:1])
+    assert (alike.diff() < 0).all() and alike[-1] < -0.5
+
+
+def test_another_seed_is_another_graph_with_the_same_directions(ordered):
+    other = gebt.load(ORDERED + ",seed=1")
+    assert not torch.equal(other.x, ordered.x)
+    means = [
+        torch.stack([graph.x[graph.y == c].mean(dim=0) for c in range(5)])
+        for graph in (ordered, other)
+    ]
+    alike = torch.nn.functional.cosine_similarity(*means)
+    assert (alike > 0.6).all()
+
+
+def test_they_are_the_same_on_every_machine(ordered):
+    pattern = ordered.adjacency.pattern
+    assert int((pattern.row.long() * pattern.col.long()).sum()) == 24505011000
+    assert ordered.x[0, :3].tolist() == [
+        0.48829424381256104,
+        -0.055672720074653625,
+        2.1529109477996826,
+    ]
+    with pytest.raises(ValueError, match=r"ordinal .* at most 1, got 2"):
+        gebt.load("synthetic:ordinal=2")

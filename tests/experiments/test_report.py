@@ -21,7 +21,7 @@ from gebt.datasets import load
 from gebt.experiments.report import page_of, write_report
 from gebt.experiments.run import Options, run_seeds
 from gebt.experiments.runner import KEY, _run
-from gebt.experiments.studies import DEEP
+from gebt.experiments.studies import DEEP, WIDE
 from gebt.files import write_csv, write_json
 from gebt.learn.tasks import NodeClassification
 from gebt.report.figures import at_least, scatter
@@ -37,6 +37,7 @@ needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome"
 )
 NAMES = tuple(EXPERIMENTS)
+TRIED = "gcn", DEEP, WIDE, "super-res"
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def experiments(tmp_path_factory):
         for job in experiment.jobs("digits", 0):
             if (job.graph_ratio, job.weight_ratio) not in ratios:
                 continue
-            if job.draw not in (None, 5) or job.model not in ("gcn", DEEP):
+            if job.draw not in (None, 5) or job.model not in TRIED:
                 continue
             if job not in found:
                 found[job] = _run((job, None, True, {}))

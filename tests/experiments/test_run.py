@@ -91,6 +91,8 @@ def test_options_are_recorded_as_numbers_and_names():
         "threshold": 2,
         "window": 3,
         "parts": 1,
+        "unit": "element",
+        "precision": "full",
         "criterion": "learned",
     }
 

@@ -197,6 +197,9 @@ def refusals(mine: Part, world: World) -> dict[str, str]:
         "criterion": lambda: gebt.find_ticket(
             made("gcn", torch.float64), part, criterion="k-neighbour", epochs=1
         ),
+        "at init": lambda: gebt.find_ticket(
+            made("gcn", torch.float64), part, method="init", graph_ratio=0, epochs=6
+        ),
         "one fails": lambda: world.attempt(lambda: [1][world.rank :].index(1)),
     }
     found = {}

@@ -97,7 +97,7 @@ class Noisy(nn.Module):
 
 
 @pytest.mark.parametrize("at", [1, 5, 8])
-@pytest.mark.parametrize("kind", ["plain", "admm", "parts", "noisy"])
+@pytest.mark.parametrize("kind", ["plain", "admm", "parts", "noisy", "channels"])
 def test_a_search_goes_on_bit_for_bit(graph, tmp_path, kind, at):
     options = {"graph_ratio": 0.3, "weight_ratio": 0.6, "epochs": 9}
     options["on_epoch"] = lambda epoch: None
@@ -111,6 +111,9 @@ def test_a_search_goes_on_bit_for_bit(graph, tmp_path, kind, at):
             how |= {"penalty": ADMM(0.05, prune_ratio=0.3), "alternate": True}
         if kind == "parts":
             how["parts"] = 3
+        if kind == "channels":
+            model = GCN(24, 8, 3, norm="batch")
+            how |= {"unit": "channel", "precision": "bfp8"}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*(did not settle|never in a part)")
             return find_ticket(model, graph, **{**options, **how}), detector.pairs()

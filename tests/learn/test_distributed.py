@@ -88,6 +88,7 @@ def test_what_ranks_refuse_is_said_on_all_of_them(found):
     assert "3 nodes, and there are more ranks, 4" in four["few"]
     assert "a GAT needs one process" in two["gat"]
     assert "'k-neighbour' looks at the whole graph" in two["criterion"]
+    assert "needs the whole graph, and this is one rank's share" in two["at init"]
     assert two["one fails"] == "rank 1: 1 is not in list"
 
 

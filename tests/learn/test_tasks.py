@@ -475,7 +475,8 @@ def test_the_same_seed_draws_the_same_negatives(cliques):
 
 
 def test_tasks_are_found_by_name_or_by_the_labels(graph):
-    assert list(TASKS) == ["node-classification", "multi-label", "link-prediction"]
+    first = ["node-classification", "multi-label", "link-prediction"]
+    assert list(TASKS) == [*first, "ordinal", "regression", "hierarchical"]
     for name, kind in TASKS.items():
         found = find_task(name)
         assert type(found) is kind and found.name == name

@@ -290,18 +290,29 @@ def test_heads_and_units_leave_and_no_output_changes(make_graph, norm, sparse):
 
 
 def test_what_the_attention_alone_reads_leaves_by_hand(graph):
-    """Unit 0 of each head is read by nothing but the attention, which becomes a map."""
-    model = GAT(24, 2, 3, heads=2)
+    """All but the last unit of each head are read by the attention alone: a map."""
+    model = GAT(24, 5, 3, heads=2)
     first, last = model.layers
     with torch.no_grad():
-        last.weight[[0, 2]] = 0
+        last.weight[[*range(4), *range(5, 9)]] = 0
     fast, small = compact(model, graph)
     ours = fast.layers[0]
     assert (ours.heads, ours.out_width) == (2, 1)
     assert ours.weight.shape == (24, 6)
-    assert torch.equal(ours.weight[:, 3], first.weight[:, 3])
-    source = first.weight[:, 2:] @ first.source[0, 1]
+    assert torch.equal(ours.weight[:, 3], first.weight[:, 9])
+    source = first.weight[:, 5:] @ first.source[0, 1]
     torch.testing.assert_close(ours.weight[:, 4], source)
+    torch.testing.assert_close(outputs(fast, small), outputs(model, graph))
+
+
+def test_where_hardly_a_unit_goes_the_attention_keeps_its_vectors(graph):
+    model = GAT(24, 2, 3, heads=2)
+    with torch.no_grad():
+        model.layers[1].weight[0] = 0
+        model.layers[0].weight[7] = 0
+    fast, small = compact(model, graph)
+    assert not fast.layers[0].folded
+    assert fast.layers[0].weight.shape == (23, 4)
     torch.testing.assert_close(outputs(fast, small), outputs(model, graph))
 
 

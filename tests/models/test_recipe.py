@@ -15,6 +15,7 @@ from gebt.options import Fit
 from gebt.prune.weights import ModelPruner, prunable_weights
 
 NAMES = ["gcn", "gcn-res", "gat", "gin", "sage", "resgcn7", "resgcn14", "resgcn28"]
+NAMES += ["super", "super-res"]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_an_unknown_model_lists_those_there_are_and_suggests_the_nearest(name, n
 
 
 def test_a_model_like_no_other_is_answered_without_a_guess():
-    with pytest.raises(ValueError, match=r"no model 'xyz'; gebt knows .* resgcn28\.$"):
+    with pytest.raises(ValueError, match=r"no model 'xyz'; gebt knows .* super-res\.$"):
         MODELS.find("xyz")
 
 
@@ -117,7 +118,8 @@ def test_a_recipe_as_a_row_holds_its_numbers():
     assert cells["trained with, unless told otherwise"].startswith(numbers)
     drops = {name: row(recipe)[-1] for name, recipe in MODELS.items()}
     units = [name for name in NAMES if "hidden units" in drops[name]]
-    assert units == ["gcn", "gcn-res", "gat", "gin", "sage"]
+    supernets = ["super", "super-res"]
+    assert units == ["gcn", "gcn-res", "gat", "gin", "sage", *supernets]
     assert "heads" in drops["gat"] and "channels" in drops["resgcn7"]
 
 

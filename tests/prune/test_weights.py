@@ -271,3 +271,8 @@ def test_a_model_takes_a_dtype_that_none_of_its_parameters_has():
     model.bias.data = model.bias.data.float()  # somebody mixes them on purpose
     take_dtype(model, torch.float32)
     assert model.a.dtype == torch.float64
+
+
+def test_whole_channels_are_another_groups():
+    with pytest.raises(ValueError, match="whole channels are a `ChannelPruner`'s"):
+        ModelPruner(Two(), 0.5, unit="channel")
