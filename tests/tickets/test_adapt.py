@@ -119,6 +119,19 @@ def test_weights_that_the_ticket_drops_stay_dropped(graph):
     torch.testing.assert_close(found, model(small.x, small.adjacency))
 
 
+def test_channels_that_the_ticket_drops_compute_nothing(graph):
+    torch.manual_seed(0)
+    model = GCN(24, 8, 2, layers=3, residual=True, norm="batch")
+    how = {"unit": "channel", "graph_ratio": 0.3, "weight_ratio": 0.5, "epochs": 40}
+    ticket = find_ticket(model, graph, task=AmongClasses([0, 1]), **how)
+    learned = adapt_ticket(ticket, graph, AmongClasses([2, 3, 4]), epochs=4)
+    model, small = learned.open(ticket, graph)
+    assert evaluate(model, small, "val", task=AmongClasses([2, 3, 4])) == learned.val
+    for mask, norm in zip(ticket.channel_masks.values(), model.norms, strict=True):
+        assert not mask.all()
+        assert not norm.weight[~mask].any() and not norm.bias[~mask].any()
+
+
 def test_it_fits_better_than_a_head_alone(graph):
     ticket, task, losses = ticket_of(graph), AmongClasses([1, 2, 4]), {}
     for unit, groups in (("row", 8), (None, 0)):
