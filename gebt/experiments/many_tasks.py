@@ -21,11 +21,11 @@ SOFT, NO_LINKS = "soft masks", "soft masks, no links"
 OUTPUTS, BITS = "soft masks of outputs", "binary masks"
 PROBE, TUNED, ALONE = "linear probe", "fine-tuning", "alone"
 ADAPTED: Mapping[str, Mapping[str, Any]] = {
-    SOFT: {},
-    NO_LINKS: {"link_groups": 0},
-    OUTPUTS: {"unit": "column"},
-    BITS: {"unit": "element", "binary": True, "link_groups": 0},
-    PROBE: {"unit": None, "link_groups": 0},
+    SOFT: {"link_groups": 8},
+    NO_LINKS: {},
+    OUTPUTS: {"unit": "column", "link_groups": 8},
+    BITS: {"unit": "element", "binary": True},
+    PROBE: {"unit": None},
 }
 """What `adapt_ticket` is told."""
 WAYS = (*ADAPTED, TUNED, ALONE)

@@ -19,6 +19,7 @@ from gebt.learn.training import Epoch, train
 from gebt.models import build_model
 from gebt.models.heads import head_of, with_outputs
 from gebt.options import Fit, chosen
+from gebt.prune.channels import masks_without
 from gebt.prune.soft import Sharing, SoftMask, are_factors, groups_by_degree
 from gebt.prune.weights import apply_masks
 from gebt.randomness import Draws
@@ -139,7 +140,7 @@ class Adaptation:
         return cls(
             masks,
             tensors.numbers("links", (None,)),
-            {name: _own(tensors, name) for name in tensors.group("own")},
+            {name: _own(tensors, f"own/{name}") for name in tensors.group("own")},
             header.whole("num_outputs", 1),
             header.text("ticket"),
             header.text("task"),
@@ -156,7 +157,7 @@ def adapt_ticket(
     *,
     unit: Sharing | None = "row",
     binary: bool = False,
-    link_groups: int = 8,
+    link_groups: int = 0,
     fit: Fit | None = None,
     seed: int = 0,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -164,21 +165,19 @@ def adapt_ticket(
 ) -> Adaptation:
     """Learn a task over a ticket whose weights stay as they are.
 
-    Learned are a factor for each unit, a factor for each group of the ticket's links,
-    and a head of the task's own: the parameters whose shape depends on the number of
-    outputs. So nothing that was learned before is forgotten.
+    Learned are a factor for each unit, where asked for one for each group of the
+    ticket's links, and a head of the task's own: the parameters whose shape depends on
+    the number of outputs. So nothing that was learned before is forgotten.
 
     Args:
-        ticket: of a model that gebt can build; not changed. `Ticket.with_weights` gives
-            one whose weights were trained on.
+        ticket: not changed. `Ticket.with_weights` gives one that was trained on.
         graph: that the ticket was drawn on, whose split may be another.
         task: what is learned; by default one class per node. Some classes of the
             graph's are `AmongClasses`.
-        unit: what shares a factor, see `SoftMask`; None for none, which without groups
-            of links leaves a linear probe.
+        unit: what shares a factor, see `SoftMask`; None for a linear probe.
         binary: factors are 0 or 1.
-        link_groups: how many groups of links, see `groups_by_degree`; 0 leaves them as
-            they are.
+        link_groups: how many, see `groups_by_degree`; 0 leaves the links as they are,
+            which was no worse on validation nodes.
         fit: by default the ticket's, at a learning rate of 0.1, without weight decay.
         seed: of the head's first weights and of dropout.
         on_epoch: called after each epoch.
@@ -237,13 +236,14 @@ def _body(
     model = build_model(described, state).to(graph.adjacency.device, graph.x.dtype)
     masks = {n: m for n, m in ticket.weight_masks.items() if n not in head}
     apply_masks(model, {n: m.to(graph.adjacency.device) for n, m in masks.items()})
+    if ticket.channel_masks:
+        apply_masks(model, masks_without(model, ticket.channel_masks))
     return model
 
 
 def _own(tensors: Tensors, name: str) -> Tensor:
-    found = tensors.content[f"own/{name}"]
-    whole = not found.is_floating_point()  # a norm's count of batches
-    return found if whole else tensors.numbers(f"own/{name}", found.shape)
+    found = tensors.content[name]  # of whole numbers: a norm's count of batches
+    return tensors.numbers(name, found.shape) if found.is_floating_point() else found
 
 
 _HEADER = ("num_outputs", "ticket", "task", "classes", "val", "best_epoch")

@@ -59,7 +59,7 @@ def test_a_tickets_counts_weights_and_origin_are_told(folder):
 def test_what_a_task_adds_to_a_ticket_is_told(folder, tmp_path):
     ticket = gebt.Ticket.load(folder / "ticket.safetensors")
     task = gebt.AmongClasses([2, 0])
-    learned = gebt.adapt_ticket(ticket, gebt.load(GRAPH), task, epochs=2)
+    learned = gebt.adapt_ticket(ticket, gebt.load(GRAPH), task, epochs=2, link_groups=8)
     learned.save(tmp_path / "task.safetensors")
     facts = contents_of(tmp_path / "task.safetensors")
     assert facts["holds"] == "adaptation"

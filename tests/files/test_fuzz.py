@@ -97,7 +97,7 @@ def write_adaptations(folder: Path) -> None:
     """What two tasks add to a ticket."""
     task = gebt.AmongClasses([2, 0])
     bits: Any = {"unit": "element", "binary": True}
-    for name, how in (("soft", {}), ("bits", bits)):
+    for name, how in (("soft", {"link_groups": 4}), ("bits", bits)):
         found = gebt.adapt_ticket(*adapted(), task, epochs=2, **how)
         found.save(folder / f"{name}.safetensors")
 

@@ -58,7 +58,7 @@ def test_nothing_is_forgotten_bit_for_bit(graph, tmp_path):
     first, second, third = split_classes(graph, 3, seed=4)
     ticket = ticket_of(graph, task=first)
     before = ticket.fingerprint()
-    learned = adapt_ticket(ticket, graph, second, epochs=20, seed=1)
+    learned = adapt_ticket(ticket, graph, second, epochs=20, seed=1, link_groups=4)
     said = opened(learned, ticket, graph)
     learned.save(tmp_path / "second.safetensors")
     adapt_ticket(ticket, graph, third, epochs=20, seed=2, unit="element")
@@ -98,8 +98,8 @@ def test_what_is_stored_is_counted(graph):
         assert soft.stored_bytes == size + 4 * 5 + head
         bits = adapt_ticket(ticket, graph, task, binary=True, **how)
         assert bits.stored_bytes == size // 32 + 4 * 5 + head
-    how = {"unit": None, "link_groups": 0, "epochs": 2}
-    assert adapt_ticket(ticket, graph, task, **how).stored_bytes == head
+    probe = adapt_ticket(ticket, graph, task, unit=None, epochs=2)
+    assert probe.stored_bytes == head
 
 
 def test_weights_that_the_ticket_drops_stay_dropped(graph):
@@ -117,6 +117,19 @@ def test_weights_that_the_ticket_drops_stay_dropped(graph):
     fast, less = compact(model, small)
     found = fast(less.x, less.adjacency)
     torch.testing.assert_close(found, model(small.x, small.adjacency))
+
+
+def test_channels_that_the_ticket_drops_compute_nothing(graph):
+    torch.manual_seed(0)
+    model = GCN(24, 8, 2, layers=3, residual=True, norm="batch")
+    how = {"unit": "channel", "graph_ratio": 0.3, "weight_ratio": 0.5, "epochs": 40}
+    ticket = find_ticket(model, graph, task=AmongClasses([0, 1]), **how)
+    learned = adapt_ticket(ticket, graph, AmongClasses([2, 3, 4]), epochs=4)
+    model, small = learned.open(ticket, graph)
+    assert evaluate(model, small, "val", task=AmongClasses([2, 3, 4])) == learned.val
+    for mask, norm in zip(ticket.channel_masks.values(), model.norms, strict=True):
+        assert not mask.all()
+        assert not norm.weight[~mask].any() and not norm.bias[~mask].any()
 
 
 def test_it_fits_better_than_a_head_alone(graph):
@@ -154,7 +167,7 @@ def test_every_model_has_a_head_of_its_own_for_each_task(graph, kind, options):
     head = head_of(ticket.model)
     assert head and head < {*model.state_dict()}
     task = AmongClasses([1, 2, 3])
-    learned = adapt_ticket(ticket, graph, task, epochs=6)
+    learned = adapt_ticket(ticket, graph, task, epochs=6, link_groups=2)
     opens, small = learned.open(ticket, graph)
     assert evaluate(opens, small, "val", task=task) == learned.val
     frozen = {*dict(opens.named_parameters())} - {*learned.masks, *head}
