@@ -95,7 +95,7 @@ def _page(graph: str, tables: Tables) -> Items:
 register(
     Experiment(
         "family",
-        "EB-Train, SuperTickets and Gem-Miner beside the joint ticket, dense and random",
+        "EB-Train, SuperTickets, Gem-Miner beside the joint ticket, dense and random",
         "A GCN of two layers by its recipe, but SuperTickets, which chooses among "
         "operators; nothing is tuned to the graph. KSM is of many tasks, and stands on "
         f"its own page. {BEST}",
