@@ -141,18 +141,20 @@ class Drawn:
         if (model or "").lower() not in SUPERNETS:
             channels = _CHANNELS if self.unit == "channel" else {}
             return {**_DRAWN, **channels, **self.given()}
-        for name in ("threshold", "window", "parts", "unit", "precision"):
+        for name in _NOT_OF_SUPERNETS:
             if getattr(self, name) is not None:
                 raise ValueError(
                     f"`--{name}` is not of a supernet's search, which ends with its "
                     f"epochs: leave it out, or choose another model than {model}."
                 )
-        return {**_DRAWN, "graph_ratio": 0.0, **self.given()}
+        usual = {k: v for k, v in _DRAWN.items() if k not in _NOT_OF_SUPERNETS}
+        return {**usual, "graph_ratio": 0.0, **self.given()}
 
 
 _DRAWN = {"graph_ratio": 0.2, "weight_ratio": 0.9, "criterion": "learned"}
 _DRAWN |= {"threshold": 0.1, "window": 3, "parts": 1}
 _DRAWN |= {"unit": "element", "precision": "full"}
+_NOT_OF_SUPERNETS = ("threshold", "window", "parts", "unit", "precision")
 _CHANNELS = {"weight_ratio": 0.5, "window": EB_TRAIN["window"]}
 
 

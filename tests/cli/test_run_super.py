@@ -23,6 +23,9 @@ def test_run_searches_a_supernet_and_its_ticket_can_be_retrained(gebt_here, tmp_
     path = tmp_path / "one" / "ticket.safetensors"
     again = gebt_here("retrain", path, "--epochs", "2", "--quiet", "--out", "two")
     assert again.returncode == 0, again.stderr
+    done = gebt_here("run", "--config", "one/run.toml", "--out", "same", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert path.read_bytes() == (tmp_path / "same" / path.name).read_bytes()
 
 
 def test_links_leave_by_what_ranks_them_and_search_draws_the_same(gebt_here, tmp_path):
