@@ -33,7 +33,7 @@ def _jobs(dataset: str, seed: int) -> list[Job]:
 
 
 def _page(graph: str, tables: Tables) -> Items:
-    rows = tables.get("runs", [])
+    rows = [{**r, _ERROR: r.get(_ERROR) or "nan"} for r in tables.get("runs", [])]
     dense = pick(rows, method="targets")
     of = {name: pick(dense, links=name) for name in TARGETS}
     yield from _compared(

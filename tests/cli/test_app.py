@@ -55,6 +55,8 @@ def test_metrics_hold_every_promised_number(digits_run):
         "patience": 0, "epochs": 12, "scope": "global",
         "graph_ratio": 0.2, "weight_ratio": 0.9, "threshold": 2.0, "window": 3,
         "parts": 1,
+        "unit": "element",
+        "precision": "full",
         "criterion": "learned", "seed": 0, "seeds": 2,
     }  # fmt: skip
     assert [run["seed"] for run in metrics["runs"]] == [0, 1]

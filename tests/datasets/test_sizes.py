@@ -55,7 +55,7 @@ def test_what_is_not_known_says_what_to_give(name, words):
 def test_gebt_plan_prints_memory_and_time_of_each_kind(capsys):
     assert call_gebt("plan", "2000,8000,16", "--hidden", 8) == 0
     said = capsys.readouterr().out
-    for words in ("2,000 nodes", "hidden 8", "search epoch", "MiB", " ms", "It fits"):
+    for words in ("2,000 nodes", "hidden 8", "search epoch", "iB", " ms", "It fits"):
         assert words in said
     assert call_gebt("plan", "coar") == 2
     assert "Did you mean 'cora'?" in capsys.readouterr().err

@@ -79,7 +79,7 @@ def test_a_run_of_channels_is_slimmed_before_it_is_trained_on(graph):
     assert options.record()["unit"] == "channel"
     model = new_model(graph, recipe, TASK, 0)
     with pytest.warns(UserWarning):  # no norm; perhaps not settled
-        ticket, _ = search(model, graph, TASK, options, 0)
+        ticket, _, _ = search(model, graph, TASK, options, 0)
     recorder = Recorder()
     with recorder.phase("search") as hook:
         pass

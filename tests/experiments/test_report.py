@@ -21,7 +21,7 @@ from gebt.datasets import load
 from gebt.experiments.report import page_of, write_report
 from gebt.experiments.run import Options, run_seeds
 from gebt.experiments.runner import KEY, _run
-from gebt.experiments.studies import DEEP, WIDE
+from gebt.experiments.studies import CNN, DEEP, WIDE
 from gebt.files import write_csv, write_json
 from gebt.learn.tasks import NodeClassification
 from gebt.report.figures import at_least, scatter
@@ -37,7 +37,7 @@ needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome"
 )
 NAMES = tuple(EXPERIMENTS)
-TRIED = "gcn", DEEP, WIDE, "super-res"
+TRIED = "gcn", DEEP, WIDE, "super-res", CNN.model
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def run_folder(tmp_path_factory):
 def experiments(tmp_path_factory):
     """A folder of each experiment on digits: one seed, quick, few of its jobs."""
     ratios = ((0, 0), (0.5, 0), (0.2, 0), (0, 0.5), (0.2, 0.5), (0.1, 0.9))
-    ratios += ((0, 0.9), (0.5, 0.9), (0.4, 0.9))
+    ratios += ((0, 0.9), (0.5, 0.9), (0.4, 0.9), (0, 0.95))
     folder = tmp_path_factory.mktemp("experiments")
     found = {}  # by job: some are in several experiments
     for name, experiment in EXPERIMENTS.items():

@@ -101,7 +101,7 @@ def test_options_are_recorded_as_numbers_and_names():
 def test_a_ticket_is_retrained_as_it_was_searched(graph, decay):
     chosen = options(lr=0.03, weight_decay=0.2, decay=decay, dropout=0.0)
     model = new_model(graph, chosen.recipe, TASK, 5)
-    ticket, _ = search(model, graph, TASK, chosen, 5)
+    ticket, _, _ = search(model, graph, TASK, chosen, 5)
     assert ticket.options["lr"] == 0.03 and ticket.options["decay"] == decay
     recorder = Recorder()
     done = retrain(ticket, model, graph, TASK, 4, recorder)

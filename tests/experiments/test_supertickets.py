@@ -90,15 +90,17 @@ def test_in_deeper_supernets_single_operators_have_the_supernets_shape(outcomes)
 
 def test_the_page_compares_the_ticket_with_each_and_says_what_stays():
     experiment = EXPERIMENTS["supertickets"]
-    assert {job.model for job in experiment.jobs("tolokers", 0)} == {"super-res"}
     jobs = [job for seed in range(3) for job in experiment.jobs("cora", seed)]
-    assert {job.model for job in jobs} == {"super"}
+    assert {job.model for job in jobs} == {"super", "super-res"}
     rows, links = [], []
     for job in jobs:
         key = {name: str(value) for name, value in zip(KEY, job.key, strict=True)}
         kinds = [TICKET, SUPERNET, *SINGLE] if job.method == "supertickets" else ["all"]
         for n, kind in enumerate(kinds):
-            row = {"links": kind, "test": str(80 - n), "val": str(80 + n)}
+            worse = 10 * (
+                job.model == "super-res"
+            )  # so that validation takes the other
+            row = {"links": kind, "test": str(80 - n), "val": str(80 + n - worse)}
             row |= {"inference_ms": "2.0", "dense_ms": "4.0", "cpu_seconds": "3.0"}
             rows.append(key | row | {"macs_executed": str(10**6 * (n + 1))})
         for name, share in (("gcn", "0.5"), ("gat", "0.25")):

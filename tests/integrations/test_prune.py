@@ -8,11 +8,11 @@ from torch_geometric.nn.models import GAT
 
 import gebt
 from gebt.integrations.prune import from_torch_prune, to_torch_prune
-from gebt.prune.weights import apply_masks
+from gebt.prune.weights import apply_masks, prunable_weights
 
 
 def random_masks(model):
-    weights = gebt.ModelPruner(model, 0.5).weights
+    weights = prunable_weights(model)
     return {name: torch.rand(weight.shape) < 0.3 for name, weight in weights.items()}
 
 
