@@ -2,13 +2,24 @@
 
 import statistics
 from collections.abc import Sequence
+from functools import partial
 
 from gebt.experiments.channels import CNN, DENSE, LOW, RANDOM, TICKET
-from gebt.experiments.rows import BEST, VERDICTS, Items, drawn, faster, millions, shares
+from gebt.experiments.rows import (
+    BEST,
+    VERDICTS,
+    Items,
+    drawn,
+    faster,
+    millions,
+    point,
+    shares,
+)
 from gebt.experiments.runner import Experiment, Job, Tables, register
 from gebt.experiments.studies import DEEP
 from gebt.report.comparison import Row, against, mean_of, pick
-from gebt.report.page import tabulated
+from gebt.report.figures import scatter
+from gebt.report.page import Figure, tabulated
 
 RATIOS = ((0.0, 0.5), (0.2, 0.5))
 """Links and channels removed."""
@@ -28,7 +39,7 @@ def _jobs(dataset: str, seed: int) -> list[Job]:
 
 def _page(graph: str, tables: Tables) -> Items:
     rows = tables.get("runs", [])
-    table = []
+    table, points = [], []
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = pick(rows, model=model)
         dense = pick(mine, method="dense") or pick(mine, links=DENSE)
@@ -57,6 +68,9 @@ def _page(graph: str, tables: Tables) -> Items:
                     "training GMACs": _giga(found),
                 }
             )
+            name = f"{model}, {_called(method, links)}"
+            costs = [float(r["macs_executed"]) / 1e6 for r in found]
+            points.append(point(name, statistics.fmean(costs), found))
     yield from tabulated(
         f"{graph}: tickets of channels",
         table,
@@ -64,6 +78,12 @@ def _page(graph: str, tables: Tables) -> Items:
         "and what is left is trained anew for all epochs; tickets of channels are "
         "trained on for the epochs that are left.",
     )
+    if points:
+        yield Figure(
+            f"eb-train-{graph}",
+            f"{graph}: test score against executed multiply-accumulates",
+            partial(scatter, {"": points}, "executed MACs, millions", "test, %"),
+        )
     equal = [
         {
             "model": model,
