@@ -69,7 +69,7 @@ def _page(graph: str, tables: Tables) -> Items:
                 }
             )
             name = f"{model}, {_called(method, links)}"
-            costs = [float(r["macs_executed"]) / 1e6 for r in found]
+            costs = [float(r["macs_executed"] or "nan") / 1e6 for r in found]
             points.append(point(name, statistics.fmean(costs), found))
     yield from tabulated(
         f"{graph}: tickets of channels",

@@ -111,7 +111,7 @@ def test_the_page_compares_channels_with_dense_random_and_joint_tickets():
             if job.method == "eb-train":
                 equal = {"equal_links": "0.9", "equal_channels": "0.8"}
                 links.append(row | {"links": "bfp8"} | equal)
-    table, equal = experiment.page("toy", {"runs": runs, "links": links})
+    table, figure, equal = experiment.page("toy", {"runs": runs, "links": links})
     assert [row[1] for row in table.rows[:4]] == [
         "dense",
         "channels: ticket",
@@ -119,6 +119,7 @@ def test_the_page_compares_channels_with_dense_random_and_joint_tickets():
         "channels: ticket by bfp8",
     ]
     assert table.rows[2][6].startswith("-1.0") and table.rows[0][5] == "-"
+    assert figure.draw().axes
     assert [row[3] for row in equal.rows] == ["-", "90.0 [90.0-90.0]"] * 2
     [images] = experiment.jobs("digits", 3)
     assert (images.model, images.method) == ("cnn", "eb-train-images")
