@@ -43,9 +43,12 @@ def test_a_smaller_graph_tells_the_memory_of_a_larger_one():
     for kind in KINDS[1:]:
         grown = found["exact"][kind] - found["before"]
         assert grown > 50, "the graph must be seen beside all else"
-        assert abs(found["told"][kind] - found["exact"][kind]) < 0.3 * grown
+        # What `gebt plan` promises.
+        exact = found["exact"][kind]
+        assert abs(found["told"][kind] - exact) < 0.25 * exact
         assert found["s"][kind] > 0
-    assert found["told"]["plain epoch"] < found["told"]["search epoch"]
+    plain, search = (found["told"][f"{kind} epoch"] for kind in ("plain", "search"))
+    assert plain < 1.1 * search
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
