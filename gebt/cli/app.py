@@ -354,9 +354,6 @@ def retrain(
     tell_folder(folder, quiet)
 
 
-app.command()(resume)
-
-
 @app.command()
 @flags
 def cost(
@@ -461,7 +458,7 @@ def report(
     print(f"Written: {write_report(folders, out or folders[0], root)}")
 
 
-for command in (sweep, plan, export, verify):
+for command in (resume, sweep, plan, export, verify):
     app.command()(command)
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)

@@ -29,7 +29,8 @@ def save_compact(path: str | Path, model: nn.Module, graph: Graph) -> None:
     _check_one_dtype(model, graph)
     tensors, header = pack(graph)
     common = {f"model/{name}": t for name, t in model.state_dict().items()}
-    common |= {name: tensors.pop(name) for name in ("columns",) if name in tensors}
+    if graph.columns is not None:  # of the features, which all ranks have alike
+        common["columns"] = tensors.pop("columns")
     header |= {"kind": "compact model", "model": described}
     write_pieces(Path(path), graph.world, tensors, common, header)
 

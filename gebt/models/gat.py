@@ -367,8 +367,7 @@ class GAT(Stack[GATLayer]):
         every = [torch.ones_like(each.bias).bool() for each in self.stacked()]
         how: Any = {"num_features": int(reads.sum())}
         plain = self._of(self.stacked(), [reads, *every], **how).eval()
-        fewer = [_heads(each) for each in (small, plain)]
-        if fewer[0] < fewer[1] or _macs_a_node(small) < _macs_a_node(plain):
+        if _heads(small) < _heads(plain) or _macs_a_node(small) < _macs_a_node(plain):
             return small, reads
         return plain, reads
 
