@@ -28,7 +28,7 @@ exact = plan.forecast(size, recipe, seconds=0.1)
 plan._give_back()
 with peak_memory(torch.device("cpu")) as now:  # after all libraries were loaded
     pass
-plan._LINKS = 75_000
+plan._LINKS = 150_000
 told = plan.forecast(size, recipe, seconds=0.1)
 found = {"links": [exact.links, told.links], "before": now[0]}
 print(json.dumps(found | {"exact": exact.mib, "told": told.mib, "s": told.seconds}))
@@ -39,16 +39,13 @@ print(json.dumps(found | {"exact": exact.mib, "told": told.mib, "s": told.second
 @pytest.mark.slow
 def test_a_smaller_graph_tells_the_memory_of_a_larger_one():
     found = json.loads(run_python(_FORECASTS))
-    assert found["links"] == [300_000, 75_000]
+    assert found["links"] == [300_000, 150_000]
     for kind in KINDS[1:]:
         grown = found["exact"][kind] - found["before"]
         assert grown > 50, "the graph must be seen beside all else"
-        # What `gebt plan` promises.
-        exact = found["exact"][kind]
-        assert abs(found["told"][kind] - exact) < 0.25 * exact
+        assert abs(found["told"][kind] - found["exact"][kind]) < 0.3 * grown
         assert found["s"][kind] > 0
-    plain, search = (found["told"][f"{kind} epoch"] for kind in ("plain", "search"))
-    assert plain < 1.1 * search
+    assert found["told"]["plain epoch"] < found["told"]["search epoch"]
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
