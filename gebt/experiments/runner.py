@@ -485,7 +485,8 @@ def _row(job: Job, setting: Setting, outcome: Outcome) -> Row:
     if isinstance(task, InOrder):
         error["absolute_error"] = round(absolute_error(model, graph, task=task), 4)
     fast, small = compact(model, graph)
-    dense_ms, ms = latencies([(setting.model(), setting.graph), (fast, small)])
+    pairs = [(setting.model(), setting.graph), (fast, small)]
+    dense_ms, ms = latencies(pairs, repeats=10 if setting.quick else 50)
     kept = sum(int(w.count_nonzero()) for w in prunable_weights(model).values())
     spent = [(setting.graph, outcome.full_epochs), *outcome.rounds]
     macs = sum(epochs * _epoch_macs(setting, at) for at, epochs in spent if epochs)
