@@ -38,7 +38,7 @@ def supertickets(setting: Setting) -> Iterator[Outcome]:
     start = time.process_time()
     dense: Any = setting.model()
     val = setting.train(dense, graph)
-    yield Outcome(SUPERNET, dense, graph, val, fit.epochs, 0, _since(start))
+    yield Outcome(SUPERNET, dense, graph, val, 0, fit.epochs, _since(start))
     start = time.process_time()
     how: Any = {"fit": fit, "seed": seed, "task": task}
     how["weight_ratio"], how["scope"] = setting.weight_ratio, setting.recipe.scope
@@ -47,19 +47,19 @@ def supertickets(setting: Setting) -> Iterator[Outcome]:
     ticket.open(model, graph)
     masks = ticket.weight_masks
     val = setting.train(model, graph, masks)
-    spent = 2 * fit.epochs, 0, _since(start)
+    spent = fit.epochs, fit.epochs, _since(start)
     shares = [*_shares(first, model)]
     yield Outcome(TICKET, model, graph, val, *spent, ticket, beside=shares)
     macs = executed_macs(*compact(model, graph))
     start = time.process_time()
     fresh = new_model(graph, _built(setting.recipe, model), task, seed)
     val = setting.train(fresh, graph, masks)
-    yield Outcome(FRESH, fresh, graph, val, fit.epochs, 0, _since(start))
+    yield Outcome(FRESH, fresh, graph, val, 0, fit.epochs, _since(start))
     start = time.process_time()
     chance = _random_units(first, model, seed)
     some = ModelPruner(chance, setting.weight_ratio, scope=setting.recipe.scope)
     val = setting.train(chance, graph, some.masks())
-    yield Outcome(RANDOM, chance, graph, val, fit.epochs, 0, _since(start))
+    yield Outcome(RANDOM, chance, graph, val, 0, fit.epochs, _since(start))
     for name in SINGLE:
         start = time.process_time()
         recipe = _as_dear(_single(name, setting.recipe), setting, macs)
@@ -67,7 +67,7 @@ def supertickets(setting: Setting) -> Iterator[Outcome]:
         single = alone.model()
         val = alone.train(single, graph)
         epochs = recipe.fit.epochs
-        yield Outcome(name, single, graph, val, epochs, 0, _since(start))
+        yield Outcome(name, single, graph, val, 0, epochs, _since(start))
 
 
 def _single(name: str, supernet: Recipe) -> Recipe:

@@ -301,7 +301,7 @@ def units(setting: Setting) -> Iterator[Outcome]:
         start = time.process_time()
         val = setting.train(model, setting.graph)
         spent = _since(start) + seconds * bool(before)
-        yield Outcome(name, model, setting.graph, val, before + epochs, 0, spent)
+        yield Outcome(name, model, setting.graph, val, before, epochs, spent)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -107,8 +107,7 @@ register(
         "multiply-accumulates than the compact ticket; beside two layers by their own "
         "recipes, beside three with the supernet's layers, batch norm, dropout and "
         "training, and own paths. Of the supernets of two layers and of three with "
-        "batch norm each seed has that which validates better. Training counts epochs "
-        f"as the supernet's. {BEST}",
+        f"batch norm each seed has that which validates better. {BEST}",
         _jobs,
         _page,
     )
