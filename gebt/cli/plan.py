@@ -13,7 +13,7 @@ from gebt.cli.show import out_console, print_rows
 
 
 def _check(graph: str) -> str:
-    return graph if re.match("[0-9]+,", graph) else check_dataset(graph)
+    return graph if re.match(r"[\d.e+-]+,", graph) else check_dataset(graph)
 
 
 @flags

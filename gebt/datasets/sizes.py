@@ -66,6 +66,11 @@ def size_of(name: str) -> Size:
         asked = Synthetic.parse(rest)
         train = asked.nodes * asked.split[0] // 100
         return Size(asked.nodes, asked.links, asked.features, train=max(1, train))
+    if re.match(r"[\d.e+-]+,", name):
+        raise ValueError(
+            f"{name!r} is not N,E,F: three whole numbers of at most 12, 12 and 9 "
+            "digits, such as 11758,519000,10."
+        )
     if kind not in SIZES or parse_table(name):
         raise ValueError(
             f"the size of {name!r} is not known before it is loaded. Give nodes, links "

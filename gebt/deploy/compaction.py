@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gebt.graph import Graph, PrunedGraph, check_graph
 from gebt.models import CLASSES, Adapted, translate
-from gebt.prune.weights import check_not_compiled
+from gebt.prune.weights import check_not_compiled, check_not_pruned
 from gebt.sparse import SparseMatrix
 
 
@@ -51,6 +51,7 @@ def compact(model: nn.Module, graph: Graph) -> tuple[nn.Module, Graph]:
         if translated is None:
             return _copy(model).eval(), graph
         model, graph = translated, replace(graph, adjacency=adjacency)
+    check_not_pruned(model)
     shrink = getattr(model, "shrink", None)
     if shrink is None and type(model) in CLASSES.values():
         return _copy(model).eval(), graph

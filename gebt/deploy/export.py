@@ -11,7 +11,7 @@ import logging
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from gebt._checks import check_choice, check_export
 from gebt._version import __version__
 from gebt.files import Fields, parsed, write_bytes
 from gebt.graph import Graph, check_graph
+from gebt.kernels import backend
 from gebt.models import describe_model
 from gebt.options import ExportInputs
-from gebt.prune.weights import check_not_compiled
+from gebt.prune.weights import check_not_compiled, check_not_pruned
 from gebt.sparse import Pattern, SparseMatrix
 
 EXPORTED = "exported model"
@@ -66,6 +67,7 @@ def export(
     check_choice("inputs", inputs, ExportInputs)
     check_graph(graph)
     check_not_compiled(model)
+    check_not_pruned(model)
     if graph.share is not None:
         raise ValueError(
             "cannot export a graph that ranks share: save it, by `gebt.save_compact`, "
@@ -200,9 +202,12 @@ def _traced(
         sizes = {"x": {0: auto}, "edge_index": {1: auto}, "edge_weight": {0: auto}}
     # Run, so that what is derived of constants is kept and not traced.
     outputs = program(*given).shape[1]
-    traced: Any = torch.export.export(
-        program, given, dynamic_shapes=sizes or None, strict=False
-    ).run_decompositions(written_as)
+    # Tracing, torch computes what is constant: not by a CSR product, all but float32's.
+    single = how["dtype"] == torch.float32
+    with nullcontext() if single else backend("reference"):
+        traced: Any = torch.export.export(
+            program, given, dynamic_shapes=sizes or None, strict=False
+        ).run_decompositions(written_as)
     traced.example_inputs = None  # it would go into the file
     for node in traced.graph.nodes:
         node.meta.pop("stack_trace", None)  # names files of this machine

@@ -9,6 +9,7 @@ from gebt.graph import Graph
 from gebt.graph.pieces import joined, read_pieces, write_pieces
 from gebt.graph.storage import pack, unpack
 from gebt.models import CLASSES, LinearStack, build_model, describe_model
+from gebt.prune.weights import check_not_pruned
 
 
 def save_compact(path: str | Path, model: nn.Module, graph: Graph) -> None:
@@ -19,6 +20,7 @@ def save_compact(path: str | Path, model: nn.Module, graph: Graph) -> None:
     Raises:
         ValueError: if the model is not one that `load_compact` can rebuild.
     """
+    check_not_pruned(model)
     described = describe_model(model)
     if not described["arguments"]:
         raise ValueError(

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import re
 import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -421,7 +422,9 @@ def _watched(results: Any, processes: Iterable[Any]) -> Iterator[Tables]:
 
 @lru_cache(maxsize=4)
 def _load(name: str, root: str | None, split: int | None) -> Graph:
-    graph = load(name, root, split=split)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # which each process would say again
+        graph = load(name, root, split=split)
     task = task_for(graph)
     graph = prepare(graph, task)
     # Untimed: with its first optimiser torch imports its compiler, over a second.

@@ -13,11 +13,12 @@ from gebt.tickets.ticket import Links, Ticket
 class ApplyTicket(BaseTransform):
     """Prunes the edges of PyG's data to a ticket's links, and carries their values.
 
-    Edges of dropped links leave ``edge_index`` and every attribute of edges. Each edge
-    that stays has its own weight times its link's learned value, where the weights
-    were, in a one-column ``edge_attr``, else in ``edge_weight``. `GCNConv` normalises
-    these as gebt's models do, unless a value is negative: then gebt counts its
-    magnitude to the degree. Self-loops stay as they are.
+    Edges of dropped links leave ``edge_index`` and every attribute of edges, and so do
+    edges that are listed again, as in `gebt.Graph.from_pyg`. Each edge that stays has
+    its own weight times its link's learned value, where the weights were, in a
+    one-column ``edge_attr``, else in ``edge_weight``. `GCNConv` normalises these as
+    gebt's models do, unless a value is negative: then gebt counts its magnitude to the
+    degree. Self-loops stay as they are.
 
     It reads and hashes the whole graph: apply it once, before any sampling.
 
@@ -40,7 +41,7 @@ class ApplyTicket(BaseTransform):
         graph = Graph.from_pyg(data)
         present = self.ticket.prune(graph).present
         link = link_of_edges(graph, data.edge_index)
-        keep = torch.cat([present, present.new_ones(1)])[link]
+        keep = torch.cat([present, present.new_ones(1)])[link] & _first(data.edge_index)
         pruned = data.edge_subgraph(keep)
         if self.links == "learned":
             weigh(pruned, self.ticket.link_score, link[keep])
@@ -62,6 +63,15 @@ def link_of_edges(graph: Graph, edge_index: Tensor) -> Tensor:
     source, target = edge_index.long()
     entry = graph.adjacency.pattern.find(target, source)
     return torch.cat([graph.link, graph.link.new_tensor([graph.num_links])])[entry]
+
+
+def _first(edge_index: Tensor) -> Tensor:
+    """(E,) whether an edge is the first of its kind; self-loops all count."""
+    edges, kind = edge_index.unique(dim=1, return_inverse=True)
+    place = torch.arange(kind.numel(), device=kind.device)
+    first = place.new_full((edges.shape[1],), kind.numel())
+    first.scatter_reduce_(0, kind, place, "amin")
+    return (place == first[kind]) | (edge_index[0] == edge_index[1])
 
 
 def weigh(data: Data, score: Tensor, link: Tensor) -> None:

@@ -348,7 +348,13 @@ def diverged(what: str, epoch: int) -> ValueError:
         good = "There is no checkpoint before that. "
         if journal.good:
             good = f"The last good checkpoint is {journal.good}. "
-    return ValueError(f"{what} in epoch {epoch}. {good}Try a smaller learning rate.")
+    advice = "Try a smaller learning rate."
+    if epoch == 1:
+        advice = (
+            "Features or edge weights may be too large or, for a model that takes "
+            "roots of degrees, negative; else try a smaller learning rate."
+        )
+    return ValueError(f"{what} in epoch {epoch}. {good}{advice}")
 
 
 def _names(folder: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """Which model to train on a graph: by name, as published, or chosen on validation."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -182,6 +183,15 @@ def check_validation(graph: Graph, task: Task, what: str) -> None:
         )
 
 
+def check_defined(val: float, graph: Graph, task: Task) -> None:
+    """Raise a ValueError if a validation score is NaN."""
+    if math.isnan(val):
+        raise ValueError(
+            f"{task.metric(graph)} is not defined on what the graph {graph.name!r} has "
+            "to validate on: it may be all of one class."
+        )
+
+
 def best_looks(
     recipes: Sequence[Recipe],
     graph: Graph,
@@ -195,6 +205,7 @@ def best_looks(
     check_validation(graph, task, "one of several recipes is chosen")
     short = [r.changed(epochs=min(_LOOK, r.fit.epochs), patience=0) for r in recipes]
     looks = [train_dense(each, graph, task, seed, on_epoch).val for each in short]
+    check_defined(looks[0], graph, task)
     order = sorted(range(len(looks)), key=lambda place: -looks[place])
     return [recipes[k] for k in order if looks[k] >= max(looks) - _BEHIND]
 

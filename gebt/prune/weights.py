@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.prune import is_pruned
 
 from gebt._checks import check_choice, check_ratio
 from gebt.options import Scope, Unit
@@ -184,6 +185,20 @@ def check_not_compiled(model: nn.Module) -> None:
                 "model as it was before, `compiled._orig_mod`; they share their "
                 "parameters, so that the compiled one is trained with it."
             )
+
+
+def check_not_pruned(model: nn.Module) -> None:
+    """Raise a ValueError where `torch.nn.utils.prune` prunes the model.
+
+    Its parameters have other names then, by which no file could be read again.
+    """
+    if is_pruned(model):
+        raise ValueError(
+            f"{type(model).__name__} is pruned by `torch.nn.utils.prune`, which gives "
+            "its parameters other names. `gebt.integrations.prune.from_torch_prune` "
+            "gives the masks; then make the zeros permanent by "
+            "`torch.nn.utils.prune.remove`."
+        )
 
 
 def take_dtype(model: nn.Module, dtype: torch.dtype) -> None:

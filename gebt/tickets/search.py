@@ -28,7 +28,7 @@ from gebt.prune.detector import MaskDistanceDetector
 from gebt.prune.groups import Group, Hook
 from gebt.prune.links import GraphSparsifier, RankedLinks, links_by
 from gebt.prune.penalties import ADMM
-from gebt.prune.weights import ModelPruner, apply_masks
+from gebt.prune.weights import ModelPruner, apply_masks, check_not_pruned
 from gebt.sparse import SparseMatrix
 from gebt.tickets.ticket import Ticket
 
@@ -198,6 +198,7 @@ def find_ticket(
     both = fit or Fit(), search or Search()
     fit, search = chosen(*both, given=options, of="find_ticket")
     task = task or NodeClassification()
+    check_not_pruned(model)
     masks, hooks = begin(model, graph, task, search.keep)
     how: Any = (search, masks, seed)
     ratios = graph_ratio, weight_ratio, fit.epochs

@@ -43,7 +43,7 @@ def test_a_size_may_be_given_in_numbers_or_be_a_drawn_graphs():
         ("edges.csv", "'edges.csv' is not known"),
         ("3,4,1", "`E` must be at most 3, got 4"),
         ("3,2,0", "`F` must be at least 1, got 0"),
-        ("3,2", "'3,2' is not known"),
+        ("3,2", "'3,2' is not N,E,F: three whole numbers"),
     ],
 )
 def test_what_is_not_known_says_what_to_give(name, words):
@@ -59,4 +59,7 @@ def test_gebt_plan_prints_memory_and_time_of_each_kind(capsys):
         assert words in said
     assert call_gebt("plan", "coar") == 2
     assert "Did you mean 'cora'?" in capsys.readouterr().err
+    for text in ("5,3", "100,200,", "1e5,3,4", "1000000000000000,5,5"):
+        assert call_gebt("plan", text) == 2
+        assert "three whole numbers" in capsys.readouterr().err
     assert call_gebt("plan", "2000,8000,16", "--hidden", 0) == 2

@@ -196,6 +196,15 @@ def test_the_graph_that_is_given_may_be_of_any_size(graph, tmp_path):
         torch.testing.assert_close(found, model(x, adjacency), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", [GCN, GraphSAGE])
+def test_float64_keeps_its_precision(graph, tmp_path, kind):
+    model = shaken(kind(graph.num_features, 8, 3)).requires_grad_(False)
+    graph = as_dtype(graph, torch.float64)
+    gebt.export(tmp_path / "model.pt2", model, graph)
+    found = torch.export.load(tmp_path / "model.pt2").module()()
+    torch.testing.assert_close(found, outputs(model, graph), rtol=0, atol=1e-12)
+
+
 def test_the_file_says_what_it_holds_and_whether_it_is_whole(graph, tmp_path):
     model, small = compacted("sage", graph)
     path = tmp_path / "model.pt2"

@@ -8,6 +8,7 @@ import struct
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -450,3 +451,8 @@ def test_json_is_read_as_it_was_written(tmp_path):
     for missing in (tmp_path, tmp_path / "none"):
         with pytest.raises(FileNotFoundError, match="there is no record at"):
             files.read_json(missing, "record")
+
+
+def test_what_is_empty_has_a_hash_whatever_its_strides():
+    odd, plain = torch.from_numpy(np.array([], "int64")), torch.empty(0).long()
+    assert files.hash_of({"a": odd}) == files.hash_of({"a": plain})

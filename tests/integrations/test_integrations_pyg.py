@@ -166,3 +166,19 @@ def test_several_kinds_of_nodes_are_refused(data):
     ticket, _ = ticket_for(gebt.Graph.from_pyg(data))
     with pytest.raises(ValueError, match="several kinds of nodes"):
         ApplyTicket(ticket)(HeteroData())
+
+
+def test_edges_that_are_listed_again_leave(make_data):
+    data = drawn(make_data, weight="edge_weight")
+    graph = gebt.Graph.from_pyg(data)
+    ticket, model = ticket_for(graph)
+    again = torch.arange(0, data.num_edges, 7)
+    data.edge_index = torch.cat([data.edge_index, data.edge_index[:, again]], dim=1)
+    data.edge_weight = torch.cat([data.edge_weight, 9 * data.edge_weight[again]])
+    with pytest.warns(UserWarning, match="edges again"):
+        small = ApplyTicket(ticket)(data)
+    pruned = ticket.prune(graph)
+    assert small.num_edges == pruned.adjacency.pattern.nnz
+    target, source = small.edge_index[1], small.edge_index[0]
+    entry = pruned.adjacency.pattern.find(target, source)
+    torch.testing.assert_close(small.edge_weight, pruned.adjacency.value[entry])

@@ -67,3 +67,26 @@ def test_pruning_twice_is_refused(graph):
     to_torch_prune(model, masks)
     with pytest.raises(ValueError, match="does not have.*weight_orig"):
         to_torch_prune(model, masks)
+
+
+@pytest.mark.filterwarnings("ignore:the masks did not settle")
+def test_what_torch_prunes_is_refused_where_a_file_could_not_be_read_again(
+    graph, tmp_path
+):
+    model = built(graph)
+    ticket = gebt.find_ticket(model, graph, epochs=2)
+    small = ticket.open(model, graph)
+    to_torch_prune(model, ticket.weight_masks)
+    for refuses in (
+        lambda: gebt.find_ticket(model, graph, epochs=2),
+        lambda: gebt.compact(model, small),
+        lambda: gebt.save_compact(tmp_path / "m.safetensors", model, small),
+        lambda: gebt.export(tmp_path / "m.pt2", model, small),
+    ):
+        with pytest.raises(ValueError, match="pruned by `torch.nn.*utils.prune.remove"):
+            refuses()
+    for name in ticket.weight_masks:
+        prune.remove(model.get_submodule(name.removesuffix(".weight")), "weight")
+    fast, least = gebt.compact(model, small)
+    expected = model.eval()(small.x, small.adjacency)
+    torch.testing.assert_close(fast(least.x, least.adjacency), expected)

@@ -251,3 +251,13 @@ def test_without_validation_nodes_it_says_what_it_needs(graph):
     none = replace(graph.split, val=graph.split.val[:0])
     with pytest.raises(ValueError, match="nothing to validate on.*`data.val_mask`"):
         find_cheapest(replace(graph, split=none))
+
+
+def test_a_metric_that_validation_cannot_have_is_refused(graph):
+    one = (graph.y > 0).long()
+    val = graph.split.val[one[graph.split.val] == 0]
+    ranked = replace(
+        graph, y=one, metric="ROC-AUC", split=replace(graph.split, val=val)
+    )
+    with pytest.raises(ValueError, match="ROC-AUC is not defined.*all of one class"):
+        find_cheapest(ranked)
