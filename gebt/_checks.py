@@ -26,7 +26,9 @@ def check_dropout(name: str, value: float) -> None:
 
 
 def check_count(name: str, value: int, most: int = 2**31 - 1) -> None:
-    """Raise a ValueError unless the value is at least 1 and at most ``most``."""
+    """Raise a ValueError unless it is a whole number from 1 to ``most``."""
+    if not hasattr(value, "__index__"):
+        raise ValueError(f"`{name}` must be a whole number, got {value!r}.")
     if value < 1:
         raise ValueError(f"`{name}` must be at least 1, got {value}.")
     if value > most:

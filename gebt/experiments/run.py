@@ -85,7 +85,13 @@ class Options:
         return RecordingDetector(self.threshold, **{**rule, "window": self.window})
 
     def record(self) -> dict[str, Any]:
-        """As numbers and names, for metrics.json."""
+        """As numbers and names, for metrics.json; of a supernet without the detector's.
+
+        Its search has a threshold of another kind, which the ticket holds.
+        """
+        left_out = {"about", "source"}
+        if self.recipe.kind is SuperGNN:
+            left_out |= {"threshold", "window", "parts", "unit", "precision"}
         return {
             name: value
             for name, value in {
@@ -93,7 +99,7 @@ class Options:
                 **vars(self),
                 **self.recipe.fit.to_dict(),
             }.items()
-            if isinstance(value, int | float | str) and name not in ("about", "source")
+            if isinstance(value, int | float | str) and name not in left_out
         }
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from gebt._checks import check_count
 from gebt.graph import Graph
 from gebt.learn.tasks import NodeClassification, Part
 
@@ -80,10 +81,11 @@ def split_classes(graph: Graph, tasks: int, *, seed: int = 0) -> list[AmongClass
     Raises:
         ValueError: if there are fewer than two classes for each.
     """
+    check_count("tasks", tasks)
     classes = graph.num_classes
-    if tasks < 1 or classes < 2 * tasks:
+    if classes < 2 * tasks:
         raise ValueError(
-            f"`tasks` must be at least 1 and leave two classes to each, got {tasks} "
+            f"`tasks` must leave two classes to each, got {tasks} "
             f"for the {classes} classes of {graph.name!r}."
         )
     order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed))

@@ -93,9 +93,15 @@ class BlockFloat(Hook):
         for parameter in self._model.parameters():
             parameter.copy_(block_float(parameter, self._draw))
 
-    def activation(self, module: nn.Module, _: Any, output: Tensor) -> Tensor:
-        """A layer's output, and later its gradient, rounded; not in evaluation mode."""
-        if not module.training:
+    def activation(self, module: nn.Module, _: Any, output: Any) -> Any:
+        """A layer's output, and later its gradient, rounded; not in evaluation mode.
+
+        Of several in a tuple each; what holds no floating numbers stays.
+        """
+        if isinstance(output, tuple):
+            return tuple(self.activation(module, _, each) for each in output)
+        rounds = isinstance(output, Tensor) and output.is_floating_point()
+        if not module.training or not rounds:
             return output
         return _Rounded.apply(output, self._draw)
 
@@ -138,6 +144,7 @@ def block_float(x: Tensor, draw: Generator, bits: int = _BITS) -> Tensor:
     # It is a mantissa in [0.5, 1) times 2^exponent.
     exponent = torch.frexp(largest).exponent
     step = torch.ldexp(torch.ones_like(largest), exponent - (bits - 1))
+    step.clamp_(min=torch.finfo(x.dtype).tiny)  # of denormal numbers it would be 0
     noise = torch.empty_like(x).uniform_(generator=draw)
     most = 2 ** (bits - 1) - 1
     return noise.add_(x / step).floor_().clamp_(-most, most).mul_(step)

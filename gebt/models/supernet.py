@@ -74,6 +74,8 @@ class SuperGNN(nn.Module):
         given = dict(zip(OPERATORS, (gcn, sage, gin, gat, skip, hops), strict=True))
         every = [hidden] * (layers - 1) + [1]
         widths = {name: [*(each or every)] for name, each in given.items()}
+        if not all(type(n) is int for each in widths.values() for n in each):
+            raise ValueError(f"numbers of units must be whole, got {widths}.")
         _check_widths(widths, layers)
         self.arguments = {
             "num_features": num_features,

@@ -72,6 +72,9 @@ def find_chains(model: nn.Module) -> list[Chain]:
         if not isinstance(norm, _BatchNorm) or norm.weight is None:
             continue
         written = _written(model, node)
+        widths = [_width(model, writer) for writer in written]
+        if any(width != norm.num_features for width in widths):
+            continue  # it is over another axis
         spatial = any(isinstance(_module(model, n), _CONV) for n in written or ())
         read = dict(_read(model, node, norm.num_features, spatial, False))
         if written and read and all(read.values()):
@@ -116,6 +119,11 @@ def _written(model: nn.Module, norm: fx.Node) -> list[fx.Node]:
     return writers
 
 
+def _width(model: nn.Module, writer: fx.Node) -> int:
+    module: Any = _module(model, writer)
+    return module.out_channels if isinstance(module, _CONV) else module.out_features
+
+
 def _read(
     model: nn.Module, node: fx.Node, channels: int, spatial: bool, flat: bool
 ) -> Iterator[tuple[fx.Node, int]]:
@@ -125,7 +133,7 @@ def _read(
         flattened = flat or _flattens(module, user)
         if isinstance(module, nn.Linear) and (flat or not spatial):
             yield user, module.in_features // channels
-        elif isinstance(module, _CONV) and not flat and module.groups == 1:
+        elif isinstance(module, _CONV) and spatial and not flat and module.groups == 1:
             yield user, 1
         elif (
             isinstance(module, _KEEPS)

@@ -161,7 +161,10 @@ def drop_channels(model: nn.Module, keep: Mapping[str, Tensor]) -> nn.Module:
     stay = {name: mask.to(device) for name, mask in keep.items()}
     if can_slim(model):
         slim: Any = model
-        return slim.slim([stay[name] for name in sizes])
+        small: nn.Module = slim.slim([stay[name] for name in sizes])
+        for name, parameter in model.named_parameters():
+            small.get_parameter(name).requires_grad_(parameter.requires_grad)
+        return small
     return drop_chains(model, stay)
 
 

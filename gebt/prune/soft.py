@@ -93,7 +93,11 @@ class SoftMask(nn.Module):
         keep = torch.sigmoid(_SLOPE * (number + _MARGIN))
         hard = (number >= -_MARGIN).to(number)
         kept = hard + (keep - keep.detach())
-        return kept if self.binary else kept * (1 + number)
+        if self.binary:
+            return kept
+        # What is dropped is 0 either way; below -1 its gradient would have the wrong
+        # sign, and it would not return.
+        return kept * (1 + number.clamp(min=-_MARGIN))
 
     def forward(
         self, x: Any, adjacency: SparseMatrix, rows: Tensor | None = None

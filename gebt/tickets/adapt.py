@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gebt._checks import check_not_negative
+from gebt._checks import check_count
 from gebt.files import Tensors, read_tensors, write_tensors
 from gebt.graph import Graph
 from gebt.learn.classes import AmongClasses
@@ -189,7 +189,8 @@ def adapt_ticket(
     """
     task = task or NodeClassification()
     task.check(graph)
-    check_not_negative("link_groups", link_groups)
+    if link_groups:
+        check_count("link_groups", link_groups)
     usual = replace(Fit.from_dict(ticket.options), lr=_LR, weight_decay=0.0)
     [fit] = chosen(fit or usual, given=options, of="adapt_ticket")
     small = ticket.prune(graph)

@@ -108,6 +108,16 @@ class Search:
                 "`penalty` pulls learned scores, but links are chosen by the criterion "
                 f"{self.criterion!r}."
             )
+        if self.precision == "bfp8" and not self.update_weights:
+            raise ValueError(
+                '`precision="bfp8"` rounds the weights in place, and with '
+                "`update_weights=False` they shall stay. Leave out either."
+            )
+        if self.unit == "channel" and self.mask_weights:
+            raise ValueError(
+                '`mask_weights` is of single weights: with `unit="channel"` leave it '
+                "out."
+            )
         usual = {field.name: field.default for field in fields(self)}
         for name in _OF_TRAINING if self.method == "init" else ():
             if (given := getattr(self, name)) != usual[name]:

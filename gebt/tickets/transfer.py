@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from gebt.graph import Graph
 from gebt.learn.tasks import Task, describe_task, find_task
-from gebt.models import build_model, can_build
+from gebt.models import build_model, can_build, describe_model
+from gebt.models.heads import head_of
 from gebt.prune.weights import prunable_weights
 from gebt.randomness import Draws
 from gebt.tickets.ticket import Ticket, check_unseen
@@ -99,7 +100,14 @@ def _with_head(ticket: Ticket, outputs: int, seed: int | None) -> Ticket:
 
 
 def head(model: nn.Module) -> set[str]:
-    """The names of a model's last matrix and of what its module has beside it."""
+    """The names of what depends on the number of outputs.
+
+    Of a model that gebt cannot build the matrix that was registered last, and what its
+    module has beside it.
+    """
+    described = describe_model(model)
+    if can_build(described) and "num_outputs" in described["arguments"]:
+        return head_of(described)
     last = [*prunable_weights(model)][-1]
     module, dot, _ = last.rpartition(".")  # none of what is the model's own
     beside = [n for n in model.state_dict() if dot and n.startswith(module + dot)]
@@ -107,7 +115,10 @@ def head(model: nn.Module) -> set[str]:
 
 
 def freeze(model: nn.Module) -> None:
-    """Let only a model's head learn: its last matrix, and the bias beside it.
+    """Let only a model's head learn, all whose shape depends on the number of outputs.
+
+    Of a model that gebt cannot build: the matrix that was registered last, and the bias
+    beside it.
 
     Batch norms still follow the mean and variance of what they see, as in training.
     """

@@ -120,3 +120,31 @@ def test_tickets_in_few_bits_are_those_of_full_precision(graph, precision, unit)
 def test_another_precision_is_refused(graph):
     with pytest.raises(ValueError, match="`precision` must be one of 'full', 'bf16'"):
         gebt.find_ticket(GCN(24, 8, 3), graph, precision="fp4")
+
+
+def test_denormal_numbers_stay_finite():
+    x = torch.tensor([[1e-44, 0.0], [3e-40, -2e-40]])
+    assert block_float(x, torch.Generator()).isfinite().all()
+
+
+def test_a_layer_may_give_a_tuple(graph):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.GRU(graph.num_features, 8, batch_first=True)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x, adjacency):
+            out, _ = self.layer((adjacency @ x)[:, None])
+            return self.head(out[:, 0])
+
+    options = {"detector": gebt.MaskDistanceDetector(2), "epochs": 5}
+    ticket = gebt.find_ticket(Recurrent(), graph, precision="bfp8", **options)
+    assert ticket.settled
+
+
+def test_weights_that_shall_stay_are_not_rounded(graph):
+    model = GCN(graph.num_features, 8, 3)
+    how = {"update_weights": False, "weight_ratio": 0.0}
+    with pytest.raises(ValueError, match="rounds the weights in place"):
+        gebt.find_ticket(model, graph, precision="bfp8", **how)

@@ -167,3 +167,15 @@ def test_a_sum_with_a_scaled_part_is_not_taken_for_a_plain_one():
 
     with pytest.raises(ValueError, match="gebt finds no channels"):
         find_chains(Scaled())
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Linear(10, 16), nn.BatchNorm1d(8), nn.Linear(16, 4)),  # over tokens
+        (nn.Linear(10, 8), nn.BatchNorm1d(8), nn.Conv1d(8, 4, 1)),
+    ],
+)
+def test_a_norm_over_another_axis_has_no_chain(layers):
+    with pytest.raises(ValueError, match="finds no channels"):
+        find_chains(nn.Sequential(*layers))

@@ -158,3 +158,18 @@ def test_half_the_channels_of_a_cnn_leave_early_in_a_users_own_loop():
     assert sizes[1] < 0.6 * sizes[0]
     # Of 1,197 images six are half a percent; `gebt reproduce eb-train` has more seeds.
     assert accuracy(small) >= accuracy(dense) - 1 and accuracy(dense) > 95
+
+
+def test_what_is_frozen_stays_so(graph):
+    model = GCN(graph.num_features, 8, 3, norm="batch")
+    gebt.freeze(model)
+    small = drop_channels(model, ChannelPruner(model, 0.5).masks())
+    learns = {name: p.requires_grad for name, p in model.named_parameters()}
+    assert {name: p.requires_grad for name, p in small.named_parameters()} == learns
+    assert True in learns.values() and False in learns.values()
+
+
+def test_single_weights_masks_are_not_of_channels(graph):
+    model = GCN(graph.num_features, 8, 3, norm="batch")
+    with pytest.raises(ValueError, match="`mask_weights` is of single weights"):
+        gebt.find_ticket(model, graph, unit="channel", mask_weights=True)

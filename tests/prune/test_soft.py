@@ -34,7 +34,7 @@ def outputs(model, graph, rows=None):
 def test_a_factor_is_0_or_at_least_a_half(binary, expected):
     model = nn.Linear(4, 2).requires_grad_(False)
     soft = SoftMask(model, unit="column", binary=binary)
-    number = set_numbers(soft, [0.0, 0.75, -0.5, -0.75])
+    number = set_numbers(soft, [0.0, 0.75, -0.5, -1.75])
     [factor] = soft.factors().values()
     assert factor.tolist() == [expected]
     factor.sum().backward()

@@ -232,3 +232,19 @@ def test_from_stands_in_a_config_file(gebt_here, tmp_path, ticket):
     result = gebt_here("retrain", OTHER, "--config", "c.toml")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "o/metrics.json").is_file()
+
+
+def test_all_operators_of_a_supernets_last_layer_are_its_head(graphs):
+    one, other = graphs
+    torch.manual_seed(0)
+    model = gebt.models.SuperGNN(16, 4, 6)
+    freeze(model)
+    learns = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert learns == {n for n in head(model) if "branches" in n}
+    assert {name.split(".")[3] for name in learns} == {*gebt.models.OPERATORS}
+    small, ticket = gebt.find_super_ticket(model.requires_grad_(), one, epochs=10)
+    few = replace(other, y=other.y % 3)
+    moved = transfer(ticket, few)
+    new = build_model(moved.model)
+    pruned = moved.open(new, few)
+    assert new(pruned.x, pruned.adjacency).shape == (300, 3)
