@@ -340,7 +340,9 @@ def part(name: str) -> AbstractContextManager[None]:
     return nullcontext() if journal is None else journal.part(name)
 
 
-def diverged(what: str, epoch: int) -> ValueError:
+def diverged(
+    what: str, epoch: int, advice: str = "Try a smaller learning rate."
+) -> ValueError:
     """An error that says what became of what, and where the last checkpoint is."""
     journal = _current.get()
     good = ""
@@ -348,12 +350,6 @@ def diverged(what: str, epoch: int) -> ValueError:
         good = "There is no checkpoint before that. "
         if journal.good:
             good = f"The last good checkpoint is {journal.good}. "
-    advice = "Try a smaller learning rate."
-    if epoch == 1:
-        advice = (
-            "Features or edge weights may be too large or, for a model that takes "
-            "roots of degrees, negative; else try a smaller learning rate."
-        )
     return ValueError(f"{what} in epoch {epoch}. {good}{advice}")
 
 

@@ -322,11 +322,20 @@ def _takes_rows(forward: Callable[..., Tensor]) -> bool:
     return "rows" in inspect.signature(forward).parameters
 
 
+_OF_THE_START = (
+    "Features, edge weights or the model's own may be too large or not finite, or edge "
+    "weights negative where roots of degrees are taken; else try a smaller learning "
+    "rate."
+)
+
+
 def check_finite(loss: Tensor, epoch: int) -> float:
     """The loss as a number, or a ValueError that says when it diverged."""
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise diverged(f"the loss became {value}", epoch)
+        told = (f"the loss became {value}", epoch)
+        # The first is of the model as it was given, if epochs are single steps.
+        raise diverged(*told, _OF_THE_START) if epoch == 1 else diverged(*told)
     return value
 
 
