@@ -287,16 +287,18 @@ def _cells() -> dict[str, tuple[Callable[[str], bool], str]]:
     epoch_or_none = _cell(int, 1, most, ""), "a whole number, at least 1, or empty"
     score = _cell(float, 0, 100, "", "nan"), "a number from 0 to 100, nan or empty"
     time = _cell(float, 1e-9, 1e12), "a number above 0"
+    time_or_none = _cell(float, 1e-9, 1e12, ""), "a number above 0, or empty"
     return {
         "dataset": ((lambda text: bool(_PATH.fullmatch(text))), "a name or path"),
         **dict.fromkeys(("model", "method", "links", "group", "way"), name),
-        **dict.fromkeys(("graph_ratio", "weight_ratio"), share),
+        **dict.fromkeys(("graph_ratio", "weight_ratio", "unit_ratio"), share),
+        **dict.fromkeys(("ms", "reference_ms"), time_or_none),
         "seed": seed,
         **dict.fromkeys(("draw", "epoch"), epoch_or_none),
         "other": epoch,
         "watch": (("", "graph", "weights").__contains__, "graph, weights or empty"),
         "settled": (("True", "False", "").__contains__, "True, False or empty"),
-        **dict.fromkeys(("val", "test"), score),
+        **dict.fromkeys(("val", "test", "retrained"), score),
         "task": epoch,
         "bytes": (_cell(int, 0, most), "a whole number"),
         "dense": (_cell(float, 0, 100, "nan"), "a number from 0 to 100, or nan"),

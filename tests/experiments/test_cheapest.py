@@ -128,8 +128,10 @@ def test_where_nothing_can_be_removed_it_says_so_and_leaves_no_ticket(tmp_path):
     ("column", "cell", "words"),
     [
         ("val", "x", "`val` must be a number from 0 to 100, nan or empty, got 'x'"),
-        ("ms", "x", "could not convert string to float: 'x'"),
+        ("ms", "x", "`ms` must be a number above 0, or empty, got 'x'"),
         ("criterion", "degree", "it has no dense model"),
+        ("reference_ms", "inf", "`reference_ms` must be a number above 0, or empty"),
+        ("reference_ms", "0.0", "got '0.0'"),
     ],
 )
 def test_a_frontier_that_is_none_is_refused(ran, tmp_path, column, cell, words):
