@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Sequence
-from functools import partial
 
 from gebt.experiments.channels import CNN, DENSE, LOW, RANDOM, TICKET
 from gebt.experiments.rows import (
@@ -13,13 +12,13 @@ from gebt.experiments.rows import (
     faster,
     millions,
     point,
+    scattered,
     shares,
 )
 from gebt.experiments.runner import Experiment, Job, Tables, register
 from gebt.experiments.studies import DEEP
 from gebt.report.comparison import Row, against, mean_of, pick
-from gebt.report.figures import scatter
-from gebt.report.page import Figure, tabulated
+from gebt.report.page import tabulated
 
 RATIOS = ((0.0, 0.5), (0.2, 0.5))
 """Links and channels removed."""
@@ -78,12 +77,13 @@ def _page(graph: str, tables: Tables) -> Items:
         "and what is left is trained anew for all epochs; tickets of channels are "
         "trained on for the epochs that are left.",
     )
-    if points:
-        yield Figure(
-            f"eb-train-{graph}",
-            f"{graph}: test score against executed multiply-accumulates",
-            partial(scatter, {"": points}, "executed MACs, millions", "test, %"),
-        )
+    yield from scattered(
+        "eb-train",
+        graph,
+        "executed multiply-accumulates",
+        points,
+        "executed MACs, millions",
+    )
     equal = [
         {
             "model": model,

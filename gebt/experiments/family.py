@@ -1,6 +1,5 @@
 """The early-bird family side by side: each sibling's ticket of one graph."""
 
-from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
@@ -14,13 +13,13 @@ from gebt.experiments.rows import (
     faster,
     millions,
     point,
+    scattered,
     shares,
 )
 from gebt.experiments.runner import Experiment, Job, Tables, register
 from gebt.experiments.supertickets import SUPERNETS, of_the_better
 from gebt.report.comparison import against, mean_of, pick
-from gebt.report.figures import scatter
-from gebt.report.page import Figure, tabulated
+from gebt.report.page import tabulated
 
 
 class _Kind(NamedTuple):
@@ -84,12 +83,7 @@ def _page(graph: str, tables: Tables) -> Items:
         "whole supernet. Training is all of it: search, ticket and retraining. "
         f"{VERDICTS}",
     )
-    if points:
-        yield Figure(
-            f"family-{graph}",
-            f"{graph}: test score against inference time",
-            partial(scatter, {"": points}, "inference, ms", "test, %"),
-        )
+    yield from scattered("family", graph, "inference time", points, "inference, ms")
 
 
 register(

@@ -2,14 +2,12 @@
 
 import statistics
 from collections.abc import Sequence
-from functools import partial
 
 from gebt.experiments.many_tasks import ALONE, BITS, PROBE, TUNED, WAYS
-from gebt.experiments.rows import VERDICTS, Items, point
+from gebt.experiments.rows import VERDICTS, Items, point, scattered
 from gebt.experiments.runner import Experiment, Job, Tables, register
 from gebt.report.comparison import Row, against, mean_of, pick, scores, spread
-from gebt.report.figures import scatter
-from gebt.report.page import Figure, tabulated
+from gebt.report.page import tabulated
 
 GRAPH_RATIO, WEIGHT_RATIO = 0.2, 0.5
 
@@ -43,12 +41,9 @@ def _page(graph: str, tables: Tables) -> Items:
         "Earlier tasks at the end: what their scores have changed by since they were "
         f"learned, all but the last. {VERDICTS}",
     )
-    if points:
-        yield Figure(
-            f"ksm-{graph}",
-            f"{graph}: test score against what is stored of a task",
-            partial(scatter, {"": points}, "kilobytes a task", "test, %"),
-        )
+    yield from scattered(
+        "ksm", graph, "what is stored of a task", points, "kilobytes a task"
+    )
     each: list[dict[str, str]] = []
     for task in tasks:
         at = {way: pick(rows, way=way, task=task) for way in WAYS}

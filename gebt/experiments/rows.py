@@ -9,7 +9,7 @@ import numpy as np
 
 from gebt.experiments.runner import Tables
 from gebt.report.comparison import Row, deviation, percent, pick, scores
-from gebt.report.figures import Line, Panel, curves, heat_maps
+from gebt.report.figures import Line, Panel, curves, heat_maps, scatter
 from gebt.report.page import Figure, Table, tabulated
 from gebt.tickets.search import FROZEN_THRESHOLD
 
@@ -90,6 +90,26 @@ def point(label: str, x: float, rows: Sequence[Row]) -> Point:
     """Mean and standard deviation of the test score, to be drawn at x."""
     values = list(scores(rows).values())
     return label, x, statistics.fmean(values), deviation(values)
+
+
+def scattered(
+    name: str, graph: str, what: str, points: Sequence[Point], label: str
+) -> Items:
+    """The figure of test scores against what they cost, if there are any.
+
+    Args:
+        name: of the experiment.
+        graph: its name.
+        what: they cost, in the title.
+        points: by `point`.
+        label: of the x axis.
+    """
+    if points:
+        yield Figure(
+            f"{name}-{graph}",
+            f"{graph}: test score against {what}",
+            partial(scatter, {"": points}, label, "test, %"),
+        )
 
 
 def millions(rows: Sequence[Row], column: str) -> str:

@@ -1,11 +1,18 @@
 """SuperTickets: several operators side by side, against each alone at its cost."""
 
 from collections.abc import Sequence
-from functools import partial
 from statistics import fmean
 
 from gebt.experiments.operators import FRESH, RANDOM, SINGLE, SUPERNET, TICKET
-from gebt.experiments.rows import BEST, VERDICTS, Items, faster, millions, point
+from gebt.experiments.rows import (
+    BEST,
+    VERDICTS,
+    Items,
+    faster,
+    millions,
+    point,
+    scattered,
+)
 from gebt.experiments.runner import Experiment, Job, Tables, register
 from gebt.models import OPERATORS
 from gebt.report.comparison import (
@@ -17,8 +24,7 @@ from gebt.report.comparison import (
     pick,
     scores,
 )
-from gebt.report.figures import scatter
-from gebt.report.page import Figure, tabulated
+from gebt.report.page import tabulated
 
 RATIO = 0.5
 """Of the weights of the units that stay, removed."""
@@ -90,12 +96,13 @@ def _page(graph: str, tables: Tables) -> Items:
             }
         ],
     )
-    if points:
-        yield Figure(
-            f"supertickets-{graph}",
-            f"{graph}: test score against executed multiply-accumulates",
-            partial(scatter, {"": points}, "executed MACs, millions", "test, %"),
-        )
+    yield from scattered(
+        "supertickets",
+        graph,
+        "executed multiply-accumulates",
+        points,
+        "executed MACs, millions",
+    )
 
 
 register(

@@ -1,13 +1,10 @@
 """Unit tickets: which hidden units leave, and how many."""
 
-from functools import partial
-
-from gebt.experiments.rows import BEST, VERDICTS, Items, faster, point
+from gebt.experiments.rows import BEST, VERDICTS, Items, faster, point, scattered
 from gebt.experiments.runner import Experiment, Job, Tables, register
 from gebt.experiments.studies import DEEP
 from gebt.report.comparison import against, mean_of, percent, pick
-from gebt.report.figures import scatter
-from gebt.report.page import Figure, tabulated
+from gebt.report.page import tabulated
 
 RATIOS = (0.5, 0.75)
 _KINDS = "largest units", "random units", "from scratch"
@@ -47,12 +44,9 @@ def _page(graph: str, tables: Tables) -> Items:
                 }
             )
     yield from tabulated(f"{graph}: without a share of the units", table, VERDICTS)
-    if points:
-        yield Figure(
-            f"units-{graph}",
-            f"{graph}: test score against inference time",
-            partial(scatter, {"": points}, "inference time, dense = 1", "test, %"),
-        )
+    yield from scattered(
+        "units", graph, "inference time", points, "inference time, dense = 1"
+    )
 
 
 register(
