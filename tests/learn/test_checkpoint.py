@@ -13,11 +13,14 @@ from helpers import built, header_of, same
 from safetensors.torch import load, save
 from torch import nn
 
-from gebt import checkpoints, find_ticket, train, train_student
+from gebt import Fit, checkpoints, find_ticket, train, train_student
 from gebt.files import hash_of
 from gebt.learn.checkpoint import Clock, current, measured, packed, part, unpacked
+from gebt.learn.loop import Learner, whole
+from gebt.learn.tasks import NodeClassification
 from gebt.learn.training import copy_state
 from gebt.models import GCN
+from gebt.prune.groups import Hook
 from gebt.prune.penalties import ADMM
 from gebt.tickets.recording import RecordingDetector
 
@@ -129,6 +132,35 @@ def test_a_search_goes_on_bit_for_bit(graph, tmp_path, kind, at):
         assert same(ticket.masks[group], masks)
     assert torch.equal(ticket.link_score, whole.link_score)
     assert ticket.share_untouched == whole.share_untouched
+
+
+class Ends(Hook):
+    """Has seen enough after three epochs."""
+
+    def __init__(self, breaks):
+        self._breaks = breaks
+
+    def after_epoch(self, epoch, loss):
+        return epoch == 3
+
+    def at_end(self):
+        if self._breaks:
+            raise Broken
+
+
+def test_what_was_killed_between_its_last_epoch_and_its_end_is_over(graph, tmp_path):
+    def learned(breaks):
+        options = {"seed": 1, "hooks": [Ends(breaks)]}
+        learner = Learner(built(graph), NodeClassification(), Fit(), **options)
+        return learner, list(learner.epochs(whole(graph), 9))
+
+    one, losses = learned(False)
+    with pytest.raises(Broken), checkpoints(tmp_path, every=1):
+        learned(True)
+    with checkpoints(tmp_path, every=1):
+        other, left = learned(False)
+    assert (len(losses), left, other.epoch) == (3, [], 3)
+    assert same(copy_state(other.model), copy_state(one.model))
 
 
 def test_several_trainings_are_told_apart_by_their_order(graph, tmp_path):
@@ -288,7 +320,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path):
         assert work(4)[:3] == kept
     assert measured(lambda: [1.0]) == [1.0]
     tmp_path.mkdir(exist_ok=True)
-    (tmp_path / "measured.json").write_text('{"format": 1, "measured": [["x"]]}')
+    (tmp_path / "measured.json").write_text('{"format": 2, "measured": [["x"]]}')
     with pytest.raises(ValueError, match="`measured` must be a list of lists of num"):
         with checkpoints(tmp_path):
             pass
