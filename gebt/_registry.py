@@ -176,7 +176,8 @@ SUPERNETS = [name for name, home in MODELS.homes.items() if "supernet" in home]
 TASKS: Registry[Any] = Registry(
     "task",
     _at("learn.tasks", "node-classification", "multi-label", "link-prediction")
-    | _at("learn.ordinal", "ordinal", "regression", "hierarchical"),
+    | _at("learn.ordinal", "ordinal", "regression", "hierarchical")
+    | _at("learn.classes", "node-classification-among"),
 )
 CRITERIA: Registry[Any] = Registry(
     "criterion",

@@ -430,8 +430,8 @@ TaskName = Annotated[
     typer.Option(
         "--task",
         help="node-classification, multi-label or link-prediction, for which links are "
-        "held out; of classes in order ordinal, regression or hierarchical; by default "
-        "what the labels say.",
+        "held out; of classes in order ordinal, regression or hierarchical; of some "
+        "classes node-classification-among:0,2,5; by default what the labels say.",
         metavar="NAME",
         show_default=False,
         callback=_checked(lambda _, name: TASKS.check(name.partition(":")[0])),

@@ -7,40 +7,46 @@ import torch
 from torch import Tensor
 
 from gebt._checks import check_count
+from gebt._registry import TASKS
 from gebt.graph import Graph
 from gebt.learn.tasks import NodeClassification, Part
 
 
 class AmongClasses(NodeClassification):
-    """Which of some classes: nodes of others are in no part. Accuracy.
+    """Which of some classes: cross-entropy; accuracy. Nodes of others are in no part.
 
     Args:
-        classes: two or more of the graph's; output k is the k-th of them.
+        classes: two or more of the graph's; output k is the k-th of them. By default
+            all, in their order.
 
     Raises:
-        ValueError: if there are fewer, or one comes twice.
+        ValueError: if there is one alone, or one comes twice.
     """
 
     name: ClassVar[str] = "node-classification-among"
 
-    def __init__(self, classes: Sequence[int]):
-        self.classes = tuple(int(c) for c in classes)
-        if len({*self.classes}) < max(2, len(self.classes)):
+    def __init__(self, classes: Sequence[int] = ()):
+        self.classes = [int(c) for c in classes]
+        if self.classes and len({*self.classes}) < max(2, len(self.classes)):
             raise ValueError(
                 f"`classes` must be two or more that differ, got {self.classes}."
             )
 
+    def among(self, graph: Graph) -> Sequence[int]:
+        """The classes, in the outputs' order."""
+        return self.classes or range(graph.num_classes)
+
     def num_outputs(self, graph: Graph) -> int:
         """How many classes."""
-        return len(self.classes)
+        return len(self.among(graph))
 
     def check(self, graph: Graph) -> None:
         """Raise a ValueError unless the graph has these, and nodes to train on."""
         super().check(graph)
-        if not 0 <= min(self.classes) <= max(self.classes) < graph.num_classes:
+        last = graph.num_classes - 1
+        if beyond := [c for c in self.classes if not 0 <= c <= last]:
             raise ValueError(
-                f"the classes of {graph.name!r} are 0 to {graph.num_classes - 1}, not "
-                f"all of {self.classes}."
+                f"the classes of {graph.name!r} are 0 to {last}: {beyond[0]} is none."
             )
         assert graph.y is not None
         seen = set(graph.y[self.rows(graph, "train")].tolist())
@@ -65,8 +71,8 @@ class AmongClasses(NodeClassification):
         assert graph.y is not None
         # The last is of nodes without a class.
         output = torch.full((graph.num_classes + 1,), -1, device=graph.link.device)
-        found = torch.arange(len(self.classes), device=graph.link.device)
-        output[list(self.classes)] = found
+        among = [*self.among(graph)]
+        output[among] = torch.arange(len(among), device=graph.link.device)
         return output[graph.y[nodes].clamp(min=-1)]
 
 
@@ -90,3 +96,6 @@ def split_classes(graph: Graph, tasks: int, *, seed: int = 0) -> list[AmongClass
         )
     order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed))
     return [AmongClasses(sorted(part.tolist())) for part in order.tensor_split(tasks)]
+
+
+TASKS.add(AmongClasses.name, AmongClasses, __name__)

@@ -180,8 +180,8 @@ class Operators(Group):
             if not any(bool(mask.any()) for mask in mine):
                 raise ValueError(
                     f"at a ratio of {self.prune_ratio:g} layer {k} of {len(layers)} "
-                    "keeps no weight. Remove fewer, or rank them layer by layer, "
-                    '`scope="layer"`.'
+                    "keeps no weight. Remove fewer, or in Python rank them layer by "
+                    'layer, `scope="layer"`.'
                 )
 
     def marked(self) -> list[Tensor]:

@@ -591,8 +591,9 @@ def _checked_options(options: Fields) -> dict[str, Any]:
                 task.whole(name, 1)
         if "spread" in task:
             task.number("spread", 0)
-        if "coarse" in task:
-            task.wholes("coarse", 0)
+        for name in ("coarse", "classes"):
+            if name in task:
+                task.wholes(name, 0)
     else:
         options.text("task")
     if "criterion" in options.content:

@@ -476,7 +476,8 @@ def test_the_same_seed_draws_the_same_negatives(cliques):
 
 def test_tasks_are_found_by_name_or_by_the_labels(graph):
     first = ["node-classification", "multi-label", "link-prediction"]
-    assert list(TASKS) == [*first, "ordinal", "regression", "hierarchical"]
+    last = "node-classification-among"
+    assert list(TASKS) == [*first, "ordinal", "regression", "hierarchical", last]
     for name, kind in TASKS.items():
         found = find_task(name)
         assert type(found) is kind and found.name == name
