@@ -191,7 +191,7 @@ def run(
     with (
         resumable(folder, names, graph, call, checkpoint_every, force=force),
         progress(seeds, quiet) as shown,
-        events(tensorboard, folder, graph, shown) as show,
+        events(tensorboard, folder, graph, shown, asked) as show,
     ):
         if one:
             if len(recipes) > 1:

@@ -53,7 +53,7 @@ def _run() -> NoReturn:
         _leave(1)
     except (ValueError, OSError) as error:
         text = re.sub(r"^\[Errno \d+\] ", "", str(error))
-        _fail(_ARGUMENT.sub(lambda m: f"`--{m[1].replace('_', '-')}`", text))
+        _fail(in_flags(text))
     except (MemoryError, RuntimeError) as error:
         if words := ranks.blame():
             _fail(words, alone=False)
@@ -74,7 +74,17 @@ def _run() -> NoReturn:
 
 
 _OUT_OF_MEMORY = re.compile("allocate memory|out of memory|size calculation overflowed")
-_ARGUMENT = re.compile(f"`({'|'.join(ARGUMENTS)})`")
+_ARGUMENT = re.compile(f'`({"|".join(ARGUMENTS)})(?:="?([^`"]+)"?)?`')
+
+
+def in_flags(text: str) -> str:
+    """An error's text with Python's arguments, and their values, as flags."""
+
+    def flag(found: re.Match[str]) -> str:
+        value = f" {found[2]}" if found[2] else ""
+        return f"`--{found[1].replace('_', '-')}{value}`"
+
+    return _ARGUMENT.sub(flag, text)
 
 
 def _fail(message: str, code: int = 2, *, alone: bool = True) -> NoReturn:

@@ -74,13 +74,15 @@ def resumable(
     path = folder / CALL
     with results(folder, [*names, CALL], graph, **options):
         try:
-            with checkpoints(path.parent, every):
+            with checkpoints(path.parent, every) as journal:
+                journal.resumed = earlier is not None  # between seeds it holds nothing
                 write_json(path, about)
                 yield
                 write_json(path, {**about, "finished": True})
             clear_checkpoints(folder)
         except BaseException:
-            if not has_checkpoints(folder):
+            kept = any((folder / name).exists() for name in names)
+            if not (kept or has_checkpoints(folder)):
                 path.unlink(missing_ok=True)
             raise
 

@@ -66,7 +66,7 @@ def _criteria(text: str) -> list[str]:
     return [*dict.fromkeys(CRITERIA.check(name.strip()) for name in text.split(","))]
 
 
-_SHARES = "shares, and ranges start:end:step, between commas"
+_SHARES = "shares, and ranges start:stop:step, between commas"
 
 
 @flags

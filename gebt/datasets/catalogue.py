@@ -76,13 +76,10 @@ class Dataset:
                 )
             return
         if self.splits == 1:
-            raise ValueError(
-                f"`split` was given, but {self.name!r} has one split only. Leave it "
-                "out."
-            )
+            raise ValueError(f"{self.name!r} has one split only: leave out which.")
         if split not in range(self.splits):  # "3" is none of them
             raise ValueError(
-                f"`split` must be one of the {self.splits} of {self.name!r}, 0 to "
+                f"a split must be one of the {self.splits} of {self.name!r}, 0 to "
                 f"{self.splits - 1}, got {split!r}."
             )
 

@@ -77,18 +77,20 @@ def latencies(
 ) -> list[float]:
     """Median milliseconds of a forward of each model on its graph.
 
-    Models are timed in turns of ten calls, so that a machine that changes its speed
-    changes it for all of them. Of ranks that share a graph all have the first's times.
+    Models are timed in turns of ten calls at most, so that a machine that changes its
+    speed changes it for all of them. Of ranks that share a graph all have the first's
+    times.
 
     Args:
         runs: models with their graphs; left in evaluation mode.
         repeats: timed forwards of each, rounded up to whole turns.
     """
     times: list[list[float]] = [[] for _ in runs]
-    for _ in range(-(-repeats // 10)):
+    turn = min(repeats, 10)
+    for _ in range(-(-repeats // turn)):
         for found, (model, graph) in zip(times, runs, strict=True):
             forward = partial(model.eval(), graph.x, graph.adjacency)
-            found += time_calls(forward, 10, graph.adjacency.device)
+            found += time_calls(forward, turn, graph.adjacency.device)
     found = [1000 * statistics.median(each) for each in times]
     return runs[0][1].world.told(found) if runs else found
 

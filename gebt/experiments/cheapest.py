@@ -145,7 +145,7 @@ def read_frontier(folder: Path) -> list[Candidate]:
             raise ValueError(f"{wrong}: {error}. Delete it.") from error
         found.append(Candidate(**cells))
     dense = [each for each in found if each.criterion == "dense"]
-    if len(dense) != 1 or not (dense[0].val and dense[0].ms):
+    if len(dense) != 1 or dense[0].val is None or not dense[0].ms:
         raise ValueError(f"{wrong}: it has no dense model. Delete it.")
     return found
 

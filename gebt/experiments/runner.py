@@ -157,12 +157,14 @@ def reproduce(
         ValueError: if the folder holds another experiment, or a job fails.
     """
     # Loaded here first: a wrong name fails at once, a download is done once.
-    names = list(dict.fromkeys(load(graph, root).name for graph in graphs))
+    loaded = (load(graph, root) for graph in graphs)
+    prints = {graph.name: graph.fingerprint() for graph in loaded}
+    names = [*prints]
     jobs = [j for g in names for s in range(seeds) for j in experiment.jobs(g, s)]
     options: dict[str, Any] = {"experiment": experiment.name, "quick": quick}
     options["changes"] = dict(changes or {})
     before = read_about(folder)
-    tables = _earlier(before, folder, options)
+    tables = _earlier(before, folder, options, prints)
     done = {_key(row) for table in _DONE for row in tables.get(table, [])}
     for table, rows in tables.items():
         tables[table] = [row for row in rows if _key(row) in done]
@@ -173,8 +175,10 @@ def reproduce(
         on_done(finished, len(jobs))
     workers = min(workers or cores(), max(1, len(missing)))
     about = {"format": 1, **options, "graphs": names, "seeds": seeds}
+    about["fingerprints"] = prints
     about["provenance"] = {**provenance(), "threads": 1, "workers": workers}
     if before:  # rows of an earlier call may be another machine's
+        about["fingerprints"] = _fingerprints(before) | prints
         earlier = before.content.get("earlier") or []
         about["earlier"] = [*earlier, facts(before, source_of(before))]
     write_json(folder / "experiment.json", about)
@@ -358,7 +362,12 @@ def source_of(about: Fields) -> str:
     return "provenance" if "provenance" in about else "machine"
 
 
-def _earlier(about: Fields | None, folder: Path, options: Mapping[str, Any]) -> Tables:
+def _earlier(
+    about: Fields | None,
+    folder: Path,
+    options: Mapping[str, Any],
+    prints: Mapping[str, str],
+) -> Tables:
     if about is None:
         return {}
     for option, value in options.items():
@@ -368,7 +377,20 @@ def _earlier(about: Fields | None, folder: Path, options: Mapping[str, Any]) -> 
                 f"{folder} holds {option} = {shown(before)}, this is {value!r}. Choose "
                 "another folder."
             )
+    then = _fingerprints(about)
+    for name, fingerprint in prints.items():
+        if then.get(name, fingerprint) != fingerprint:
+            raise ValueError(
+                f"the graph {name} is not what it was when {folder} was begun. Bring "
+                "it back, or choose another folder."
+            )
     return read_tables(folder)
+
+
+def _fingerprints(about: Fields) -> dict[str, Any]:
+    """Those of an experiment's graphs, by name; older files have none."""
+    found = about.content.get("fingerprints")
+    return found if isinstance(found, dict) else {}
 
 
 def _as_read(rows: Sequence[Row]) -> list[Row]:
@@ -491,7 +513,7 @@ def _row(job: Job, setting: Setting, outcome: Outcome) -> Row:
         error["absolute_error"] = round(absolute_error(model, graph, task=task), 4)
     fast, small = compact(model, graph)
     pairs = [(setting.model(), setting.graph), (fast, small)]
-    dense_ms, ms = latencies(pairs, repeats=10 if setting.quick else 50)
+    dense_ms, ms = latencies(pairs, repeats=3 if setting.quick else 50)
     kept = sum(int(w.count_nonzero()) for w in prunable_weights(model).values())
     spent = [(setting.graph, outcome.full_epochs), *outcome.rounds]
     macs = sum(epochs * _epoch_macs(setting, at) for at, epochs in spent if epochs)

@@ -75,7 +75,7 @@ def _items(graph: str, model: str, rows: Sequence[Row]) -> Items:
             {
                 "links by": "→ " * (mine in best) + called,
                 "links / weights removed": removed,
-                "val": mean_of([row for row in mine if row["val"]], "val"),
+                "val": mean_of(_validated(mine), "val"),
                 "test": mean_of(mine),
                 "- dense": "-" if called == "dense" else against(mine, dense),
                 "MACs executed, M": millions(mine, "macs_executed"),
@@ -105,11 +105,16 @@ def _items(graph: str, model: str, rows: Sequence[Row]) -> Items:
             )
 
 
+def _validated(rows: Sequence[Row]) -> list[Row]:
+    """Those of a graph that has something to validate on."""
+    return [row for row in rows if row["val"] not in ("", "nan")]
+
+
 def _frontier(each: Sequence[list[Row]]) -> list[list[Row]]:
     """Of combinations, the fastest first, what validates better than all before."""
     found, most = [], -math.inf
     for mine in each:
-        scored = [row for row in mine if row["val"]]
+        scored = _validated(mine)
         val = fmean(scores(scored, "val").values()) if scored else math.nan
         if val > most:
             found.append(mine)

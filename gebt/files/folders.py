@@ -20,7 +20,7 @@ RECORD, LOCK = ".gebt", ".gebt-lock"
 _OURS = re.compile(
     r"(seed-\d+/)?[a-z]+(-\d+of\d+)?\.(safetensors|json|toml|csv|html)"
     r"|checkpoint/run\.json"
-    r"|figures/[\w.-]+\.(png|svg)|events\.out\.tfevents\.[\w.-]+"
+    r"|figures/[\w.-]+\.(png|svg)|(seed-\d+/)?events\.out\.tfevents\.[\w.-]+"
 )
 """What a record may list: it was read from a file, and leads to deletions."""
 CALL = "checkpoint/run.json"
@@ -28,6 +28,8 @@ CALL = "checkpoint/run.json"
 _CHECKPOINT = re.compile(r"([a-z]+-\d+-)?(training-\d+\.safetensors|measured\.json)")
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}")
 """What a file of that name is called while it is written."""
+_UNFINISHED = "unfinished"
+"""In a record: a command has ended before its time."""
 
 
 @contextmanager
@@ -70,17 +72,22 @@ def results_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
+            known = {*names, *recorded(folder)}
             if not resume:
-                _clear(folder, names, spare)
-            ours = {RECORD, *(Path(name).name for name in names)}
-            for parent in {folder, *((folder / name).parent for name in names)}:
+                refuse_others(folder, names)
+            ours = {RECORD, *(Path(name).name for name in known)}
+            for parent in {folder, *((folder / name).parent for name in known)}:
                 sweep(parent, ours.__contains__)
-            record(folder, names)
+            if not resume:
+                _clear(folder, spare)
+            _write(folder, {*recorded(folder), *names})
+            state = {_UNFINISHED}
             try:
                 yield
+                state.clear()
             finally:
                 with suppress(OSError):  # a full disk, told of already
-                    _record_what_is_there(folder)
+                    _record_what_is_there(folder, state)
                 _remove_empty(folder, names)
     finally:
         for path in made:
@@ -92,18 +99,24 @@ def is_free(folder: Path) -> bool:
     """Whether there is no such folder, or nothing in it but what a killed run left."""
     if not folder.exists():
         return True
-    return all(path.name in (RECORD, LOCK) for path in folder.iterdir())
+    call, known = folder / CALL, (RECORD, LOCK)
+    begun = [*call.parent.iterdir()] if call.parent.is_dir() else []
+    there = [path for path in folder.iterdir() if path != call.parent]
+    left = [path.name for path in (*there, *begun) if path.name not in known]
+    return all(_written(name) in (RECORD, call.name) for name in left)
 
 
 def is_whole(folder: Path) -> bool:
     """Whether every file is there that a command in it was to write."""
-    names = _recorded(folder)
+    names = recorded(folder)
+    if _UNFINISHED in _lines(folder):
+        return False
     return bool(names) and all((folder / name).exists() for name in names)
 
 
 def refuse_others(folder: Path, names: Collection[str]) -> None:
     """Raise a FileExistsError if a file of a name is there that gebt did not write."""
-    for name in set(names) - _recorded(folder):
+    for name in set(names) - recorded(folder):
         path = folder / name
         there = path.parent if path.parent.is_file() else path
         if there.exists():
@@ -121,9 +134,14 @@ def is_checkpoint(name: str) -> bool:
 def sweep(folder: Path, ours: Callable[[str], bool]) -> None:
     """Delete what a killed process was writing; the caller sees that no other is."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        found = _TEMPORARY.fullmatch(path.name)
-        if found and ours(found[1]):
+        if (name := _written(path.name)) and ours(name):
             path.unlink()
+
+
+def _written(name: str) -> str:
+    """The name of the file that is written under a temporary one; "" for another."""
+    found = _TEMPORARY.fullmatch(name)
+    return found[1] if found else ""
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -139,7 +157,7 @@ def clear_checkpoints(folder: Path) -> None:
     sweep((folder / CALL).parent, is_checkpoint)
     for path in _checkpoints(folder):
         path.unlink()
-    _record_what_is_there(folder, {CALL})
+    _record_what_is_there(folder, but={CALL})
     (folder / CALL).unlink(missing_ok=True)
     with suppress(OSError):  # it holds something, or is not there
         (folder / CALL).parent.rmdir()
@@ -153,13 +171,13 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def record(folder: Path, names: Collection[str]) -> None:
     """Put files that gebt writes on the record of their folder."""
-    _write(folder, {*_recorded(folder), *names})
+    state = {_UNFINISHED} & {*_lines(folder)}
+    _write(folder, {*recorded(folder), *names, *state})
 
 
-def _clear(folder: Path, names: Collection[str], spare: Path | None) -> None:
-    """Delete what an earlier run wrote; refuse where a name is someone else's."""
-    refuse_others(folder, names)
-    earlier = _recorded(folder)
+def _clear(folder: Path, spare: Path | None) -> None:
+    """Delete what an earlier run wrote."""
+    earlier = recorded(folder)
     if CALL in earlier:
         for path in _checkpoints(folder):
             path.unlink()
@@ -175,19 +193,24 @@ def _remove_empty(folder: Path, names: Collection[str]) -> None:
             parent.rmdir()
 
 
-def _recorded(folder: Path) -> set[str]:
+def recorded(folder: Path) -> set[str]:
     """The files that gebt wrote, by a record that may be absent, or anything."""
+    return {line for line in _lines(folder) if _OURS.fullmatch(line)}
+
+
+def _lines(folder: Path) -> list[str]:
     try:
-        lines = (folder / RECORD).read_text(errors="replace").splitlines()
+        return (folder / RECORD).read_text(errors="replace").splitlines()
     except OSError:
-        return set()
-    return {line for line in lines if _OURS.fullmatch(line)}
+        return []
 
 
-def _record_what_is_there(folder: Path, but: Collection[str] = ()) -> None:
-    names = {name for name in _recorded(folder) if (folder / name).exists()}
+def _record_what_is_there(
+    folder: Path, state: Collection[str] = (), *, but: Collection[str] = ()
+) -> None:
+    names = {name for name in recorded(folder) if (folder / name).exists()}
     if names := names - {*but}:
-        _write(folder, names)
+        _write(folder, {*names, *state})
     else:
         (folder / RECORD).unlink()
 

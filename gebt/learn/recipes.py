@@ -174,18 +174,18 @@ def links_worth(graph: Graph, task: Task) -> tuple[float, float] | None:
 
 
 def check_validation(graph: Graph, task: Task, what: str) -> None:
-    """Raise a ValueError unless a graph has something to validate on."""
+    """Raise a ValueError unless a graph has what its metric is defined on."""
     rows = task.rows(graph, "val")
-    if rows is not None and not rows.numel():
+    if rows is None:
+        return
+    if not rows.numel():
         raise ValueError(
             f"the graph {graph.name!r} has nothing to validate on, by which {what}: "
-            "mark nodes in `data.val_mask`."
+            "mark nodes in `data.val_mask`, or in tables by the split `val`."
         )
-
-
-def check_defined(val: float, graph: Graph, task: Task) -> None:
-    """Raise a ValueError if a validation score is NaN."""
-    if math.isnan(val):
+    some = graph.x.new_zeros if isinstance(graph.x, Tensor) else graph.x.value.new_zeros
+    nothing = some(rows.numel(), task.num_outputs(graph))
+    if math.isnan(task.score(nothing, graph, "val")):
         raise ValueError(
             f"{task.metric(graph)} is not defined on what the graph {graph.name!r} has "
             "to validate on: it may be all of one class."
@@ -205,7 +205,6 @@ def best_looks(
     check_validation(graph, task, "one of several recipes is chosen")
     short = [r.changed(epochs=min(_LOOK, r.fit.epochs), patience=0) for r in recipes]
     looks = [train_dense(each, graph, task, seed, on_epoch).val for each in short]
-    check_defined(looks[0], graph, task)
     order = sorted(range(len(looks)), key=lambda place: -looks[place])
     return [recipes[k] for k in order if looks[k] >= max(looks) - _BEHIND]
 

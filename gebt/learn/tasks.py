@@ -61,7 +61,7 @@ class LabelledNodes:
         if not isinstance(graph.split, Split) or is_empty(graph, graph.split.train):
             raise ValueError(
                 f"the graph {graph.name!r} has no training nodes: mark some in "
-                "`data.train_mask`, or pass `split` to `Graph.from_pyg`."
+                "`data.train_mask`, or in tables by the split `train`."
             )
 
     def rows(self, graph: Graph, part: Part) -> Tensor:
@@ -211,8 +211,8 @@ class LinkPrediction:
             if not is_empty(graph, held_out) and ranked < self.k:
                 raise ValueError(
                     f"Hits@{self.k} needs at least {self.k} negative pairs, but the "
-                    f"{part} split of {graph.name!r} has {ranked}. Add "
-                    "some, or choose a smaller `k`."
+                    f"{part} split of {graph.name!r} has {ranked}. Choose a smaller "
+                    f"K: the task `{self.name}:{max(1, ranked)}`."
                 )
 
     def rows(self, graph: Graph, part: Part) -> Tensor | None:

@@ -192,6 +192,7 @@ h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--l
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem }
 header p, .note, figcaption { color: var(--dim); font-size: .9rem; margin: .2rem 0 }
 p { max-width: 46rem }
+h1, h2, h3, p, figcaption { overflow-wrap: anywhere }
 /* Tables and figures stand beside each other where they fit, and fill the row. */
 section { display: flex; flex-wrap: wrap; column-gap: 2rem; align-items: start }
 section > h2, section > p { flex: 0 0 100%; max-width: none; box-sizing: border-box }

@@ -26,7 +26,6 @@ from gebt.learn.distilled import Distilled
 from gebt.learn.loop import run
 from gebt.learn.recipes import (
     Dense,
-    check_defined,
     check_validation,
     choose_dense,
     recipes_for,
@@ -284,7 +283,6 @@ class _Trial:
     ):
         self._graph, self._task, self._dense, self._seed = graph, task, dense, seed
         self._max_drop, self._of = max_drop, of
-        check_defined(dense.val, graph, task)
         self._taught, self._logits = task, None
         if isinstance(task, NodeClassification):
             with torch.no_grad():

@@ -7,6 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from gebt.cli.entry import in_flags
 from gebt.cli.flags import ARGUMENTS, Changes, Drawn, flags
 from gebt.options import Fit, option
 
@@ -78,3 +79,16 @@ def test_errors_name_the_flags_of_all_options():
     assert {"lr", "hidden", "window", "criterion", "seeds"} < set(ARGUMENTS)
     assert "decay" not in ARGUMENTS
     assert Drawn(criterion="RANDOM").criterion == "random"
+
+
+@pytest.mark.parametrize(
+    "said, shown",
+    [
+        ("`weight_decay` must", "`--weight-decay` must"),
+        ('Use `recipe="auto"`.', "Use `--recipe auto`."),
+        ("Set `graph_ratio=0`.", "Set `--graph-ratio 0`."),
+        ('`scope="layer"` is no flag', '`scope="layer"` is no flag'),
+    ],
+)
+def test_what_errors_say_to_python_is_said_in_flags(said, shown):
+    assert in_flags(said) == shown

@@ -34,6 +34,7 @@ CASES = {
     "recipes": ["run", GRAPH, *ONE, "--recipe", "auto", "--epochs", "3", *EVERY],
     "early": ["run", GRAPH, *GCN, "--objective", "training", "--seeds", "2", *EVERY],
     "default": ["search", GRAPH, *ONE],
+    "unhurried": ["run", GRAPH, *ONE, "--seeds", "3"],
 }
 """Command lines by name; ``../ticket`` is another command's folder."""
 
@@ -184,6 +185,25 @@ def test_what_is_killed_at_random_points_ends_as_if_it_had_not_been(
     runner, case, kills
 ):
     break_often(runner, case, kills)
+
+
+@pytest.mark.slow
+def test_seeds_that_are_finished_are_not_run_again(runner):
+    """Where the one under way has not left a checkpoint, either."""
+    in_all = runner.points("unhurried")
+    at = 9 * in_all // 10
+    answer = runner.call("late", *CASES["unhurried"], "--out", "out", at=at)
+    assert answer.returncode == -signal.SIGKILL
+    folder = runner.root / "late" / "out"
+    assert not has_checkpoints(folder)
+    assert runner.call("late", "resume", "out").returncode == 0
+    assert int((folder.parent / "points").read_text()) < in_all / 2
+    same_files(folder, runner.unbroken("unhurried"))
+
+    line = [*CASES["unhurried"], "--out", "out", "--checkpoint-every", "0"]
+    how = {"at": at, "signal": signal.SIGINT}
+    assert runner.call("none-kept", *line, **how).returncode == 130
+    assert_refused(runner.call("none-kept", "resume", "out"), "there is no checkpoint")
 
 
 def test_ctrl_c_writes_and_names_what_goes_on(runner):

@@ -127,3 +127,17 @@ def test_what_makes_no_sweep_is_refused_in_one_line(flags, words, tmp_path, caps
 def test_another_sweep_in_the_same_folder_is_refused(swept, capsys):
     assert call_gebt("sweep", "digits", "--seeds", "1", "--out", swept[0]) == 2
     assert "holds changes = {'" in capsys.readouterr().err
+
+
+def test_without_validation_nodes_a_sweep_has_its_page(tmp_path):
+    nodes = ["id,a,y,split"]
+    nodes += [f"{k},{k % 3},{k % 2},{('train', 'test')[k % 5 < 2]}" for k in range(40)]
+    (tmp_path / "nodes.csv").write_text("\n".join(nodes))
+    edges = [f"{k},{(k + step) % 40}" for k in range(40) for step in (1, 2, 5)]
+    (tmp_path / "edges.csv").write_text("\n".join(["from,to", *edges]))
+    tables = (tmp_path / "edges.csv", "--nodes", tmp_path / "nodes.csv", "--label", "y")
+    grid = ("--graph-ratio", "0.2", "--criterion", "random", "--seeds", 2, "--jobs", 1)
+    out = tmp_path / "out"
+    assert not call_gebt("sweep", *tables, *grid, *SMALL, "--out", out)
+    assert {row["val"] for row in read_rows(out / "runs.csv")} == {"nan"}
+    assert "every combination" in (out / "report.html").read_text()

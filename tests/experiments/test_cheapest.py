@@ -53,12 +53,13 @@ def test_every_file_is_there_and_agrees(ran):
     assert best.retrained.val == chosen.best
 
 
-def test_a_frontier_is_read_as_it_was_written(tmp_path):
+@pytest.mark.parametrize("val", [200 / 3, 0.0])
+def test_a_frontier_is_read_as_it_was_written(tmp_path, val):
     gone = {"graph_ratio": 0.1 + 0.2, "weight_ratio": 0.9, "unit_ratio": 0.5}
     none = dict.fromkeys(gone, 0.0)
     times = {"ms": 1 / 3, "reference_ms": 2 / 3}
     frontier = [
-        Candidate(criterion="dense", val=200 / 3, **none, **times),
+        Candidate(criterion="dense", val=val, **none, **times),
         Candidate(criterion="voi", val=70.1, retrained=1 / 7, chosen=True, **gone),
     ]
     write_csv(tmp_path / FRONTIER, [asdict(each) for each in frontier])

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from helpers import assert_refused, read_rows
 
+from gebt import load
 from gebt._registry import EXPERIMENTS
 from gebt.experiments.methods import METHODS
 from gebt.experiments.rows import DRAWS
@@ -411,6 +412,19 @@ def test_a_folder_of_other_options_is_refused(gebt_here, one):
     options = ("--graph", "digits", "--resume", "--out", folder)
     answer = gebt_here("reproduce", "fig4", *options)
     assert_refused(answer, "quick = True", "another folder")
+
+
+def test_rows_of_a_graph_that_has_changed_are_not_added(gebt_here, one, tmp_path):
+    folder, path = tmp_path / "fig4", tmp_path / "fig4" / "experiment.json"
+    shutil.copytree(one[0], folder)
+    about = json.loads(path.read_text())
+    assert about["fingerprints"] == {"digits": load("digits").fingerprint()}
+    path.write_text(json.dumps(about | {"fingerprints": {"digits": "0" * 64}}))
+    before = (folder / "runs.csv").read_bytes()
+    options = ("--graph", "digits", "--quick", "--resume", "--out", folder)
+    answer = gebt_here("reproduce", "fig4", *options)
+    assert_refused(answer, "the graph digits is not what it was", "another folder")
+    assert (folder / "runs.csv").read_bytes() == before
 
 
 def test_an_unknown_graph_is_refused_before_anything_is_written(gebt_here, tmp_path):

@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from gebt.files import folders
 from gebt.files.folders import (
+    CALL,
     LOCK,
     RECORD,
     is_free,
+    is_whole,
     record,
     refuse_others,
     results_folder,
@@ -151,3 +154,44 @@ def test_only_one_writes_at_a_time(tmp_path, monkeypatch, system):
                     pass
             assert os.listdir(tmp_path / "o")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_what_was_killed_at_its_very_start_is_free(tmp_path, at):
+    """Killed while the record or the call is written, or between the two."""
+    left = [f"..gebt.{'0a' * 8}", LOCK]
+    left += [RECORD, f"{Path(CALL).parent}/.{Path(CALL).name}.{'f1' * 8}"] * (at > 1)
+    write(tmp_path, *left)
+    (tmp_path / RECORD).write_text(f"{CALL}\nruns.csv\n")
+    assert is_free(tmp_path)
+    with results_folder(tmp_path, ["runs.csv"]):
+        write(tmp_path, "runs.csv")
+    assert files(tmp_path) == {RECORD, "runs.csv"}
+    assert not (tmp_path / CALL).parent.exists()
+
+
+def test_what_else_is_in_the_folder_of_checkpoints_is_not_free(tmp_path):
+    write(tmp_path, f"{Path(CALL).parent}/mine.txt")
+    assert not is_free(tmp_path)
+
+
+def test_a_half_written_figure_goes_with_its_folder(tmp_path):
+    write(tmp_path, "figures/a.png", f"figures/.a.png.{'0a' * 8}", "figures/mine.txt")
+    (tmp_path / RECORD).write_text("figures/a.png\n")
+    with results_folder(tmp_path, ["runs.csv"], force=True):
+        pass
+    assert files(tmp_path) == {"figures/mine.txt"}
+
+
+def test_what_ended_before_its_time_is_not_whole(tmp_path):
+    with pytest.raises(OSError, match="the disk"):
+        with results_folder(tmp_path, ["runs.csv", "stops.csv"]):
+            write(tmp_path, "runs.csv")
+            raise OSError("the disk is gone")
+    assert not is_whole(tmp_path)
+    record(tmp_path, ["figures/a.png"])  # as a report does
+    write(tmp_path, "figures/a.png")
+    assert not is_whole(tmp_path)
+    with results_folder(tmp_path, ["runs.csv", "stops.csv"], resume=True):
+        write(tmp_path, "stops.csv")
+    assert is_whole(tmp_path)
