@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from gebt.graph import Graph
     from gebt.learn.training import Epoch
 
+_SUFFIX = ".gebt"
+"""Of event files: nobody else's end so."""
+
 
 def check_tensorboard(_: str, asked: bool) -> None:
     """Refuse what is not installed, before torch is loaded."""
@@ -102,15 +105,13 @@ class _Files:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        from gebt.files.folders import record, recorded
+        from gebt.files.folders import record
 
         self.close()
-        for name in recorded(self._folder):
-            if name.startswith(f"{inside}events."):
-                (self._folder / name).unlink(missing_ok=True)
-        folder = self._folder / inside
-        others = {*folder.iterdir()} if folder.is_dir() else set()
-        self._writer, self._inside = SummaryWriter(folder), inside
+        folder, ours = self._folder / inside, f"events.out.tfevents.*{_SUFFIX}"
+        for path in folder.glob(ours):
+            path.unlink()
+        self._writer = SummaryWriter(folder, filename_suffix=_SUFFIX)
+        self._inside = inside
         self._begun.clear()
-        made = [path.name for path in folder.iterdir() if path not in others]
-        record(self._folder, [f"{inside}{name}" for name in made])
+        record(self._folder, [f"{inside}{path.name}" for path in folder.glob(ours)])

@@ -72,7 +72,7 @@ def results_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
-            known = {*names, *recorded(folder)}
+            known = {*names, *_recorded(folder)}
             if not resume:
                 refuse_others(folder, names)
             ours = {RECORD, *(Path(name).name for name in known)}
@@ -80,7 +80,7 @@ def results_folder(
                 sweep(parent, ours.__contains__)
             if not resume:
                 _clear(folder, spare)
-            _write(folder, {*recorded(folder), *names})
+            _write(folder, {*_recorded(folder), *names})
             state = {_UNFINISHED}
             try:
                 yield
@@ -108,7 +108,7 @@ def is_free(folder: Path) -> bool:
 
 def is_whole(folder: Path) -> bool:
     """Whether every file is there that a command in it was to write."""
-    names = recorded(folder)
+    names = _recorded(folder)
     if _UNFINISHED in _lines(folder):
         return False
     return bool(names) and all((folder / name).exists() for name in names)
@@ -116,7 +116,7 @@ def is_whole(folder: Path) -> bool:
 
 def refuse_others(folder: Path, names: Collection[str]) -> None:
     """Raise a FileExistsError if a file of a name is there that gebt did not write."""
-    for name in set(names) - recorded(folder):
+    for name in set(names) - _recorded(folder):
         path = folder / name
         there = path.parent if path.parent.is_file() else path
         if there.exists():
@@ -172,12 +172,12 @@ def _checkpoints(folder: Path) -> list[Path]:
 def record(folder: Path, names: Collection[str]) -> None:
     """Put files that gebt writes on the record of their folder."""
     state = {_UNFINISHED} & {*_lines(folder)}
-    _write(folder, {*recorded(folder), *names, *state})
+    _write(folder, {*_recorded(folder), *names, *state})
 
 
 def _clear(folder: Path, spare: Path | None) -> None:
     """Delete what an earlier run wrote."""
-    earlier = recorded(folder)
+    earlier = _recorded(folder)
     if CALL in earlier:
         for path in _checkpoints(folder):
             path.unlink()
@@ -193,7 +193,7 @@ def _remove_empty(folder: Path, names: Collection[str]) -> None:
             parent.rmdir()
 
 
-def recorded(folder: Path) -> set[str]:
+def _recorded(folder: Path) -> set[str]:
     """The files that gebt wrote, by a record that may be absent, or anything."""
     return {line for line in _lines(folder) if _OURS.fullmatch(line)}
 
@@ -208,7 +208,7 @@ def _lines(folder: Path) -> list[str]:
 def _record_what_is_there(
     folder: Path, state: Collection[str] = (), *, but: Collection[str] = ()
 ) -> None:
-    names = {name for name in recorded(folder) if (folder / name).exists()}
+    names = {name for name in _recorded(folder) if (folder / name).exists()}
     if names := names - {*but}:
         _write(folder, {*names, *state})
     else:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from helpers import Answer, assert_refused
+from test_tensorboard import check, expected, scalars
 
 from gebt.files import read_json, read_tensors, write_json
 from gebt.files.folders import CALL, has_checkpoints
@@ -204,6 +205,18 @@ def test_seeds_that_are_finished_are_not_run_again(runner):
     how = {"at": at, "signal": signal.SIGINT}
     assert runner.call("none-kept", *line, **how).returncode == 130
     assert_refused(runner.call("none-kept", "resume", "out"), "there is no checkpoint")
+
+
+@pytest.mark.slow
+def test_each_seed_has_its_own_curves_after_a_kill(runner):
+    line = [*CASES["unhurried"], "--tensorboard", "--out", "out"]
+    at = 7 * runner.points("unhurried") // 10
+    assert runner.call("curves", *line, at=at).returncode == -signal.SIGKILL
+    answer = runner.call("curves", "resume", "out")
+    assert answer.returncode == 0, answer.stderr
+    for seed in range(3):
+        folder = runner.root / "curves" / "out" / f"seed-{seed}"
+        check(scalars(folder), expected(folder))
 
 
 def test_ctrl_c_writes_and_names_what_goes_on(runner):
