@@ -26,7 +26,7 @@ class AmongClasses(NodeClassification):
     name: ClassVar[str] = "node-classification-among"
 
     def __init__(self, classes: Sequence[int] = ()):
-        self.classes = [int(c) for c in classes]
+        self.classes: tuple[int, ...] = tuple(int(c) for c in classes)
         if self.classes and len({*self.classes}) < max(2, len(self.classes)):
             raise ValueError(
                 f"`classes` must be two or more that differ, got {self.classes}."

@@ -61,7 +61,8 @@ class LabelledNodes:
         if not isinstance(graph.split, Split) or is_empty(graph, graph.split.train):
             raise ValueError(
                 f"the graph {graph.name!r} has no training nodes: mark some in "
-                "`data.train_mask`, or in tables by the split `train`."
+                "`data.train_mask`, pass `split` to `Graph.from_pyg`, or give them the "
+                "split `train` in tables."
             )
 
     def rows(self, graph: Graph, part: Part) -> Tensor:
@@ -329,7 +330,10 @@ def _is_like(value: object, default: object) -> bool:
 def describe_task(task: Task) -> dict[str, Any]:
     """A task's name and, of gebt's own, its options: what `find_task` takes."""
     ours = task.name in TASKS.homes and type(task) is TASKS[task.name]
-    return {"name": task.name, **(vars(task) if ours else {})}
+    options = vars(task) if ours else {}
+    # As a file has them.
+    lists = {name: [*v] for name, v in options.items() if isinstance(v, tuple)}
+    return {"name": task.name, **options, **lists}
 
 
 def task_for(graph: Graph) -> Task:

@@ -214,7 +214,7 @@ def adapt_ticket(
         outputs,
         ticket.fingerprint(),
         task.name,
-        tuple(task.classes) if isinstance(task, AmongClasses) else (),
+        task.classes if isinstance(task, AmongClasses) else (),
         found.val,
         found.best_epoch,
     )
