@@ -184,7 +184,8 @@ def find_cheapest(
         recipe: of the model; its name; ``"auto"``, ``"paper"`` or ``"tuned"``, see
             `gebt.learn.recipes`; or several, of which the best on validation is taken.
         objective: what is to be cheap, ``"inference"`` or ``"training"``.
-        criteria: names of those to try; by default `usual_criteria`.
+        criteria: names of those to try; by default `usual_criteria`. Not where
+            training is to be cheap, which has its own.
         seed: of everything.
         task: what to learn; by default what the labels say.
         on_epoch: called with the phase, ``"dense"``, ``"units"``, ``"student"``,
@@ -196,6 +197,11 @@ def find_cheapest(
     """
     check_not_negative("max_drop", max_drop)
     check_choice("objective", objective, Objective)
+    if objective == "training" and criteria is not None:
+        raise ValueError(
+            "`objective` 'training' ranks links by k-neighbour and low-degree, which "
+            f"take no training; leave out {' and '.join(criteria)}."
+        )
     start = Clock.now()
     check_graph(graph)
     task = task or task_for(graph)

@@ -187,6 +187,7 @@ def test_gebt_run_for_cheap_training(tmp_path):
         ("--max-drop 1 --graph-ratio 0.4", "--graph-ratio asks for one"),
         ("--recipe auto --model sage", "`--recipe auto` says which model"),
         ("--objective training --window 4", "leave out what asks for one"),
+        ("--objective training --criterion voi", "leave out voi"),
         ("--recipe atuo", "there is no recipe 'atuo'"),
         ("--objective speed", "`--objective` must be one of 'inference', 'training'"),
         ("--recipe tuned", "no published settings for node-classification on 'digits'"),
