@@ -176,8 +176,7 @@ def adapt_ticket(
             graph's are `AmongClasses`.
         unit: what shares a factor, see `SoftMask`; None for a linear probe.
         binary: factors are 0 or 1.
-        link_groups: how many, see `groups_by_degree`; 0 leaves the links as they are,
-            which was no worse on validation nodes.
+        link_groups: how many, see `groups_by_degree`; 0 leaves the links as they are.
         fit: by default the ticket's, at a learning rate of 0.1, without weight decay.
         seed: of the head's first weights and of dropout.
         on_epoch: called after each epoch.
