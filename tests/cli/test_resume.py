@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from helpers import Answer, assert_refused
-from test_tensorboard import check, expected, scalars
+from test_tensorboard import MISSING, check, expected, scalars
 
 from gebt.files import read_json, read_tensors, write_json
 from gebt.files.folders import CALL, has_checkpoints
@@ -209,6 +209,7 @@ def test_seeds_that_are_finished_are_not_run_again(runner):
 
 @pytest.mark.slow
 def test_each_seed_has_its_own_curves_after_a_kill(runner):
+    pytest.importorskip("tensorboard", reason=MISSING)
     line = [*CASES["unhurried"], "--tensorboard", "--out", "out"]
     at = 7 * runner.points("unhurried") // 10
     assert runner.call("curves", *line, at=at).returncode == -signal.SIGKILL
