@@ -183,8 +183,8 @@ def check_validation(graph: Graph, task: Task, what: str) -> None:
             f"the graph {graph.name!r} has nothing to validate on, by which {what}: "
             "mark nodes in `data.val_mask`, or in tables by the split `val`."
         )
-    some = graph.x.new_zeros if isinstance(graph.x, Tensor) else graph.x.value.new_zeros
-    nothing = some(rows.numel(), task.num_outputs(graph))
+    size = rows.numel(), task.num_outputs(graph)
+    nothing = rows.new_zeros(size, dtype=graph.x.dtype)
     if math.isnan(task.score(nothing, graph, "val")):
         raise ValueError(
             f"{task.metric(graph)} is not defined on what the graph {graph.name!r} has "
